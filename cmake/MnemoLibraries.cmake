@@ -1,0 +1,37 @@
+# What every target of ours is compiled with, and the small libraries it uses.
+
+add_library(mnemo_options INTERFACE)
+target_compile_options(mnemo_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -Wshadow=local -Wno-psabi>)
+if(MNEMO_SANITIZE)
+  target_compile_options(mnemo_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${MNEMO_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  target_link_options(mnemo_options INTERFACE -fsanitize=${MNEMO_SANITIZE})
+endif()
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CCACHE}")
+endif()
+
+find_package(Threads REQUIRED)
+find_path(MNEMO_YAML_INCLUDE yaml-cpp/yaml.h REQUIRED)
+find_library(MNEMO_YAML NAMES libyaml-cpp.a yaml-cpp REQUIRED)   # the archive first: an installed prefix needs LibTorch alone
+find_path(MNEMO_SPDLOG_INCLUDE spdlog/spdlog.h REQUIRED)
+find_path(MNEMO_FMT_INCLUDE fmt/format.h REQUIRED)
+find_path(MNEMO_XXHASH_INCLUDE xxhash.h REQUIRED)
+find_path(MNEMO_RANDOM123_INCLUDE Random123/philox.h REQUIRED)
+find_path(MNEMO_JSON_INCLUDE nlohmann/json.hpp REQUIRED)
+find_path(MNEMO_CLI11_INCLUDE CLI/CLI.hpp REQUIRED)
+
+# LibTorch's include folder carries another fmt, which would shadow the one spdlog was made for. A folder that holds
+# nothing but a link to the right one goes first.
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/fmt_first")
+file(CREATE_LINK "${MNEMO_FMT_INCLUDE}/fmt" "${PROJECT_BINARY_DIR}/fmt_first/fmt" SYMBOLIC)
+
+add_library(mnemo_third_party INTERFACE)
+target_include_directories(mnemo_third_party SYSTEM BEFORE INTERFACE "${PROJECT_BINARY_DIR}/fmt_first")
+target_include_directories(mnemo_third_party SYSTEM INTERFACE
+  ${MNEMO_YAML_INCLUDE} ${MNEMO_SPDLOG_INCLUDE} ${MNEMO_XXHASH_INCLUDE} ${MNEMO_RANDOM123_INCLUDE} ${MNEMO_JSON_INCLUDE}
+  ${MNEMO_CLI11_INCLUDE})
+target_compile_definitions(mnemo_third_party INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:FMT_HEADER_ONLY> $<$<COMPILE_LANGUAGE:CXX>:SPDLOG_FMT_EXTERNAL> $<$<COMPILE_LANGUAGE:CXX>:XXH_INLINE_ALL>)
+target_link_libraries(mnemo_third_party INTERFACE ${MNEMO_YAML} Threads::Threads)

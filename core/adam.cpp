@@ -1,0 +1,115 @@
+#include "core/adam.h"
+
+#include "core/adam_kernels.h"
+
+#include <ATen/Parallel.h>
+#include <torch/torch.h>
+
+#include <cstring>
+
+namespace mnemo {
+
+namespace {
+
+/// The plain form of the CUDA kernel. Elementwise, so the split over threads changes nothing.
+template <class Real>
+void adam_step_cpu(const AdamBuffers<Real>& b) {
+  constexpr std::int64_t kGrain = 1 << 15;
+  for (std::int64_t replica = 0; replica < b.num_replicas; ++replica) {
+    if (!b.finite[replica]) continue;
+    for (std::int64_t tensor = 0; tensor < b.num_tensors; ++tensor) {
+      if (b.frozen[tensor]) continue;
+      const auto& scalars = b.scalars[replica];
+      const auto t = static_cast<double>(b.steps[tensor]);
+      const AdamCoefficients<Real> coefficients(scalars, 1 - std::pow(scalars.beta1, t), 1 - std::pow(scalars.beta2, t));
+      const auto begin = replica * b.row_size + b.offset[tensor];
+      at::parallel_for(0, b.size[tensor], kGrain, [&, coefficients](std::int64_t from, std::int64_t to) {
+        Real* __restrict p = b.parameters + begin;
+        const Real* __restrict g = b.gradient + begin;
+        Real* __restrict m = b.first_moment + begin;
+        Real* __restrict v = b.second_moment + begin;
+        for (auto i = from; i < to; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+      });
+    }
+  }
+}
+
+}  // namespace
+
+Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : parameters_(parameters) {
+  const auto& flat = parameters.flat_RP();
+  first_moment_ = torch::zeros_like(flat);
+  second_moment_ = torch::zeros_like(flat);
+  std::vector<std::int64_t> offsets, sizes;
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    offsets.push_back(parameters.offset(i));
+    sizes.push_back(parameters.specs()[i].size());
+  }
+  offset_T_ = torch::tensor(offsets, torch::kInt64).to(flat.device());
+  size_T_ = torch::tensor(sizes, torch::kInt64).to(flat.device());
+  steps_ = torch::zeros_like(offset_T_);
+  auto bytes = torch::empty({static_cast<std::int64_t>(scalars.size() * sizeof(AdamScalars))}, torch::kUInt8);
+  std::memcpy(bytes.data_ptr(), scalars.data(), scalars.size() * sizeof(AdamScalars));
+  scalars_R_ = bytes.to(flat.device());
+}
+
+void Adam::refresh_frozen() {
+  std::vector<std::uint8_t> frozen;
+  for (std::size_t i = 0; i < parameters_.specs().size(); ++i) frozen.push_back(parameters_.frozen(i));
+  if (frozen == frozen_) return;
+  frozen_ = std::move(frozen);
+  frozen_T_ = torch::tensor(torch::ArrayRef<std::uint8_t>(frozen_), torch::kUInt8).to(steps_.device());
+  trainable_T_ = 1 - frozen_T_.to(torch::kInt64);
+}
+
+void Adam::step(const torch::Tensor& finite_R) {
+  torch::NoGradGuard no_grad;
+  refresh_frozen();
+  steps_.add_(trainable_T_);
+  if (parameters_.flat_RP().scalar_type() == torch::kFloat64) {
+    step_typed<double>(finite_R);
+  } else {
+    step_typed<float>(finite_R);
+  }
+}
+
+template <class Real>
+void Adam::step_typed(const torch::Tensor& finite_R) {
+  const auto& flat = parameters_.flat_RP();
+  const AdamBuffers<Real> buffers{flat.data_ptr<Real>(),
+                                  parameters_.gradient_RP().data_ptr<Real>(),
+                                  first_moment_.data_ptr<Real>(),
+                                  second_moment_.data_ptr<Real>(),
+                                  offset_T_.data_ptr<std::int64_t>(),
+                                  size_T_.data_ptr<std::int64_t>(),
+                                  steps_.data_ptr<std::int64_t>(),
+                                  frozen_T_.data_ptr<std::uint8_t>(),
+                                  static_cast<const AdamScalars*>(scalars_R_.data_ptr()),
+                                  finite_R.data_ptr<std::uint8_t>(),
+                                  flat.size(0),
+                                  flat.size(1),
+                                  static_cast<std::int64_t>(parameters_.specs().size())};
+  if (flat.is_cuda()) {
+    adam_step_cuda(buffers, current_cuda_stream());
+  } else {
+    adam_step_cpu(buffers);
+  }
+}
+
+void Adam::reset(const std::vector<std::size_t>& parameters) {
+  torch::NoGradGuard no_grad;
+  for (const auto index : parameters) {
+    const auto begin = parameters_.offset(index), end = begin + parameters_.specs()[index].size();
+    first_moment_.slice(1, begin, end).zero_();
+    second_moment_.slice(1, begin, end).zero_();
+    steps_[static_cast<std::int64_t>(index)].zero_();
+  }
+}
+
+torch::Tensor finite_replicas(const torch::Tensor& gradient_RP, const torch::Tensor& loss_R) {
+  // 0 x is NaN exactly where x is not finite, and sums to NaN without overflowing
+  const auto zero = (gradient_RP * 0).sum(1) + loss_R * 0;
+  return zero.isfinite().to(torch::kUInt8);
+}
+
+}  // namespace mnemo

@@ -1,0 +1,34 @@
+#pragma once
+
+// The part of Adam that is written twice, once for the CPU and once in CUDA. No torch header: nvcc compiles this too.
+
+#include "core/adam_math.h"
+
+#include <cstdint>
+
+namespace mnemo {
+
+/// Raw view of an optimizer's buffers. `Real` is float or double. All pointers live on one device.
+template <class Real>
+struct AdamBuffers {
+  Real* parameters;            ///< [R, P]
+  const Real* gradient;        ///< [R, P]
+  Real* first_moment;          ///< [R, P]
+  Real* second_moment;         ///< [R, P]
+  const std::int64_t* offset;  ///< [T] first element of each tensor in a row
+  const std::int64_t* size;    ///< [T] elements of each tensor
+  const std::int64_t* steps;   ///< [T] updates done, this one included
+  const std::uint8_t* frozen;  ///< [T]
+  const AdamScalars* scalars;  ///< [R]
+  const std::uint8_t* finite;  ///< [R] a replica is left alone where 0
+  std::int64_t num_replicas, row_size, num_tensors;
+};
+
+/// One update of every tensor that is not frozen, of every replica that is finite: a single launch on `stream` (a cudaStream_t).
+template <class Real>
+void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream);
+
+/// The stream that LibTorch uses on the current device.
+void* current_cuda_stream();
+
+}  // namespace mnemo

@@ -1,0 +1,43 @@
+#pragma once
+
+#include "core/sequences.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace mnemo {
+
+/// What a forward pass has to compute for a set of sequences (MATHS 2.2).
+///
+/// A *cell* is a pair (row, position) whose prediction of the next bit is needed: positions 0..L-2, since the last bit
+/// has no successor. Rows that share a prefix share every activation of it (causality), so each distinct prefix has one cell, at
+/// the first row (in lexicographic order) that starts with it. A cell carries two loss weights: the probability mass of batch
+/// rows that go on with 0 and with 1. All weights sum to 1, so that
+///   loss = sum over cells of w_0 BCE(z, 0) + w_1 BCE(z, 1)
+/// is the mean over the batch of the mean over the L-1 predictions. Only the order of summation differs.
+struct Cells {
+  std::int64_t length = 0;                  ///< L
+  std::vector<std::int32_t> ranks;          ///< (U) rows: distinct sequences in lexicographic order
+  std::vector<std::int32_t> row, position;  ///< (N) cells, by row, then position
+  std::vector<double> weight;               ///< (N, 2)
+  std::vector<std::int32_t> cell_of;        ///< (U, L-1) which cell predicts bit position + 1 of a row
+
+  std::int64_t num_rows() const { return static_cast<std::int64_t>(ranks.size()); }
+  std::int64_t num_cells() const { return static_cast<std::int64_t>(row.size()); }
+};
+
+/// How much of the work that sequences share is done once.
+enum class Sharing {
+  none,      ///< every drawn row, every position: the plain form
+  prefixes,  ///< distinct rows, distinct prefixes
+};
+
+/// The cells of a batch of drawn ranks (with repeats); each draw has weight 1/B.
+Cells cells_of_batch(const SequenceTable& table, std::span<const std::int32_t> drawn, Sharing sharing = Sharing::prefixes);
+
+/// The cells of ranks that are to be evaluated one by one; the weights are those of a batch. `distinct` in lexicographic order.
+Cells cells_of_rows(const SequenceTable& table, std::vector<std::int32_t> distinct, std::span<const double> row_weight,
+                    Sharing sharing = Sharing::prefixes);
+
+}  // namespace mnemo

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace mnemo {
+
+/// What the process returns to the shell. The numbers are a promise to scripts and job systems.
+enum class ExitCode : int {
+  done = 0,
+  usage = 64,          ///< a command line that cannot be understood
+  data = 65,           ///< a corrupt or foreign file
+  locked = 69,         ///< another process works in this run directory
+  bug = 70,            ///< an assumption of ours failed
+  resources = 71,      ///< no such device, or out of memory
+  cannot_create = 73,  ///< a directory or file that cannot be made
+  io = 74,             ///< a full disk, a failed read or write
+  stopped = 75,        ///< stopped by a signal or a time limit; the same command resumes
+  diverged = 76,       ///< non-finite loss or gradient
+  config = 78,         ///< an impossible configuration
+};
+
+/// A failure that a user can cause, with the exit code that names its kind.
+class Error : public std::runtime_error {
+ public:
+  Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ExitCode code() const { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+}  // namespace mnemo

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace mnemo {
+
+namespace fs = std::filesystem;
+
+/// XXH3-128 of `bytes`, 32 lower-case hex digits.
+std::string hash_of(std::string_view bytes);
+
+/// XXH3-128 of bytes that come in pieces.
+class Hasher {
+ public:
+  Hasher();
+  ~Hasher();
+  Hasher(Hasher&&) noexcept;
+  Hasher& operator=(Hasher&&) noexcept;
+
+  void update(std::string_view bytes);
+  /// hash_of everything up to now.
+  std::string digest() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Whole content of a file. Throws Error{io}, also when it is larger than `max_bytes`.
+std::string read_file(const fs::path& path, std::uint64_t max_bytes = UINT64_MAX);
+
+/// A file that is read in parts, all of the same file also where another is put in its place. Failures throw Error{io}.
+class InputFile {
+ public:
+  explicit InputFile(fs::path path);
+  ~InputFile();
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+
+  /// Its size at this moment.
+  std::uint64_t size() const;
+  /// The bytes [offset, offset + count), or as many of them as there are.
+  std::string read(std::uint64_t offset, std::uint64_t count) const;
+
+ private:
+  fs::path path_;
+  int descriptor_;
+};
+
+/// Makes the directory and its parents. Throws Error{cannot_create} naming the path.
+void make_directories(const fs::path& path);
+
+/// A file that appears under its name only when it is complete.
+/// Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no fsync unless `durable`).
+/// Destroyed without commit() it leaves nothing behind. Every failure throws Error{io} (Error{cannot_create} on open);
+/// after one the object is good for nothing but its destruction.
+class AtomicFile {
+ public:
+  explicit AtomicFile(fs::path path, bool durable = true);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::string_view bytes);
+  /// Overwrites bytes that were written before, from `offset`.
+  void overwrite(std::uint64_t offset, std::string_view bytes);
+  void commit();
+
+ private:
+  fs::path path_, temporary_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+  bool durable_;
+};
+
+/// AtomicFile in one call.
+void write_atomically(const fs::path& path, std::string_view bytes, bool durable = true);
+
+/// Where an append-only file stood at a checkpoint: its size and the XXH3-128 of its bytes after the header.
+struct FileMark {
+  std::int64_t size = 0;
+  std::string hash;
+  bool operator==(const FileMark&) const = default;
+};
+
+/// An append-only file. Opened, written and closed at each call, so that a run holds no descriptors.
+/// Bytes past size() are leftovers of an interrupted process: append() writes over them.
+/// `header` bytes at the front may be rewritten and are not part of the hash.
+class AppendFile {
+ public:
+  /// Starts at size `header`, touching nothing: all that the file holds is leftovers, until rewind() takes it back.
+  explicit AppendFile(fs::path path, std::int64_t header = 0)
+      : path_(std::move(path)), header_(header), size_(header) {}
+
+  const fs::path& path() const { return path_; }
+  std::int64_t size() const { return size_; }
+  /// Writes `bytes` at size(), then `header` at the front. A short write, a full disk: Error{io} (Error{cannot_create}
+  /// when the file cannot be made); size() and the hash are then unchanged, so that it can be tried again.
+  void append(std::string_view bytes, std::string_view header = {});
+  /// Writes `header` at the front, where it must fit.
+  void write_header(std::string_view header);
+  /// To the disk, with the directory's entry.
+  void sync();
+  FileMark mark() const { return {size_, hash_.digest()}; }
+  /// Back to a mark. Throws Error{data} when the bytes up to it are missing or differ, and then changes nothing.
+  void rewind(const FileMark& mark);
+  /// Cuts what lies past size(). Text files only: a mapped array must never shrink.
+  void truncate();
+
+ private:
+  fs::path path_;
+  std::int64_t header_, size_;
+  Hasher hash_;
+};
+
+/// Exclusive use of a directory for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
+/// The file names the holder (host, boot id, pid, job id). The kernel drops the lock when the process ends, however it
+/// ends (a child that was forked without exec shares it).
+class DirectoryLock {
+ public:
+  /// Throws Error{locked} naming the holder; where the file system has no locks, sets unsupported() and holds nothing.
+  explicit DirectoryLock(const fs::path& directory);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+  bool unsupported() const { return unsupported_; }
+
+ private:
+  int descriptor_ = -1;
+  bool unsupported_ = false;
+};
+
+}  // namespace mnemo

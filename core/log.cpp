@@ -1,0 +1,81 @@
+#include "core/log.h"
+
+#include "core/progress.h"
+
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace mnemo {
+
+namespace {
+
+constexpr const char* kTimed = "%Y-%m-%d %H:%M:%S %^%l%$ %v";
+
+spdlog::level::level_enum level_of(LogLevel level) {
+  switch (level) {
+    case LogLevel::info: return spdlog::level::info;
+    case LogLevel::warning: return spdlog::level::warn;
+    case LogLevel::error: return spdlog::level::err;
+  }
+  return spdlog::level::off;
+}
+
+std::shared_ptr<spdlog::logger>& file_log() {
+  static std::shared_ptr<spdlog::logger> log;
+  return log;
+}
+
+/// Standard error through spdlog's formatter, around the progress bar.
+void print(LogLevel level, const std::string& line) {
+  const ProgressPause pause;
+  if (terminal()) {
+    const char* tag = level == LogLevel::info ? "" : level == LogLevel::warning ? "warning: " : "error: ";
+    const bool red = level != LogLevel::info && colour();
+    fmt::print(stderr, "{}{}{}{}\n", red ? "\x1b[31m" : "", tag, red ? "\x1b[0m" : "", line);
+  } else {
+    spdlog::memory_buf_t text;
+    spdlog::pattern_formatter("%Y-%m-%d %H:%M:%S %l %v").format({"", level_of(level), line}, text);
+    std::fwrite(text.data(), 1, text.size(), stderr);
+  }
+  std::fflush(stderr);
+}
+
+}  // namespace
+
+void log_to_file(const std::filesystem::path& path) {
+  file_log().reset();
+  if (path.empty()) return;
+  try {
+    file_log() = std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string()));
+    file_log()->set_pattern(kTimed);
+    file_log()->flush_on(spdlog::level::info);
+    file_log()->set_error_handler([](const std::string&) {});  // a full disk is reported where it matters
+  } catch (const spdlog::spdlog_ex& error) {
+    print(LogLevel::warning, fmt::format("no log file: {}", error.what()));
+  }
+}
+
+void log_line(LogLevel level, const std::string& line) {
+  print(level, line);
+  if (file_log()) file_log()->log(level_of(level), line);
+}
+
+bool terminal() {
+  static const bool is_terminal = [] {
+    const char* term = std::getenv("TERM");
+    return isatty(STDERR_FILENO) != 0 && term != nullptr && std::string_view(term) != "dumb";
+  }();
+  return is_terminal;
+}
+
+bool colour() {
+  static const bool wanted = terminal() && (std::getenv("NO_COLOR") == nullptr || *std::getenv("NO_COLOR") == '\0');
+  return wanted;
+}
+
+}  // namespace mnemo

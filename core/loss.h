@@ -1,0 +1,24 @@
+#pragma once
+
+#include <torch/types.h>
+
+namespace mnemo {
+
+/// BCE(z, y) = max(z, 0) - y z + log1p(exp(-|z|)) of logits, for next bit 0 and next bit 1. Exact at every z; at an infinite logit
+/// the loss of the right bit is 0 and of the wrong one infinite. (torch's softplus is linear above 20.)
+torch::Tensor bce_of_zero(const torch::Tensor& logits);
+torch::Tensor bce_of_one(const torch::Tensor& logits);
+
+/// Per replica, summed over cells with their two weights (N, 2): the loss, its derivative by the logits, and the share of right predictions
+/// (a logit of exactly 0 counts half).
+struct WeightedLoss {
+  torch::Tensor loss_R, accuracy_R;  ///< of the parameters' type
+  torch::Tensor dlogits_RN;
+};
+/// logits_RN [R, N], weight_RN2 [R, N, 2]. No autograd.
+WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& weight_RN2);
+
+/// 1, 1/2 or 0: whether the sign of the logit is the bit's. `bits` uint8, same shape.
+torch::Tensor accuracy_of(const torch::Tensor& logits, const torch::Tensor& bits);
+
+}  // namespace mnemo

@@ -1,0 +1,73 @@
+#pragma once
+
+#include "core/array.h"
+#include "core/files.h"
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace mnemo {
+
+/// An array read from a .npy file, which it owns.
+struct NpyArray {
+  Dtype dtype = Dtype::u8;
+  Shape shape;
+  std::string bytes;  // row-major elements
+
+  ArrayView view() const { return {dtype, shape, reinterpret_cast<const std::byte*>(bytes.data())}; }
+};
+
+/// dtype and shape without reading the elements. Throws Error{data} as read_npy does; a longer file is fine.
+struct NpyHeader {
+  Dtype dtype = Dtype::u8;
+  Shape shape;
+  std::int64_t data_offset = 0;
+};
+NpyHeader read_npy_header(const fs::path& path);
+
+/// Reads versions 1.0, 2.0, 3.0 of the format; element types |u1, |b1 (read as u8), |i1 (refused when negative), <i4,
+/// <i8, <f4, <f8. Throws Error{data} `PATH: what is wrong` for anything else: a bad magic, a header that is no NumPy
+/// header, Fortran order, big-endian or object types, a shape that overflows or has more than 8 sizes, a file shorter
+/// or longer than its shape says (a longer one is legal with `allow_excess`: an append in flight). Never allocates more
+/// than the file's size and a few hundred bytes.
+NpyArray read_npy(const fs::path& path, bool allow_excess = false);
+
+/// Writes the whole array atomically.
+void write_npy(const fs::path& path, const ArrayView& array);
+
+/// The fixed 128-byte version 1.0 header of an array.
+std::string npy_header(Dtype dtype, const Shape& shape);
+
+/// A .npy file (T, row shape...) that grows by rows. The header is rewritten after the rows, so the file is valid at
+/// all times, and the file never shrinks, so that one who mapped it never faults.
+class NpyAppender {
+ public:
+  /// Touches no file; begin() or rewind() comes next. A row holds at least one element.
+  NpyAppender(fs::path path, Dtype dtype, Shape row_shape);
+
+  /// Adds one row of `row.size()` elements, which must be the product of the row's shape. Throws as AppendFile::append.
+  template <class T>
+  void append(std::span<const T> row) {
+    append_row(view_of(row.data(), {static_cast<std::int64_t>(row.size())}));
+  }
+  /// Starts an empty file, or takes an older one over with T = 0.
+  void begin();
+  std::int64_t rows() const;
+  FileMark mark() const { return file_.mark(); }
+  void sync() { file_.sync(); }
+  /// Back to a mark: verifies the rows up to it (Error{data}) and rewrites the header.
+  void rewind(const FileMark& mark);
+  const fs::path& path() const { return file_.path(); }
+
+ private:
+  void append_row(const ArrayView& row);
+  std::string header(std::int64_t rows) const;
+
+  Dtype dtype_;
+  Shape row_shape_;
+  std::int64_t row_bytes_;
+  AppendFile file_;
+};
+
+}  // namespace mnemo

@@ -1,0 +1,108 @@
+#include "core/parameters.h"
+
+#include "core/philox.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace mnemo {
+
+std::int64_t ParameterSpec::size() const {
+  std::int64_t n = 1;
+  for (auto extent : shape) n *= extent;
+  return n;
+}
+
+namespace {
+
+/// Whether `text` is `pattern` with any characters in place of each `*`.
+bool matches(std::string_view text, std::string_view pattern) {
+  const auto star = pattern.find('*');
+  if (star == std::string_view::npos) return text == pattern;
+  if (!text.starts_with(pattern.substr(0, star))) return false;
+  const auto rest = pattern.substr(star + 1);
+  for (auto from = star; from <= text.size(); ++from) {
+    if (matches(text.substr(from), rest)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& specs, std::string_view pattern) {
+  std::vector<std::size_t> found;
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].group == pattern || matches(specs[i].name, pattern)) found.push_back(i);
+  }
+  return found;
+}
+
+std::vector<std::string> parameter_groups(const std::vector<ParameterSpec>& specs) {
+  std::vector<std::string> groups;
+  for (const auto& spec : specs) {
+    if (std::find(groups.begin(), groups.end(), spec.group) == groups.end()) groups.push_back(spec.group);
+  }
+  return groups;
+}
+
+Parameters::Parameters(std::vector<ParameterSpec> specs, std::int64_t num_replicas, torch::Dtype dtype,
+                       torch::Device device)
+    : specs_(std::move(specs)) {
+  const auto alignment = static_cast<std::int64_t>(64 / torch::elementSize(dtype));
+  std::int64_t row = 0;
+  for (const auto& spec : specs_) {
+    offsets_.push_back(row);
+    row += (spec.size() + alignment - 1) / alignment * alignment;
+  }
+  const auto options = torch::TensorOptions().dtype(dtype).device(device);
+  flat_ = torch::zeros({num_replicas, row}, options);
+  gradient_ = torch::zeros_like(flat_);
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    std::vector<std::int64_t> shape{num_replicas};
+    shape.insert(shape.end(), specs_[i].shape.begin(), specs_[i].shape.end());
+    const auto view = [&](const torch::Tensor& buffer) {
+      return buffer.slice(1, offsets_[i], offsets_[i] + specs_[i].size()).view(shape);
+    };
+    leaves_.push_back(view(flat_).detach().requires_grad_());
+    leaves_.back().mutable_grad() = view(gradient_);
+  }
+}
+
+std::size_t Parameters::index_of(std::string_view name) const {
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    if (specs_[i].name == name) return i;
+  }
+  throw std::out_of_range(fmt::format("no parameter is named '{}'", name));
+}
+
+void Parameters::initialize(std::int64_t replica, std::uint32_t seed, const std::vector<ParameterSpec>& specs) {
+  torch::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    auto target = leaves_[i].select(0, replica);
+    switch (specs[i].init) {
+      case ParameterSpec::Init::zeros: target.zero_(); break;
+      case ParameterSpec::Init::ones: target.fill_(1); break;
+      case ParameterSpec::Init::normal: {
+        auto values = torch::empty(specs[i].shape, torch::kFloat64);
+        fill_normal({values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, specs[i].init_std, seed,
+                    specs[i].name);
+        target.copy_(values);
+      }
+    }
+  }
+}
+
+void Parameters::set_frozen(std::size_t index, bool frozen) {
+  auto& leaf = leaves_[index];
+  leaf.set_requires_grad(!frozen);
+  torch::NoGradGuard no_grad;
+  leaf.mutable_grad().zero_();
+}
+
+bool Parameters::any_trainable() const {
+  return std::any_of(leaves_.begin(), leaves_.end(), [](const auto& leaf) { return leaf.requires_grad(); });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mnemo {
+
+/// One parameter tensor of a model, without the replica dimension.
+struct ParameterSpec {
+  enum class Init { normal, zeros, ones };
+
+  std::string name;                 ///< its PyTorch name, "c_attn.weight"
+  std::string group;                ///< what events call it together with others, "c_attn"
+  std::vector<std::int64_t> shape;  ///< PyTorch layout
+  Init init = Init::normal;
+  double init_std = 0.02;           ///< of Init::normal
+
+  std::int64_t size() const;
+};
+
+/// Indices of the parameters that `pattern` names: a group, a name, or a name with `*` for any characters. Empty when none.
+std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& specs, std::string_view pattern);
+/// Group names in order of first use.
+std::vector<std::string> parameter_groups(const std::vector<ParameterSpec>& specs);
+
+/// All parameters of all replicas in one flat [R, P] buffer. Each tensor starts at a multiple of 64 bytes and is a leaf that
+/// views the buffer, [R, shape...]; its gradient views one flat gradient, which is zeroed and never replaced.
+class Parameters {
+ public:
+  Parameters(std::vector<ParameterSpec> specs, std::int64_t num_replicas, torch::Dtype dtype, torch::Device device);
+
+  const std::vector<ParameterSpec>& specs() const { return specs_; }
+  std::int64_t num_replicas() const { return flat_.size(0); }
+  const torch::Tensor& flat_RP() const { return flat_; }
+  const torch::Tensor& gradient_RP() const { return gradient_; }
+  /// Range of a parameter in a row of the flat buffer (elements, without the padding).
+  std::int64_t offset(std::size_t index) const { return offsets_[index]; }
+
+  /// The leaf [R, shape...]. Throws std::out_of_range for an unknown name.
+  const torch::Tensor& operator[](std::string_view name) const { return leaves_[index_of(name)]; }
+  const torch::Tensor& leaf(std::size_t index) const { return leaves_[index]; }
+  std::size_t index_of(std::string_view name) const;
+
+  /// Fills replica r with the initial values that `specs` (of the same shapes) ask for, a function of (seed, name) alone.
+  void initialize(std::int64_t replica, std::uint32_t seed, const std::vector<ParameterSpec>& specs);
+  void zero_gradient() { gradient_.zero_(); }
+
+  /// A frozen parameter gets no gradient, and Adam does not touch it.
+  bool frozen(std::size_t index) const { return !leaves_[index].requires_grad(); }
+  void set_frozen(std::size_t index, bool frozen);
+  bool any_trainable() const;
+
+ private:
+  std::vector<ParameterSpec> specs_;
+  std::vector<std::int64_t> offsets_;
+  torch::Tensor flat_, gradient_;
+  std::vector<torch::Tensor> leaves_;
+};
+
+}  // namespace mnemo

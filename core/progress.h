@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace mnemo {
+
+enum class ProgressStyle { automatic, bar, plain, none };
+
+/// Throws std::invalid_argument for anything but auto, bar, plain, none.
+ProgressStyle progress_style(const std::string& name);
+
+/// How far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
+class Progress {
+ public:
+  Progress(ProgressStyle style, std::int64_t begin, std::int64_t total);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// Redraws when it is time to. `note` says what the run is doing: loss, accuracy.
+  void update(std::int64_t step, const std::string& note);
+  double steps_per_second() const { return rate_; }
+  /// Seconds left at the present speed; negative when unknown.
+  double seconds_left() const;
+
+ private:
+  friend class ProgressPause;
+  using Clock = std::chrono::steady_clock;
+  void draw(const std::string& line);
+  void erase();
+
+  ProgressStyle style_;
+  std::int64_t step_, total_;
+  Clock::time_point drawn_at_, measured_at_;
+  std::int64_t measured_step_;
+  double rate_ = 0;
+  std::string line_;
+};
+
+/// Takes the live line away for as long as it exists, so that other text can be printed.
+class ProgressPause {
+ public:
+  ProgressPause();
+  ~ProgressPause();
+  ProgressPause(const ProgressPause&) = delete;
+  ProgressPause& operator=(const ProgressPause&) = delete;
+};
+
+/// "1 h 02 min", "3 min 20 s", "12 s".
+std::string duration_text(double seconds);
+
+}  // namespace mnemo

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace mnemo {
+
+/// Draws ranks 0..K-1 with given probabilities, exactly to the tail: rank a owns the 64-bit integers between two
+/// thresholds, whose number is p_a 2^64 to within one. (float32 cumulative sums lose the tail from K = 1e5 on.)
+class RankSampler {
+ public:
+  /// p_a proportional to (a+1)^-exponent. num_ranks >= 1, exponent >= 0.
+  static RankSampler zipf(std::int64_t num_ranks, double exponent);
+  /// p proportional to the weights: finite, >= 0, with a positive sum.
+  explicit RankSampler(std::span<const double> weights);
+
+  const std::vector<double>& probabilities() const { return probabilities_; }
+  /// The rank that owns this uniform 64-bit integer.
+  std::int32_t rank_of(std::uint64_t uniform) const;
+
+ private:
+  std::vector<double> probabilities_;
+  std::vector<std::uint64_t> first_beyond_;  // rank a owns [first_beyond_[a-1], first_beyond_[a]); the last rank has no entry
+};
+
+/// The draws of a training run: B ranks a step, a function of (seed, step) alone. Made ahead of time, a chunk of steps at once.
+class DrawStream {
+ public:
+  /// `sampler` must outlive the stream.
+  DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size)
+      : sampler_(&sampler), seed_(seed), batch_size_(batch_size) {}
+
+  /// The B ranks of update number `step` (0-based). Valid until the next call.
+  std::span<const std::int32_t> ranks(std::int64_t step);
+
+ private:
+  static constexpr std::int64_t kChunk = 64;  // steps
+  void draw(std::int64_t step, std::span<std::int32_t> out) const;
+
+  const RankSampler* sampler_;
+  std::uint32_t seed_;
+  std::int64_t batch_size_;
+  std::int64_t chunk_begin_ = -1;
+  std::vector<std::int32_t> chunk_;
+};
+
+}  // namespace mnemo

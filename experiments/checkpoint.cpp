@@ -1,0 +1,80 @@
+#include "experiments/checkpoint.h"
+
+#include "core/error.h"
+#include "core/log.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace mnemo {
+
+namespace {
+
+constexpr std::string_view kPrefix = "step_", kSuffix = ".safetensors";
+
+/// "step_120.3.safetensors" -> (120, 3).
+std::optional<RunPoint> point_of(std::string_view name) {
+  if (!name.starts_with(kPrefix) || !name.ends_with(kSuffix)) return {};
+  const auto* const end = name.data() + name.size() - kSuffix.size();
+  RunPoint point;
+  const auto step = std::from_chars(name.data() + kPrefix.size(), end, point.step);
+  if (step.ec != std::errc{} || step.ptr == end || *step.ptr != '.') return {};
+  const auto actions = std::from_chars(step.ptr + 1, end, point.actions);
+  if (actions.ec != std::errc{} || actions.ptr != end) return {};
+  return point;
+}
+
+}  // namespace
+
+std::vector<RunPoint> CheckpointStore::points() const {
+  std::vector<RunPoint> found;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(directory_, none)) {
+    if (const auto point = point_of(entry.path().filename().string())) found.push_back(*point);
+  }
+  std::sort(found.rbegin(), found.rend());
+  return found;
+}
+
+fs::path CheckpointStore::path(RunPoint point) const {
+  return directory_ / fmt::format("{}{}.{}{}", kPrefix, point.step, point.actions, kSuffix);
+}
+
+void CheckpointStore::save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
+                           const std::map<std::string, std::string>& metadata,
+                           const std::set<std::int64_t>& kept_steps) const {
+  make_directories(directory_);
+  write_safetensors(path(point), tensors, metadata);
+  std::int64_t newer = 0;
+  for (const auto& other : points()) {
+    if (other.actions == 0 && kept_steps.count(other.step) != 0) continue;
+    if (other > point || newer++ >= keep_) {  // a later one belongs to a past that was given up
+      std::error_code ignored;
+      fs::remove(path(other), ignored);
+    }
+  }
+}
+
+std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)>& wanted,
+                                              const std::function<void(RunPoint, const Safetensors&)>& restore) const {
+  std::string last_problem;
+  for (const auto& point : points()) {
+    if (!wanted(point)) continue;
+    try {
+      restore(point, Safetensors::read(path(point), Safetensors::Digest::required));
+      if (!last_problem.empty()) log_warning("going on from the checkpoint before it, step {}", point.step);
+      return point;
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::data && error.code() != ExitCode::io) throw;
+      last_problem = error.what();
+      log_warning("checkpoint not usable: {}", last_problem);
+    }
+  }
+  if (last_problem.empty()) return {};
+  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; --restart moves this run aside and starts anew",
+                                          directory_.string()));
+}
+
+}  // namespace mnemo

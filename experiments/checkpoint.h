@@ -1,0 +1,41 @@
+#pragma once
+
+#include "core/safetensors.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// A point of a run: `step` updates and the first `actions` actions after them are done.
+struct RunPoint {
+  std::int64_t step = 0, actions = 0;
+  auto operator<=>(const RunPoint&) const = default;
+};
+
+/// checkpoints/step_<n>.<actions>.safetensors: the newest `keep`, and for ever those at a planned end, step_<steps>.0.
+class CheckpointStore {
+ public:
+  CheckpointStore(fs::path directory, std::int64_t keep) : directory_(std::move(directory)), keep_(keep) {}
+
+  /// Points that have a file, newest first.
+  std::vector<RunPoint> points() const;
+  fs::path path(RunPoint point) const;
+  /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
+  void save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
+            const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
+  /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
+  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad.
+  std::optional<RunPoint> load(const std::function<bool(RunPoint)>& wanted,
+                               const std::function<void(RunPoint, const Safetensors&)>& restore) const;
+
+ private:
+  fs::path directory_;
+  std::int64_t keep_;
+};
+
+}  // namespace mnemo

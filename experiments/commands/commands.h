@@ -1,0 +1,34 @@
+#pragma once
+
+#include "core/error.h"
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// What main() knows about how it was called.
+struct Invocation {
+  std::string program;  ///< argv[0]
+  std::string command;  ///< the whole command line, quoted where a shell needs it
+};
+
+/// The action of the subcommand that was chosen.
+using Command = std::function<ExitCode()>;
+
+// Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
+void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_config(CLI::App& app, Command& chosen);
+void add_theory(CLI::App& app, Command& chosen);
+void add_doctor(CLI::App& app, Command& chosen);
+/// plot, and what else runs a Python script of the project.
+void add_scripts(CLI::App& app, Command& chosen);
+
+/// Folder `name` (scripts, configs) of the project: beside an installed binary, or in the source tree of a build.
+std::string project_folder(const std::string& name);
+
+}  // namespace mnemo

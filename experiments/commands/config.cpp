@@ -1,0 +1,37 @@
+#include "experiments/commands/commands.h"
+#include "experiments/config.h"
+
+#include <fmt/format.h>
+
+namespace mnemo {
+
+void add_config(CLI::App& app, Command& chosen) {
+  auto* command = app.add_subcommand("config", "Check a configuration and print it resolved, or list every setting");
+  command->footer(
+      "Examples:\n"
+      "  mnemo config configs/switch.yaml train.lr=3e-4\n"
+      "  mnemo config --fields                            every key, its default, its rule, what it means");
+  auto path = std::make_shared<std::string>();
+  auto overrides = std::make_shared<std::vector<std::string>>();
+  auto fields = std::make_shared<bool>(false);
+  command->add_option("config", *path, "YAML file");
+  command->add_option("overrides", *overrides, "a.b=value");
+  command->add_flag("--fields", *fields, "list every setting");
+  command->callback([=, &chosen] {
+    if (path->empty() && !*fields) throw CLI::RequiredError("config");
+    chosen = [=] {
+      if (*fields) {
+        RunConfig example;
+        for (const auto& field : describe(example)) {
+          const auto type = field.type == "map" ? std::string() : fmt::format("{}{}{}", field.type, field.rule.empty() ? "" : ", ", field.rule);
+          fmt::print("{:<44} {:<14} {}{}\n", field.path, field.default_text, field.help, type.empty() ? "" : " [" + type + "]");
+        }
+      } else {
+        fmt::print("{}", to_yaml(load_config(*path, *overrides).config));
+      }
+      return ExitCode::done;
+    };
+  });
+}
+
+}  // namespace mnemo

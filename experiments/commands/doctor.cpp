@@ -1,0 +1,44 @@
+#include "core/device.h"
+#include "experiments/commands/commands.h"
+#include "experiments/config.h"
+#include "revision.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+#include <torch/version.h>
+
+namespace mnemo {
+
+namespace {
+
+ExitCode print_doctor() {
+  const auto or_none = [](const std::string& text) { return text.empty() ? std::string("none") : text; };
+  fmt::print("mnemo       {} ({})\n", MNEMO_VERSION, MNEMO_REVISION);
+  fmt::print("compiler    GCC {}\n", __VERSION__);
+  fmt::print("LibTorch    {}\n", TORCH_VERSION);
+  fmt::print("CUDA        built for {}\n", or_none(libtorch_cuda_version()));
+  fmt::print("driver      {}\n", driver_cuda_version().empty() ? "none" : "speaks CUDA up to " + driver_cuda_version());
+  fmt::print("CPU         {} cores given to this process, LibTorch uses {}\n", available_cores(), at::get_cpu_capability());
+  const auto obstacle = why_no_cuda();
+  if (obstacle.empty()) {
+    fmt::print("GPU         {}\n", torch::cuda::device_count());
+  } else {
+    fmt::print("GPU         off: {}\n", obstacle);
+    if (!libtorch_cuda_version().empty() && !driver_cuda_version().empty()) {
+      fmt::print("            this LibTorch needs a driver for CUDA {} or later\n", libtorch_cuda_version());
+    }
+  }
+  fmt::print("device auto {}\n", choose_device("auto").device.str());
+  fmt::print("scripts     {}\n", project_folder("scripts"));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, Command& chosen) {
+  auto* command = app.add_subcommand("doctor", "What this build and this machine offer, and why CUDA is off when it is");
+  command->footer("Example:\n  mnemo doctor");
+  command->callback([&chosen] { chosen = print_doctor; });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,142 @@
+#include "experiments/evaluate.h"
+
+#include "core/device.h"
+#include "experiments/commands/commands.h"
+#include "experiments/run.h"
+#include "experiments/session.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+namespace mnemo {
+
+namespace {
+
+struct EvaluateRequest {
+  fs::path run;
+  std::string weights = "final", sequences, out, device = "cpu";
+  std::int64_t stride = 1;
+};
+
+/// A set to score: its sequences, the ranks of it, and the Bayes ceiling of each where there is one.
+struct NamedSet {
+  std::string name;
+  SequenceTable table;
+  std::vector<std::int32_t> ranks;
+  std::optional<Theory> theory;
+};
+
+double mean_of(const std::vector<float>& values, std::size_t begin, std::size_t end) {
+  double sum = 0;
+  for (auto i = begin; i < end; ++i) sum += values[i];
+  return sum / static_cast<double>(end - begin);
+}
+
+/// A line for each decade of ranks.
+void print_scores(const NamedSet& set, const Scores& scores) {
+  for (std::int64_t begin = 0, end = 10; begin < set.table.num_sequences(); begin = end, end *= 10) {
+    const auto position = [&](std::int64_t rank) {
+      return static_cast<std::size_t>(std::lower_bound(set.ranks.begin(), set.ranks.end(), rank) - set.ranks.begin());
+    };
+    const auto first = position(begin), beyond = position(end);
+    if (first == beyond) continue;
+    const auto last = std::min(end, set.table.num_sequences()) - 1;
+    double ceiling = 0;
+    for (auto i = first; set.theory && i < beyond; ++i) ceiling += set.theory->accuracy[static_cast<std::size_t>(set.ranks[i])];
+    fmt::print("{:<12} {:<14} {:>8} {:>10.4f} {:>10.4f} {:>10}\n", set.name, fmt::format("{}-{}", begin, last), beyond - first,
+               mean_of(scores.loss, first, beyond), mean_of(scores.accuracy, first, beyond),
+               set.theory ? fmt::format("{:.4f}", ceiling / static_cast<double>(beyond - first)) : "");
+  }
+}
+
+void write_scores(const fs::path& folder, const NamedSet& set, const Scores& scores) {
+  make_directories(folder);
+  const std::vector<std::int64_t> ranks(set.ranks.begin(), set.ranks.end());
+  const Shape shape{static_cast<std::int64_t>(ranks.size())};
+  write_npy(folder / "rank.npy", view_of(ranks.data(), shape));
+  write_npy(folder / "loss.npy", view_of(scores.loss.data(), shape));
+  write_npy(folder / "accuracy.npy", view_of(scores.accuracy.data(), shape));
+}
+
+/// final | the name of a snapshot | a file.
+fs::path weights_file(const fs::path& run, const std::string& name) {
+  if (name == "final") return run / "final.safetensors";
+  const auto snapshot = run / "snapshots" / (name + ".safetensors");
+  return fs::exists(snapshot) ? snapshot : fs::path(name);
+}
+
+std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& config) {
+  std::vector<NamedSet> sets;
+  if (!request.sequences.empty()) {
+    const auto array = read_npy(request.sequences);
+    if (array.shape.size() != 2 || array.shape[1] != config.data.length) {
+      throw Error(ExitCode::data, fmt::format("{}: expected shape (K, {}), the length this model was trained on", request.sequences, config.data.length));
+    }
+    try {
+      sets.push_back({fs::path(request.sequences).stem().string(), SequenceTable::from_array(array.view()), {}, {}});
+    } catch (const std::invalid_argument& error) {
+      throw Error(ExitCode::data, fmt::format("{}: {}", request.sequences, error.what()));
+    }
+    sets.back().ranks = strided_ranks(array.shape[0], request.stride);
+    return sets;
+  }
+  std::int64_t phases = 1;
+  for (std::int64_t step = 0; step < config.train.steps; ++step) {
+    for (const auto& event : config.events) {
+      phases += std::holds_alternative<SwitchEvent>(event) && schedule_of(event).due(step, config.train.steps);
+    }
+  }
+  const auto sampler = sampler_of(config);
+  for (std::int64_t phase = 0; phase < phases; ++phase) {
+    auto table = table_of_phase(config, phase);
+    auto theory = bayes(table, sampler.probabilities());
+    auto ranks = strided_ranks(table.num_sequences(), request.stride);
+    sets.push_back({fmt::format("phase_{}", phase), std::move(table), std::move(ranks), std::move(theory)});
+  }
+  if (config.eval.novel > 0) {
+    auto novel = SequenceTable::novel(*config.data.seed, config.eval.novel, config.data.length);
+    auto ranks = strided_ranks(config.eval.novel, 1);
+    sets.push_back({"novel", std::move(novel), std::move(ranks), {}});
+  }
+  return sets;
+}
+
+ExitCode evaluate(const EvaluateRequest& request) {
+  const auto config = stored_config(request.run);
+  at::set_num_threads(static_cast<int>(config.threads));
+  const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
+                                choose_device(request.device).device);
+  const auto file = weights_file(request.run, request.weights);
+  if (!fs::exists(file)) {
+    throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));
+  }
+  load_weights(*model, Safetensors::read(file));
+  fmt::print("{:<12} {:<14} {:>8} {:>10} {:>10} {:>10}\n", "set", "ranks", "scored", "loss", "accuracy", "ceiling");
+  for (const auto& set : sets_of(request, config)) {
+    const auto scores = score(*model, set.table, set.ranks);
+    print_scores(set, scores);
+    if (!request.out.empty()) write_scores(fs::path(request.out) / set.name, set, scores);
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app, const Invocation&, Command& chosen) {
+  auto* command = app.add_subcommand("evaluate", "Score a run's weights on its own sequences, or on yours");
+  command->footer(
+      "Examples:\n"
+      "  mnemo evaluate cache/quickstart/quickstart\n"
+      "  mnemo evaluate cache/quickstart/quickstart --weights before_switch\n"
+      "  mnemo evaluate cache/quickstart/quickstart --sequences mine.npy --out scores     (K, L) of 0 and 1");
+  auto request = std::make_shared<EvaluateRequest>();
+  command->add_option("run", request->run, "run directory")->required();
+  command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")->capture_default_str();
+  command->add_option("--sequences", request->sequences, ".npy of 0/1 integers (K, L), scored instead of the run's sets");
+  command->add_option("--stride", request->stride, "every n-th sequence")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--out", request->out, "folder for <set>/{rank,loss,accuracy}.npy");
+  command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command->callback([=, &chosen] { chosen = [=] { return evaluate(*request); }; });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,67 @@
+#include "experiments/commands/commands.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <unistd.h>
+
+namespace mnemo {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Script {
+  const char* name;
+  const char* file;
+  const char* help;
+};
+constexpr Script kScripts[] = {
+    {"plot", "plot_run.py", "Draw one run: loss and accuracy by rank bin"},
+    {"show", "mnemo_io.py", "Summary of one run; --csv, --npz"},
+};
+
+/// $MNEMO_PYTHON, the project's own environment where there is one, or python3.
+std::string python() {
+  const char* named = std::getenv("MNEMO_PYTHON");
+  if (named != nullptr && *named != '\0') return named;
+  const auto own = fs::path(MNEMO_SOURCE_DIR) / ".venv/bin/python";
+  return fs::exists(own) ? own.string() : "python3";
+}
+
+ExitCode run_script(const Script& script, const std::vector<std::string>& arguments) {
+  const auto path = fs::path(project_folder("scripts")) / script.file;
+  if (!fs::exists(path)) throw Error(ExitCode::cannot_create, fmt::format("{}: is missing; reinstall mnemo", path.string()));
+  const auto interpreter = python();
+  std::vector<std::string> words{interpreter, path.string()};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (auto& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  execvp(argv[0], argv.data());
+  throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
+}
+
+}  // namespace
+
+std::string project_folder(const std::string& name) {
+  std::error_code none;
+  const auto installed = fs::read_symlink("/proc/self/exe", none).parent_path().parent_path() / "share/mnemo" / name;
+  return fs::exists(installed) ? installed.string() : (fs::path(MNEMO_SOURCE_DIR) / name).string();
+}
+
+void add_scripts(CLI::App& app, Command& chosen) {
+  for (const auto& script : kScripts) {
+    auto* command = app.add_subcommand(script.name, script.help);
+    command->prefix_command();
+    command->set_help_flag();  // the script has its own
+    command->callback([command, &script, &chosen] {
+      chosen = [command, &script] { return run_script(script, command->remaining()); };
+    });
+  }
+}
+
+}  // namespace mnemo

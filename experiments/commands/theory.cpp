@@ -1,0 +1,62 @@
+#include "experiments/theory.h"
+
+#include "experiments/commands/commands.h"
+#include "experiments/run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace mnemo {
+
+namespace {
+
+ExitCode print_theory(const std::string& path, const std::vector<std::string>& overrides, std::int64_t phase, bool json) {
+  const auto config = load_config(path, overrides).config;
+  const auto table = table_of_phase(config, phase);
+  const auto sampler = sampler_of(config);
+  const auto theory = bayes(table, sampler.probabilities());
+  const auto K = table.num_sequences();
+  if (json) {
+    fmt::print("{{\"num_sequences\": {}, \"length\": {}, \"phase\": {}, \"entropy\": {}, \"loss_floor\": {}, \"accuracy_ceiling\": {}, "
+               "\"accuracy_ceiling_unweighted\": {}, \"retrieval_ceiling\": {}}}\n",
+               K, table.length(), phase, theory.entropy, theory.mean_loss, theory.mean_accuracy, theory.unweighted_accuracy(), theory.retrieval);
+    return ExitCode::done;
+  }
+  fmt::print("the Bayes predictor that knows all {} sequences of {} bits and their probabilities (phase {})\n\n", K, table.length(), phase);
+  fmt::print("entropy of the sequences      {:.4f} nats\n", theory.entropy);
+  fmt::print("loss floor, p-weighted        {:.4f} nats a bit (no model is below; chance {:.4f})\n", theory.mean_loss, std::log(2.0));
+  fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance .5)\n", theory.mean_accuracy);
+  fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
+  fmt::print("retrieval, p-weighted         {:.4f} (naming the sequence from its prefix)\n\n", theory.retrieval);
+  fmt::print("{:<16} {:>10} {:>12} {:>10}\n", "ranks", "mass", "loss floor", "ceiling");
+  for (std::int64_t begin = 0, end = 10; begin < K; begin = end, end *= 10) {
+    const auto last = std::min(end, K);
+    double mass = 0;
+    for (auto rank = begin; rank < last; ++rank) mass += sampler.probabilities()[static_cast<std::size_t>(rank)];
+    fmt::print("{:<16} {:>10.4f} {:>12.4f} {:>10.4f}\n", fmt::format("{}-{}", begin, last - 1), mass, Theory::mean(theory.loss, begin, last),
+               Theory::mean(theory.accuracy, begin, last));
+  }
+  return ExitCode::done;
+}
+
+}  // namespace
+
+void add_theory(CLI::App& app, Command& chosen) {
+  auto* command = app.add_subcommand("theory", "The loss floor and accuracy ceiling of a configuration's data");
+  command->footer(
+      "Examples:\n"
+      "  mnemo theory configs/quickstart.yaml\n"
+      "  mnemo theory configs/quickstart.yaml data.length=100 data.num_sequences=1e5 --json");
+  auto path = std::make_shared<std::string>();
+  auto overrides = std::make_shared<std::vector<std::string>>();
+  auto phase = std::make_shared<std::int64_t>(0);
+  auto json = std::make_shared<bool>(false);
+  command->add_option("config", *path, "YAML file")->required();
+  command->add_option("overrides", *overrides, "a.b=value");
+  command->add_option("--phase", *phase, "0 = before the first switch")->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", *json, "one JSON object");
+  command->callback([=, &chosen] { chosen = [=] { return print_theory(*path, *overrides, *phase, *json); }; });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,38 @@
+#include "core/signals.h"
+#include "experiments/commands/commands.h"
+#include "experiments/session.h"
+
+namespace mnemo {
+
+void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
+  auto* command = app.add_subcommand("train", "Run a configuration, or resume it where it stopped");
+  command->footer(
+      "Examples:\n"
+      "  mnemo train configs/quickstart.yaml\n"
+      "  mnemo train configs/switch.yaml train.lr=3e-4 model.heads=2      names the run by its overrides\n"
+      "  mnemo train configs/switch.yaml train.steps=40000                goes on with a run that is done\n"
+      "  mnemo train configs/paper/zipf_1e5.yaml --dry-run                says how much disk it takes\n"
+      "Ctrl-C stops after the current step and saves; the same command goes on, to the same bytes.");
+  auto request = std::make_shared<TrainRequest>();
+  auto progress = std::make_shared<std::string>("auto");
+  auto cache = std::make_shared<std::string>();
+  command->add_option("config", request->config_path, "YAML file")->required();
+  command->add_option("overrides", request->overrides, "a.b=value, YAML values; lists by index: events.1.at=500");
+  command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)");
+  command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
+  command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
+  command->add_option("--max-hours", request->options.max_hours, "stop, resumable, after this long")->check(CLI::PositiveNumber);
+  command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
+  command->callback([=, &chosen] {
+    chosen = [=] {
+      if (!cache->empty()) request->cache = *cache;
+      request->options.progress = progress_style(*progress);
+      request->options.program = invocation.program;
+      request->options.command = invocation.command;
+      request->options.stop = stop_signalled;
+      return train(*request);
+    };
+  });
+}
+
+}  // namespace mnemo

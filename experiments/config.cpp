@@ -1,0 +1,246 @@
+#include "experiments/config.h"
+
+#include "core/files.h"
+#include "core/npy.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+namespace mnemo {
+
+namespace {
+
+constexpr double kMaxTableBits = 0x1p40;
+constexpr std::size_t kMaxNameLength = 100;
+
+/// Everything about a configuration that no single field shows. Each check reports at the field a user would change.
+class Checker {
+ public:
+  Checker(ConfigSource& source, RunConfig& config, fs::path folder)
+      : source_(source), config_(config), folder_(std::move(folder)) {}
+
+  void check() {
+    check_device();
+    check_data_files();
+    check_sizes();
+    check_model();
+    for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
+  }
+
+ private:
+  void check_device() {
+    const auto& device = config_.device;
+    const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() < 9 &&
+                          std::all_of(device.begin() + 5, device.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
+      source_.fail("device", fmt::format("must be auto, cpu, cuda or cuda:N; got '{}'", device));
+    }
+    if (config_.precision == "fp64" && device.starts_with("cuda")) {
+      source_.fail("precision", "fp64 runs on the CPU only; device is " + device);
+    }
+  }
+
+  /// Reads shapes of own data, and K and L from them.
+  void check_data_files() {
+    auto& data = config_.data;
+    const auto look = [&](const char* path, std::optional<std::string>& file, std::size_t dimensions,
+                          auto&& accept) {
+      if (!file || !source_.clean(path)) return;
+      file = fs::weakly_canonical(folder_ / *file).string();
+      try {
+        const auto header = read_npy_header(*file);
+        if (header.shape.size() != dimensions) {
+          source_.fail(path, fmt::format("{} has shape ({}), expected {}", *file, fmt::join(header.shape, ", "),
+                                         dimensions == 2 ? "(K, L)" : "(K)"));
+        } else {
+          accept(header);
+        }
+      } catch (const Error& error) {
+        source_.fail(path, error.what());
+      }
+    };
+    const auto agree = [&](const char* path, std::int64_t& value, std::int64_t found, const std::string& file) {
+      if (source_.contains(path) && value != found && source_.clean(path)) {
+        source_.fail(path, fmt::format("is {}, but {} has {}", value, file, found));
+      }
+      value = found;
+    };
+    look("data.file", data.file, 2, [&](const NpyHeader& header) {
+      if (header.dtype == Dtype::f32 || header.dtype == Dtype::f64) {
+        source_.fail("data.file", *data.file + " holds floating-point numbers, expected integers 0 and 1");
+      }
+      agree("data.num_sequences", data.num_sequences, header.shape[0], *data.file);
+      agree("data.length", data.length, header.shape[1], *data.file);
+    });
+    look("data.weights", data.weights, 1, [&](const NpyHeader& header) {
+      if (header.shape[0] != data.num_sequences) {
+        source_.fail("data.weights", fmt::format("{} holds {} weights for {} sequences", *data.weights, header.shape[0],
+                                                 data.num_sequences));
+      }
+    });
+  }
+
+  void check_sizes() {
+    const auto& data = config_.data;
+    if (data.num_sequences < 1 && data.file) source_.fail("data.file", "holds no sequences");
+    if (data.length < 2 && source_.clean("data.length")) {
+      source_.fail(data.file ? "data.file" : "data.length",
+                   "must be at least 2: each bit is predicted from those before it, and one bit leaves nothing to predict");
+    }
+    const double bits = static_cast<double>(data.num_sequences) * static_cast<double>(data.length);
+    if (bits > kMaxTableBits) {
+      source_.fail("data.num_sequences", fmt::format("{} sequences of {} bits are {:.1e} bits; the limit is 2^40 = 1.1e12",
+                                                     data.num_sequences, data.length, bits));
+    }
+    if (data.length > 65536) source_.fail("data.file", "sequences are longer than 65536 bits");
+  }
+
+  void check_model() {
+    const auto problems = std::visit([&](const auto& model) { return model.problems(config_.data.length); }, config_.model);
+    for (const auto& [field, what] : problems) source_.fail("model." + field, what);
+  }
+
+  void check_event(std::size_t i) {
+    auto& event = config_.events[i];
+    const auto path = fmt::format("events.{}", i);
+    if (!source_.clean(path)) return;
+    if (name_of(event).empty()) name_of(event) = kind_of(event);
+    if (const auto [taken, fresh] = names_.emplace(name_of(event), i); !fresh) {
+      source_.fail(source_.contains(path + ".name") ? path + ".name" : path,
+                   fmt::format("events.{} is named '{}' too; give one of them another name", taken->second, name_of(event)));
+    }
+    check_schedule(path, event);
+    std::visit([&](const auto& e) { check_params(path, e); }, event);
+  }
+
+  void check_schedule(const std::string& path, const EventConfig& event) {
+    const auto& schedule = schedule_of(event);
+    const auto steps = config_.train.steps;
+    if (schedule.at.has_value() == schedule.every.has_value()) {
+      source_.fail(path, schedule.at ? "has both at and every; give one" : "needs a time: at or every");
+      return;
+    }
+    if (!source_.clean("train.steps")) return;
+    if (schedule.every && *schedule.every >= steps) {
+      source_.fail(path + ".every", fmt::format("{} never comes: the run has {} steps", *schedule.every, steps));
+    }
+    if (!schedule.at) return;
+    const auto step = schedule.at->step(steps);
+    if (step > steps) {
+      source_.fail(path + ".at", fmt::format("{} is beyond the last step ({})", step, steps));
+    } else if (std::holds_alternative<SwitchEvent>(event) && step == steps) {
+      source_.fail(path + ".at", fmt::format("a switch at the last step ({}) trains nothing after it", steps));
+    }
+  }
+
+  template <class Event>
+  void check_params(const std::string& path, const Event& event) {
+    if constexpr (requires { event.params; }) {
+      if (!source_.clean("model")) return;
+      const auto specs = parameter_specs(config_.model, config_.data.length);
+      for (std::size_t j = 0; j < event.params.size(); ++j) {
+        if (matching_parameters(specs, event.params[j]).empty()) {
+          source_.fail(fmt::format("{}.params.{}", path, j),
+                       fmt::format("{} has no parameters '{}'; its groups are {}", kind_of(config_.model), event.params[j],
+                                   fmt::join(parameter_groups(specs), ", ")));
+        }
+      }
+    }
+  }
+
+  ConfigSource& source_;
+  RunConfig& config_;
+  fs::path folder_;
+  std::map<std::string, std::size_t> names_;
+};
+
+/// Whether a setting may differ between two parts of one run, so that it does not name it.
+bool is_incidental(std::string_view path) {
+  static const std::set<std::string_view> kWhole{"name", "group", "run", "device", "threads", "train.steps", "sweep"};
+  return kWhole.count(path) != 0 || path.starts_with("output.") || path.starts_with("slurm.");
+}
+
+/// "model.heads=2,train.lr=0.001": the overrides in the order of the configuration's fields, as a file name.
+std::string name_from_overrides(const RunConfig& config, const std::vector<std::string>& overrides) {
+  const auto leaves = flatten(config);
+  std::map<std::size_t, std::string> parts;  // by field order; the last override of a key wins
+  std::size_t without_leaf = leaves.size();
+  for (const auto& assignment : overrides) {
+    const auto key = assignment.substr(0, assignment.find('='));
+    if (is_incidental(key)) continue;
+    const auto exact = std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.first == key; });
+    if (exact != leaves.end()) {
+      parts[static_cast<std::size_t>(exact - leaves.begin())] = key + "=" + exact->second;
+    } else {
+      parts[without_leaf++] = assignment;
+    }
+  }
+  std::string name;
+  for (const auto& [order, part] : parts) name += (name.empty() ? "" : ",") + part;
+  std::string clean = name;
+  for (auto& c : clean) {
+    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("._=,+-").find(c) != std::string_view::npos;
+    if (!plain) c = '_';
+  }
+  if (clean == name && name.size() <= kMaxNameLength) return name;
+  return clean.substr(0, kMaxNameLength - 9) + "-" + hash_of(name).substr(0, 8);
+}
+
+}  // namespace
+
+std::int64_t available_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides) {
+  auto source = ConfigSource::from_file(path);
+  for (const auto& assignment : overrides) source.override_with(assignment);
+  LoadedConfig loaded{source.read<RunConfig>()};
+  auto& config = loaded.config;
+  Checker(source, config, path.parent_path()).check();
+  source.throw_if_violated();
+
+  loaded.threads_given = config.threads > 0;
+  if (config.threads == 0) config.threads = available_cores();
+  if (!config.data.seed) config.data.seed = config.seed;
+  if (auto& model_seed = seed_of(config.model); !model_seed) model_seed = config.seed;
+  if (!config.group) config.group = config.name;
+  if (!config.run) {
+    const auto named = name_from_overrides(config, overrides);
+    config.run = named.empty() ? config.name : named;
+  }
+  return loaded;
+}
+
+std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config) {
+  const auto old_leaves = flatten(old_config), new_leaves = flatten(new_config);
+  const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()),
+      new_values(new_leaves.begin(), new_leaves.end());
+  std::vector<std::string> found;
+  const auto value_in = [](const auto& values, const std::string& path) {
+    const auto at = values.find(path);
+    return at == values.end() ? std::string("(none)") : at->second;
+  };
+  const auto compare = [&](const std::string& path) {
+    const auto before = value_in(old_values, path), after = value_in(new_values, path);
+    if (before == after) return;
+    const bool grows = path == "train.steps" && new_config.train.steps > old_config.train.steps;
+    if (grows || (is_incidental(path) && path != "train.steps")) return;
+    found.push_back(fmt::format("{}: {} -> {}", path, before, after));
+  };
+  for (const auto& [path, value] : new_leaves) compare(path);
+  for (const auto& [path, value] : old_leaves) {
+    if (new_values.count(path) == 0) compare(path);
+  }
+  return found;
+}
+
+}  // namespace mnemo

@@ -1,0 +1,126 @@
+#pragma once
+
+#include "core/config.h"
+#include "experiments/events.h"
+#include "models/registry.h"
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+struct DataConfig {
+  std::int64_t num_sequences = 1000, length = 32;
+  double zipf_exponent = 1;
+  std::optional<std::string> file, weights;
+  std::optional<std::uint32_t> seed;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("num_sequences", self.num_sequences, "sequences K", in_range(1, 2147483647));
+    visit("length", self.length, "bits of a sequence L", in_range(1, 65536));
+    visit("zipf_exponent", self.zipf_exponent, "p of rank a is (a+1)^-s / sum; 0 = uniform", in_range(0, 64));
+    visit("file", self.file, "own sequences: .npy of 0/1 integers (K, L); a switch redraws them as fair bits");
+    visit("weights", self.weights, "own probabilities up to a factor: .npy (K)");
+    visit("seed", self.seed, "seed of sequences and draws; null = the run's seed");
+  }
+};
+
+struct TrainConfig {
+  std::int64_t steps = 20000, batch_size = 64;
+  double lr = 1e-3;
+  std::array<double, 2> betas{0.9, 0.999};
+  double eps = 1e-8, weight_decay = 0;
+  std::int64_t log_every = 100;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("steps", self.steps, "optimizer updates", in_range(1, 1e12));
+    visit("batch_size", self.batch_size, "sequences drawn a step, with replacement", in_range(1, 1 << 24));
+    visit("lr", self.lr, "learning rate of Adam", positive());
+    visit("betas", self.betas, "decay rates of Adam's moments", in_range(0, 1, /*include_high=*/false));
+    visit("eps", self.eps, "added to Adam's denominator", positive());
+    visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative());
+    visit("log_every", self.log_every, "steps between lines of metrics.jsonl", at_least(1));
+  }
+};
+
+struct EvalConfig {
+  std::int64_t every = 500, train_stride = 10, validation_stride = 1, novel = 256;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("every", self.every, "steps between evaluations", at_least(1));
+    visit("train_stride", self.train_stride, "set `train`: every n-th rank of the current sequences", at_least(1));
+    visit("validation_stride", self.validation_stride, "sets `phase_<k>`: every n-th rank of each phase", at_least(1));
+    visit("novel", self.novel, "size of the set `novel` of sequences never trained on; 0 = none", in_range(0, 1 << 24));
+  }
+};
+
+struct OutputConfig {
+  double checkpoint_minutes = 5;
+  std::int64_t keep = 2;
+  bool sequences = true;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("checkpoint_minutes", self.checkpoint_minutes, "minutes between checkpoints", positive());
+    visit("keep", self.keep, "checkpoints kept", in_range(1, 1000));
+    visit("sequences", self.sequences, "write sequences/phase_<k>.npy");
+  }
+};
+
+/// One run, every number of it. The names are a promise to users; DESIGN 3 describes them.
+struct RunConfig {
+  std::string name = "run";
+  std::optional<std::string> group, run;
+  std::uint32_t seed = 0;
+  std::int64_t threads = 0;
+  std::string device = "auto", precision = "fp32";
+  DataConfig data;
+  ModelConfig model;
+  TrainConfig train;
+  EvalConfig eval;
+  std::vector<EventConfig> events;
+  OutputConfig output;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("name", self.name, "names the results: <cache>/<name>/<run>", file_name());
+    visit("group", self.group, "folder of the results; null = name", file_name());
+    visit("run", self.run, "folder in the group; null = name, or the overrides", file_name());
+    visit("seed", self.seed, "seed of everything random");
+    visit("threads", self.threads, "CPU threads; 0 = all cores given to the process", in_range(0, 4096));
+    visit("device", self.device, "auto | cpu | cuda | cuda:N");
+    visit("precision", self.precision, "floating-point type", one_of({"fp32", "fp64"}));
+    visit("data", self.data, "the sequences");
+    visit("model", self.model, "the network");
+    visit("train", self.train, "the optimizer and the schedule");
+    visit("eval", self.eval, "what is scored, and when");
+    visit("events", self.events, "what happens on the way, in this order at equal steps");
+    visit("output", self.output, "what is written");
+  }
+};
+
+/// A configuration as a user gave it: a file and overrides, read, checked and resolved.
+struct LoadedConfig {
+  RunConfig config;   ///< resolved: seeds, threads, K and L of own data, absolute paths of data files, group, run
+  bool threads_given = false;  ///< `threads` was a positive number in the file or an override
+};
+
+/// Reads `path`, applies overrides `a.b=value`, and checks everything that can be known before a run.
+/// Throws ConfigError with all violations at once.
+LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+
+/// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
+/// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.
+std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config);
+
+/// Cores that the process may use.
+std::int64_t available_cores();
+
+}  // namespace mnemo

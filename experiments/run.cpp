@@ -1,0 +1,558 @@
+#include "experiments/run.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "revision.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <fstream>
+
+namespace mnemo {
+
+using nlohmann::json;
+using torch::Tensor;
+using std::chrono::steady_clock;
+
+namespace {
+
+constexpr std::int64_t kTopRanks = 10;  // what the progress line shows
+constexpr double kTimingSeconds = 5;    // between lines of timing.jsonl
+
+double seconds_since(steady_clock::time_point start) {
+  return std::chrono::duration<double>(steady_clock::now() - start).count();
+}
+
+std::string utc_now() {
+  const auto now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+std::string host_name() {
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
+std::string processor_name() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case torch::kFloat32: return Dtype::f32;
+    case torch::kFloat64: return Dtype::f64;
+    case torch::kInt64: return Dtype::i64;
+    case torch::kUInt8: return Dtype::u8;
+    default: throw std::logic_error("[checkpoint] no container type for this tensor");
+  }
+}
+
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+
+/// Contiguous CPU copies where needed (kept alive by `owners`), as views for a container.
+std::vector<std::pair<std::string, ArrayView>> views_of(const NamedTensors& tensors, std::vector<Tensor>& owners) {
+  std::vector<std::pair<std::string, ArrayView>> views;
+  for (const auto& [name, tensor] : tensors) {
+    owners.push_back(tensor.detach().cpu().contiguous());
+    const auto& held = owners.back();
+    views.emplace_back(name, ArrayView{dtype_of(held), held.sizes().vec(), static_cast<const std::byte*>(held.data_ptr())});
+  }
+  return views;
+}
+
+/// Copies a tensor of a file into `target`. Throws Error{data} unless type and shape agree.
+void copy_from(const Safetensors& file, const std::string& name, const Tensor& target) {
+  torch::NoGradGuard no_grad;
+  const auto& source = file.at(name);
+  if (source.dtype != dtype_of(target) || source.shape != target.sizes().vec()) {
+    throw Error(ExitCode::data, fmt::format("{}: tensor '{}' has another type or shape than this model's", file.path().string(), name));
+  }
+  target.copy_(torch::from_blob(const_cast<std::byte*>(source.data), source.shape, target.options().device(torch::kCPU).requires_grad(false)));
+}
+
+Tensor int64_tensor(const std::vector<std::int64_t>& values) { return torch::tensor(torch::ArrayRef<std::int64_t>(values), torch::kInt64); }
+
+std::vector<std::int64_t> int64_values(const Safetensors& file, const std::string& name, std::int64_t size = -1) {
+  const auto values = file.get<std::int64_t>(name, size);
+  return {values.begin(), values.end()};
+}
+
+std::string marks_text(const FileMarks& marks) {
+  json list = json::array();
+  for (const auto& [path, mark] : marks) list.push_back({{"path", path}, {"size", mark.size}, {"xxh3", mark.hash}});
+  return list.dump();
+}
+
+FileMarks marks_from(const Safetensors& file) {
+  FileMarks marks;
+  for (const auto& entry : json::parse(file.metadata().at("files"))) {
+    marks[entry.at("path")] = {entry.at("size").get<std::int64_t>(), entry.at("xxh3").get<std::string>()};
+  }
+  return marks;
+}
+
+}  // namespace
+
+// ---- data and model of a configuration
+
+SequenceTable first_table(const RunConfig& config) {
+  const auto& data = config.data;
+  if (!data.file) return SequenceTable::random(*data.seed, 0, data.num_sequences, data.length);
+  try {
+    return SequenceTable::from_array(read_npy(*data.file).view());
+  } catch (const std::invalid_argument& error) {
+    throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
+  }
+}
+
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase) {
+  if (phase == 0) return first_table(config);
+  return SequenceTable::random(*config.data.seed, static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length);
+}
+
+RankSampler sampler_of(const RunConfig& config) {
+  const auto& data = config.data;
+  if (!data.weights) return RankSampler::zipf(data.num_sequences, data.zipf_exponent);
+  const auto array = read_npy(*data.weights);
+  std::vector<double> weights;
+  const auto take = [&]<class T>() {
+    for (const auto value : array.view().as<T>()) weights.push_back(static_cast<double>(value));
+  };
+  switch (array.dtype) {
+    case Dtype::u8: take.template operator()<std::uint8_t>(); break;
+    case Dtype::i32: take.template operator()<std::int32_t>(); break;
+    case Dtype::i64: take.template operator()<std::int64_t>(); break;
+    case Dtype::f32: take.template operator()<float>(); break;
+    case Dtype::f64: take.template operator()<double>(); break;
+  }
+  double total = 0;
+  for (std::size_t rank = 0; rank < weights.size(); ++rank) {
+    if (!std::isfinite(weights[rank]) || weights[rank] < 0) {
+      throw Error(ExitCode::data, fmt::format("{}: weight {} of rank {} is no probability", *data.weights, weights[rank], rank));
+    }
+    total += weights[rank];
+  }
+  if (!(total > 0) || !std::isfinite(total)) throw Error(ExitCode::data, fmt::format("{}: the weights sum to {}", *data.weights, total));
+  return RankSampler(weights);
+}
+
+std::string model_text(const RunConfig& config) {
+  const auto parameters = num_parameters(config.model, config.data.length);
+  const auto& model = std::get<OneLayerAttentionConfig>(config.model);
+  return fmt::format("{}: {} heads x {}, {} MLP layers of {}, {} parameters", kind_of(config.model), model.heads,
+                     model.head_dim, model.mlp_layers, model.resolved_mlp_width(), parameters);
+}
+
+void load_weights(Model& model, const Safetensors& file) {
+  const auto& parameters = model.parameters;
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    copy_from(file, parameters.specs()[i].name, parameters.leaf(i).detach().select(0, 0));
+  }
+}
+
+void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata) {
+  NamedTensors tensors;
+  for (std::size_t i = 0; i < model.parameters.specs().size(); ++i) {
+    tensors.emplace_back(model.parameters.specs()[i].name, model.parameters.leaf(i).select(0, 0));
+  }
+  std::vector<Tensor> owners;
+  write_safetensors(path, views_of(tensors, owners), metadata);
+}
+
+// ---- Run
+
+Run::Run(RunConfig config, fs::path directory, RunOptions options)
+    : config_(std::move(config)), options_(std::move(options)), directory_(std::move(directory)),
+      checkpoints_(directory_.file("checkpoints"), config_.output.keep),
+      device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)) {
+  at::set_num_threads(static_cast<int>(config_.threads));
+  const auto dtype = config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32;
+  model_ = make_model({&config_.model, 1}, config_.data.length, dtype, device_.device);
+  const auto& train = config_.train;
+  adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>{
+      {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}});
+  if (config_.eval.novel > 0) novel_ = SequenceTable::novel(*config_.data.seed, config_.eval.novel, config_.data.length);
+  const auto scalar = torch::TensorOptions().dtype(torch::kFloat64).device(device_.device);
+  accumulated_ = {torch::zeros({}, scalar), torch::zeros({}, scalar), 0};
+  started_ = utc_now();
+  started_at_ = checkpointed_at_ = timed_at_ = steady_clock::now();
+}
+
+Run::~Run() = default;
+
+void Run::open(const std::optional<RunConfig>& previous) {
+  const auto old_steps = previous ? previous->train.steps : config_.train.steps;
+  // a run that grows goes on from its old end with no end action done
+  const bool grows = old_steps != config_.train.steps;
+  const auto wanted = [&](RunPoint point) { return !(grows && point.step >= old_steps && point.actions > 0); };
+  const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) { restore(point, file); });
+  if (!resumed) {
+    directory_.begin({});
+    start_phase(first_table(config_));
+  } else if (previous) {
+    refuse_fired_percentages(*previous, *resumed);
+  }
+  write_atomically(directory_.file("config.yaml"), to_yaml(config_));
+  write_meta("");
+  write_phase_files();
+  open_series();
+  log_info("{}", model_text(config_));
+  log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
+           config_.train.batch_size, config_.precision, device_.device.str(), device_.reason, config_.threads);
+  if (resumed) log_info("resumed at step {} of {}", point_.step, config_.train.steps);
+  status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps);
+  status_->progress(point_.step, last_loss_);
+  if (!resumed) save_checkpoint();
+}
+
+ExitCode Run::execute() {
+  const auto steps = config_.train.steps;
+  progress_ = std::make_unique<Progress>(options_.progress, point_.step, steps);
+  try {
+    while (true) {
+      if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
+      const auto todo = actions();
+      while (point_.actions < static_cast<std::int64_t>(todo.size())) {
+        poll();
+        todo[static_cast<std::size_t>(point_.actions)]();
+        ++point_.actions;
+      }
+      if (point_.step == steps) break;
+      if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
+      poll();
+      train_one_step();
+    }
+  } catch (const Interrupted&) {
+    progress_.reset();
+    save_checkpoint();
+    status_->state("stopped");
+    write_meta("stopped");
+    return ExitCode::stopped;
+  } catch (const Error& error) {
+    progress_.reset();
+    const bool diverged = error.code() == ExitCode::diverged;
+    status_->progress(point_.step, diverged ? NAN : last_loss_);
+    status_->state(diverged ? "diverged" : "failed");
+    throw;
+  }
+  progress_.reset();
+  write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(steps)}});
+  write_meta("done");
+  status_->progress(steps, last_loss_);
+  status_->state("done");
+  return ExitCode::done;
+}
+
+void Run::poll() const {
+  const bool out_of_time = options_.max_hours > 0 && seconds_since(started_at_) >= 3600 * options_.max_hours;
+  if (out_of_time || (options_.stop && options_.stop())) throw Interrupted{};
+}
+
+std::vector<Run::Action> Run::actions() {
+  const auto step = point_.step, steps = config_.train.steps;
+  std::vector<const EventConfig*> due;
+  for (const auto& event : config_.events) {
+    if (schedule_of(event).due(step, steps)) due.push_back(&event);
+  }
+  const bool changes = std::any_of(due.begin(), due.end(), [](const auto* event) { return changes_data_or_weights(*event); });
+  std::vector<Action> list;
+  if (step > 0 && (step % config_.train.log_every == 0 || step == steps)) list.push_back([this] { log_metrics(); });
+  if (step % config_.eval.every == 0 || step == steps || changes) list.push_back([this] { evaluate(); });
+  for (const auto* event : due) {
+    list.push_back([this, event] {
+      log_info("step {}: {} '{}'", point_.step, kind_of(*event), name_of(*event));
+      std::visit([&](const auto& e) { e.apply(*this); }, *event);
+    });
+  }
+  if (changes) list.push_back([this] { evaluate(); });
+  return list;
+}
+
+// ---- the step, and what a line of metrics says of it
+
+void Run::train_one_step() {
+  auto& phase = phases_.back();
+  const auto losses = trainer_->step(point_.step);
+  for (const auto rank : trainer_->drawn(0, point_.step)) {
+    ++phase.presentations[static_cast<std::size_t>(rank)];
+    phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
+  }
+  if (device_.device.is_cpu()) check_finite();
+  accumulated_.loss.add_(losses.loss_R[0]);
+  accumulated_.accuracy.add_(losses.accuracy_R[0]);
+  ++accumulated_.steps;
+  point_ = {point_.step + 1, 0};
+  progress_->update(point_.step, progress_note_);
+}
+
+void Run::check_finite() {
+  if (trainer_->finite_R().item<std::uint8_t>() != 0) return;
+  throw Error(ExitCode::diverged,
+              fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. A smaller train.lr may help",
+                          point_.step));
+}
+
+void Run::log_metrics() {
+  check_finite();
+  const auto mean = [&](const Tensor& sum) { return sum.item<double>() / static_cast<double>(accumulated_.steps); };
+  last_loss_ = mean(accumulated_.loss);
+  directory_.append_metrics({point_.step, static_cast<std::int64_t>(phases_.size()) - 1, point_.step * config_.train.batch_size,
+                             last_loss_, mean(accumulated_.accuracy), config_.train.lr});
+  accumulated_.loss.zero_();
+  accumulated_.accuracy.zero_();
+  accumulated_.steps = 0;
+  status_->progress(point_.step, last_loss_);
+  progress_note_ = fmt::format("loss {:.4f}", last_loss_);
+  if (const auto top = learned(phases_.size() - 1, kTopRanks)) progress_note_ += fmt::format("  top-{} accuracy {:.3f}", kTopRanks, top->accuracy);
+  if (seconds_since(timed_at_) >= kTimingSeconds || point_.step == config_.train.steps) {
+    timed_at_ = steady_clock::now();
+    directory_.append_timing(point_.step, progress_->steps_per_second(), progress_->seconds_left());
+  }
+}
+
+// ---- evaluation
+
+void Run::open_series() {
+  const auto& eval = config_.eval;
+  const auto current = static_cast<std::int64_t>(phases_.size()) - 1;
+  directory_.series("train", strided_ranks(config_.data.num_sequences, eval.train_stride));
+  for (std::int64_t phase = 0; phase <= current; ++phase) {
+    directory_.series(fmt::format("phase_{}", phase), strided_ranks(config_.data.num_sequences, eval.validation_stride));
+  }
+  if (novel_) directory_.series("novel", strided_ranks(novel_->num_sequences(), 1));
+}
+
+void Run::evaluate() {
+  open_series();
+  const auto& eval = config_.eval;
+  const auto current = phases_.size() - 1;
+  const auto poll_here = [this] { poll(); };
+  // everything is scored before anything is written: an interrupted evaluation leaves no rows
+  std::map<std::string, Scores> scores;
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
+    const auto set = fmt::format("phase_{}", phase);
+    scores[set] = score(*model_, phases_[phase].table, directory_.series(set, {}).ranks(), poll_here);
+  }
+  const auto& train_ranks = directory_.series("train", {}).ranks();
+  const auto& current_scores = scores[fmt::format("phase_{}", current)];
+  if (eval.train_stride % eval.validation_stride == 0) {
+    auto& train = scores["train"];
+    for (const auto rank : train_ranks) {
+      const auto row = static_cast<std::size_t>(rank / eval.validation_stride);
+      train.loss.push_back(current_scores.loss[row]);
+      train.accuracy.push_back(current_scores.accuracy[row]);
+    }
+  } else {
+    scores["train"] = score(*model_, phases_[current].table, train_ranks, poll_here);
+  }
+  if (novel_) scores["novel"] = score(*model_, *novel_, directory_.series("novel", {}).ranks(), poll_here);
+
+  const auto append = [&](const std::string& set, const Phase* history) {
+    auto& series = directory_.series(set, {});
+    std::vector<std::int64_t> presentations, last_seen;
+    for (const auto rank : series.ranks()) {
+      presentations.push_back(history ? history->presentations[static_cast<std::size_t>(rank)] : 0);
+      last_seen.push_back(history ? history->last_seen[static_cast<std::size_t>(rank)] : -1);
+    }
+    series.append(point_.step, static_cast<std::int64_t>(current), presentations, last_seen, scores[set]);
+    last_accuracy_[set] = scores[set].accuracy;
+  };
+  append("train", &phases_[current]);
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) append(fmt::format("phase_{}", phase), &phases_[phase]);
+  if (novel_) append("novel", nullptr);
+}
+
+std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {
+  const auto found = last_accuracy_.find(fmt::format("phase_{}", phase));
+  if (found == last_accuracy_.end()) return {};
+  double accuracy = 0, ceiling = 0, count = 0;
+  for (std::size_t i = 0; i < found->second.size(); ++i) {
+    const auto rank = static_cast<std::int64_t>(i) * config_.eval.validation_stride;
+    if (rank >= top) break;
+    accuracy += found->second[i];
+    ceiling += theories_[phase].accuracy[static_cast<std::size_t>(rank)];
+    ++count;
+  }
+  return Learned{accuracy / count, ceiling / count};
+}
+
+// ---- what events do
+
+void Run::start_phase(SequenceTable table) {
+  const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
+  theories_.push_back(bayes(table, sampler_.probabilities()));
+  phases_.push_back({std::move(table), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
+  const auto* current = &phases_.back().table;
+  if (trainer_) {
+    trainer_->set_table(0, current);
+  } else {
+    std::vector<TrainingData> replicas{{current, DrawStream(sampler_, *config_.data.seed, config_.train.batch_size)}};
+    trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(replicas));
+  }
+}
+
+void Run::begin_next_phase() {
+  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size())));
+  write_phase_files();
+}
+
+void Run::write_snapshot(const std::string& name) {
+  make_directories(directory_.file("snapshots"));
+  write_weights(directory_.file(fmt::format("snapshots/{}.safetensors", name)), *model_, {{"step", std::to_string(point_.step)}});
+}
+
+void Run::set_frozen(const std::string& pattern, bool frozen) {
+  for (const auto index : matching_parameters(model_->parameters.specs(), pattern)) model_->parameters.set_frozen(index, frozen);
+}
+
+void Run::write_phase_files() {
+  std::vector<std::int64_t> starts;
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
+    starts.push_back(phases_[phase].begin);
+    if (config_.output.sequences && !fs::exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
+      directory_.write_sequences(static_cast<std::int64_t>(phase), phases_[phase].table);
+    }
+  }
+  directory_.write_theory(theories_);
+  directory_.write_switches(starts);
+}
+
+// ---- checkpoints
+
+std::vector<std::pair<std::string, Tensor>> Run::state_tensors() {
+  NamedTensors tensors;
+  auto& parameters = model_->parameters;
+  auto frozen = torch::zeros({static_cast<std::int64_t>(parameters.specs().size())}, torch::kUInt8);
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    const auto& name = parameters.specs()[i].name;
+    const auto begin = parameters.offset(i), end = begin + parameters.specs()[i].size();
+    tensors.emplace_back("model." + name, parameters.leaf(i).detach().select(0, 0));
+    tensors.emplace_back("adam.first_moment." + name, adam_->first_moment_RP()[0].slice(0, begin, end));
+    tensors.emplace_back("adam.second_moment." + name, adam_->second_moment_RP()[0].slice(0, begin, end));
+    frozen[static_cast<std::int64_t>(i)] = parameters.frozen(i);
+  }
+  tensors.emplace_back("adam.steps", adam_->steps_T());
+  tensors.emplace_back("frozen", frozen);
+  tensors.emplace_back("log.loss", accumulated_.loss);
+  tensors.emplace_back("log.accuracy", accumulated_.accuracy);
+  return tensors;
+}
+
+void Run::save_checkpoint() {
+  auto tensors = state_tensors();
+  std::vector<std::int64_t> starts;
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
+    starts.push_back(phases_[phase].begin);
+    tensors.emplace_back(fmt::format("phase.{}.presentations", phase), int64_tensor(phases_[phase].presentations));
+    tensors.emplace_back(fmt::format("phase.{}.last_seen", phase), int64_tensor(phases_[phase].last_seen));
+  }
+  tensors.emplace_back("run.point", int64_tensor({point_.step, point_.actions}));
+  tensors.emplace_back("run.phase_starts", int64_tensor(starts));
+  tensors.emplace_back("run.planned_ends", int64_tensor({planned_ends_.begin(), planned_ends_.end()}));
+  tensors.emplace_back("log.steps", int64_tensor({accumulated_.steps}));
+  std::vector<Tensor> owners;
+  checkpoints_.save(point_, views_of(tensors, owners),
+                    {{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}}, planned_ends_);
+  checkpointed_at_ = steady_clock::now();
+}
+
+void Run::restore(RunPoint point, const Safetensors& file) {
+  const auto stored = int64_values(file, "run.point", 2);
+  const auto starts = int64_values(file, "run.phase_starts");
+  if (RunPoint{stored[0], stored[1]} != point || starts.empty()) throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
+  point_ = point;
+  phases_.clear();
+  theories_.clear();
+  trainer_.reset();
+  for (std::size_t phase = 0; phase < starts.size(); ++phase) {
+    start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase)));
+    auto& history = phases_.back();
+    history.begin = starts[phase];
+    history.presentations = int64_values(file, fmt::format("phase.{}.presentations", phase), config_.data.num_sequences);
+    history.last_seen = int64_values(file, fmt::format("phase.{}.last_seen", phase), config_.data.num_sequences);
+  }
+  if (file.metadata().at("data") != phases_.front().table.digest()) {
+    throw Error(ExitCode::config, fmt::format("{}: the sequences are no longer those this run was started with; --restart starts anew",
+                                              config_.data.file.value_or("data")));
+  }
+  for (const auto& [name, tensor] : state_tensors()) {
+    if (name != "frozen") copy_from(file, name, tensor);
+  }
+  const auto frozen = file.get<std::uint8_t>("frozen", static_cast<std::int64_t>(model_->parameters.specs().size()));
+  for (std::size_t i = 0; i < frozen.size(); ++i) model_->parameters.set_frozen(i, frozen[i] != 0);
+  accumulated_.steps = int64_values(file, "log.steps", 1)[0];
+  const auto ends = int64_values(file, "run.planned_ends");
+  planned_ends_ = {ends.begin(), ends.end()};
+  directory_.begin(marks_from(file));
+  open_series();
+}
+
+void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) const {
+  for (const auto& event : config_.events) {
+    const auto& at = schedule_of(event).at;
+    if (!at || !at->relative()) continue;
+    const auto before = at->step(previous.train.steps), after = at->step(config_.train.steps);
+    if (before == after || !(RunPoint{before, 0} < point)) continue;
+    throw Error(ExitCode::config, fmt::format("event '{}' at {} happened at step {} already; with train.steps = {} it would belong at {}. "
+                                              "Give this longer run another name",
+                                              name_of(event), at->to_text(), before, config_.train.steps, after));
+  }
+}
+
+void Run::write_meta(const std::string& end) {
+  const auto path = directory_.file("meta.json");
+  json meta = json::object();
+  try {
+    meta = json::parse(read_file(path, 1 << 24));
+  } catch (const std::exception&) {
+    // the first session, or a file that somebody edited: begin a new one
+  }
+  if (!meta.is_object()) meta = json::object();
+  auto& sessions = meta["sessions"];
+  if (!sessions.is_array()) sessions = json::array();
+  const json session{{"start", started_}, {"end", end.empty() ? json() : json(utc_now())}, {"result", end}, {"host", host_name()},
+                     {"processor", processor_name()}, {"device", device_.device.str()}, {"threads", config_.threads},
+                     {"libtorch", TORCH_VERSION}, {"from_step", point_.step}};
+  if (end.empty()) {
+    if (!sessions.empty()) {
+      for (const char* key : {"processor", "device", "threads", "libtorch"}) {
+        if (sessions.back().value(key, json()) != session[key]) {
+          log_warning("resumed with another {} ({} before, {} now): the rest of the run is right, but not byte-equal to an uninterrupted one",
+                      key, sessions.back().value(key, json()).dump(), session[key].dump());
+        }
+      }
+    }
+    sessions.push_back(session);
+  } else if (!sessions.empty()) {
+    sessions.back()["end"] = session["end"];
+    sessions.back()["result"] = end;
+  }
+  meta["version"] = MNEMO_VERSION;
+  meta["revision"] = MNEMO_REVISION;
+  meta["command"] = options_.command;
+  meta["host"] = host_name();
+  meta["device"] = device_.device.str();
+  meta["libtorch"] = TORCH_VERSION;
+  meta["cuda"] = libtorch_cuda_version();
+  meta["driver"] = driver_cuda_version();
+  meta["start"] = sessions.front().value("start", json());
+  meta["end"] = sessions.back().value("end", json());
+  write_atomically(path, meta.dump(1) + "\n");
+}
+
+}  // namespace mnemo

@@ -1,0 +1,132 @@
+#pragma once
+
+#include "core/adam.h"
+#include "core/device.h"
+#include "core/progress.h"
+#include "experiments/checkpoint.h"
+#include "experiments/config.h"
+#include "experiments/run_directory.h"
+#include "experiments/trainer.h"
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// How a run is carried out; nothing here changes its numbers.
+struct RunOptions {
+  std::string program = "mnemo";             ///< the name this program was called by
+  std::string command;                       ///< as typed, for meta.json
+  ProgressStyle progress = ProgressStyle::automatic;
+  double max_hours = 0;                      ///< > 0: stop, resumable, after this long
+  std::function<bool()> stop;                ///< asked between steps, actions and blocks of evaluation
+};
+
+/// The sequences a run trains on, phase by phase, and how often and when each was drawn while its phase was current.
+struct Phase {
+  SequenceTable table;
+  std::int64_t begin = 0;                    ///< step of the switch
+  std::vector<std::int64_t> presentations;   ///< (K) draws
+  std::vector<std::int64_t> last_seen;       ///< (K) number of the update that drew it last, counting from 1; -1 never
+};
+
+/// One run: schedule, events, evaluation, checkpoints, in a directory that it owns. After update n an ordered list of actions runs:
+/// the log line, the evaluation, the events in file order, and once more the evaluation if one of them changed data or weights.
+/// A checkpoint is (n, actions done), and resuming from it gives the same bytes.
+class Run {
+ public:
+  /// Builds data and model; reads nothing from the directory yet. Throws Error{resources} when memory or device are missing.
+  Run(RunConfig config, fs::path directory, RunOptions options);
+  ~Run();
+
+  /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
+  void open(const std::optional<RunConfig>& previous);
+  /// Trains to the end. Returns done, stopped or diverged; throws Error for everything else, with the last checkpoint intact.
+  ExitCode execute();
+
+  // What events act on.
+  std::int64_t step() const { return point_.step; }
+  void begin_next_phase();
+  void write_snapshot(const std::string& name);
+  void set_frozen(const std::string& pattern, bool frozen);
+
+  // What a command reports.
+  const RunConfig& config() const { return config_; }
+  Model& model() { return *model_; }
+  const std::deque<Phase>& phases() const { return phases_; }
+  const Theory& theory(std::size_t phase) const { return theories_[phase]; }
+  /// Mean accuracy over ranks below `top` and the Bayes ceiling of the same ranks, from the last evaluation of a set of a phase.
+  struct Learned {
+    double accuracy, ceiling;
+  };
+  std::optional<Learned> learned(std::size_t phase, std::int64_t top) const;
+
+ private:
+  struct Interrupted {};
+  using Action = std::function<void()>;
+  struct Accumulated {               // since the last line of metrics.jsonl
+    torch::Tensor loss, accuracy;    // float64 scalars on the device, so that adding waits for nothing
+    std::int64_t steps = 0;
+  };
+
+  void poll() const;
+  std::vector<Action> actions();
+  void log_metrics();
+  void evaluate();
+  void train_one_step();
+  void check_finite();
+  void start_phase(SequenceTable table);
+  void write_phase_files();
+  void open_series();
+  void save_checkpoint();
+  void restore(RunPoint point, const Safetensors& file);
+  void refuse_fired_percentages(const RunConfig& previous, RunPoint point) const;
+  void write_meta(const std::string& end);
+  std::vector<std::pair<std::string, torch::Tensor>> state_tensors();
+
+  RunConfig config_;
+  RunOptions options_;
+  RunDirectory directory_;
+  CheckpointStore checkpoints_;
+  DeviceChoice device_;
+  RankSampler sampler_;
+  std::deque<Phase> phases_;  // addresses stay: the trainer points at the tables
+  std::vector<Theory> theories_;
+  std::optional<SequenceTable> novel_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Adam> adam_;
+  std::unique_ptr<Trainer> trainer_;
+  RunPoint point_;
+  std::set<std::int64_t> planned_ends_;
+  Accumulated accumulated_;
+  std::map<std::string, std::vector<float>> last_accuracy_;  // by set
+  double last_loss_ = 0;
+  std::string started_;
+  std::chrono::steady_clock::time_point started_at_, checkpointed_at_, timed_at_;
+  std::unique_ptr<StatusFile> status_;
+  std::unique_ptr<Progress> progress_;
+  std::string progress_note_;
+};
+
+/// The weights of a safetensors file of ours (a snapshot, final.safetensors) into replica 0 of a model. Throws Error{data} when a tensor is
+/// missing or has another shape.
+void load_weights(Model& model, const Safetensors& file);
+
+/// The tensors of replica 0 under their PyTorch names, on the CPU.
+void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata);
+
+/// The data of a resolved configuration: phase 0 and the law of draws. Throws Error{data} for own data that is no good.
+SequenceTable first_table(const RunConfig& config);
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
+RankSampler sampler_of(const RunConfig& config);
+
+/// "one_layer_attention: 4 heads x 16, 3 MLP layers of 64, 12,345 parameters".
+std::string model_text(const RunConfig& config);
+
+}  // namespace mnemo

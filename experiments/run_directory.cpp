@@ -1,0 +1,217 @@
+#include "experiments/run_directory.h"
+
+#include "core/error.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include <cmath>
+#include <ctime>
+#include <fstream>
+
+namespace mnemo {
+
+using nlohmann::json;
+
+namespace {
+
+std::vector<std::int64_t> widened(const std::vector<std::int32_t>& ranks) { return {ranks.begin(), ranks.end()}; }
+
+double resident_megabytes() {
+  std::ifstream statm("/proc/self/statm");
+  double total = 0, resident = 0;
+  statm >> total >> resident;
+  return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1e6;
+}
+
+constexpr const char* kMetrics = "metrics.jsonl";
+
+}  // namespace
+
+std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
+
+// ---- EvaluationSeries
+
+EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
+    : folder_("eval/" + set), ranks_(std::move(ranks)) {
+  const auto folder = run_directory / folder_;
+  make_directories(folder);
+  const auto rank = widened(ranks_);
+  const Shape row{static_cast<std::int64_t>(ranks_.size())};
+  write_npy(folder / "rank.npy", view_of(rank.data(), row));
+  const auto add = [&](const char* name, Dtype dtype, const Shape& shape) {
+    files_.emplace_back(name, NpyAppender(folder / (std::string(name) + ".npy"), dtype, shape));
+  };
+  add("presentations", Dtype::i64, row);
+  add("last_seen", Dtype::i64, row);
+  add("loss", Dtype::f32, row);
+  add("accuracy", Dtype::f32, row);
+  add("phase", Dtype::i64, {});
+  add("step", Dtype::i64, {});
+}
+
+void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
+  files_[0].second.append(std::span(presentations));
+  files_[1].second.append(std::span(last_seen));
+  files_[2].second.append(std::span(scores.loss));
+  files_[3].second.append(std::span(scores.accuracy));
+  files_[4].second.append(std::span<const std::int64_t>(&phase, 1));
+  files_[5].second.append(std::span<const std::int64_t>(&step, 1));
+}
+
+void EvaluationSeries::begin(const FileMarks& marks) {
+  for (auto& [name, file] : files_) {
+    const auto mark = marks.find(fmt::format("{}/{}.npy", folder_, name));
+    if (mark == marks.end()) {
+      file.begin();
+    } else {
+      file.rewind(mark->second);
+    }
+  }
+}
+
+void EvaluationSeries::mark(FileMarks& marks) const {
+  for (const auto& [name, file] : files_) marks[fmt::format("{}/{}.npy", folder_, name)] = file.mark();
+}
+
+void EvaluationSeries::sync() {
+  for (auto& [name, file] : files_) file.sync();
+}
+
+// ---- StatusFile
+
+StatusFile::StatusFile(fs::path path, std::int64_t steps) : path_(std::move(path)), steps_(steps) {
+  heartbeat_ = std::thread([this] {
+    std::unique_lock lock(mutex_);
+    while (!ending_) {
+      write();
+      wake_.wait_for(lock, std::chrono::seconds(10));
+    }
+  });
+}
+
+StatusFile::~StatusFile() {
+  {
+    std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  wake_.notify_all();
+  heartbeat_.join();
+}
+
+void StatusFile::progress(std::int64_t step, double loss) {
+  std::lock_guard lock(mutex_);
+  step_ = step;
+  loss_ = loss;
+}
+
+void StatusFile::state(const std::string& state) {
+  std::lock_guard lock(mutex_);
+  state_ = state;
+  write();
+}
+
+void StatusFile::write() {
+  const auto now = static_cast<std::int64_t>(std::time(nullptr));
+  try {
+    write_atomically(path_, fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"heartbeat\": {}}}\n",
+                                        state_, step_, steps_, json_number(loss_), now),
+                     /*durable=*/false);
+  } catch (const Error&) {
+    // a full disk shows in the next checkpoint; the heartbeat must not end a run
+  }
+}
+
+Status read_status(const fs::path& run_directory) {
+  try {
+    const auto status = json::parse(read_file(run_directory / "status.json", 1 << 16));
+    return {status.at("state").get<std::string>(), status.at("step").get<std::int64_t>(),
+            status.at("steps").get<std::int64_t>()};
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+// ---- RunDirectory
+
+RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)), metrics_(path_ / kMetrics) {}
+
+void RunDirectory::begin(const FileMarks& marks) {
+  marks_ = marks;
+  const auto mark = marks.find(kMetrics);
+  if (mark != marks.end()) metrics_.rewind(mark->second);
+  metrics_.truncate();
+  series_.clear();
+}
+
+EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
+  auto found = series_.find(set);
+  if (found == series_.end()) {
+    found = series_.emplace(set, EvaluationSeries(path_, set, ranks)).first;
+    found->second.begin(marks_);
+  }
+  return found->second;
+}
+
+void RunDirectory::append_metrics(const MetricsLine& line) {
+  metrics_.append(fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}}}\n",
+                              line.step, line.phase, line.draws, json_number(line.train_loss),
+                              json_number(line.train_accuracy), json_number(line.lr)));
+}
+
+FileMarks RunDirectory::commit() {
+  FileMarks marks;
+  metrics_.sync();
+  marks[kMetrics] = metrics_.mark();
+  for (auto& [set, series] : series_) {
+    series.sync();
+    series.mark(marks);
+  }
+  return marks;
+}
+
+void RunDirectory::append_timing(std::int64_t step, double steps_per_second, double seconds_left) {
+  std::ofstream(file("timing.jsonl"), std::ios::app)
+      << fmt::format("{{\"time\": {}, \"step\": {}, \"steps_per_s\": {:.4g}, \"eta_s\": {:.0f}, \"rss_mb\": {:.1f}}}\n",
+                     static_cast<std::int64_t>(std::time(nullptr)), step, steps_per_second, seconds_left, resident_megabytes());
+}
+
+void RunDirectory::write_sequences(std::int64_t phase, const SequenceTable& table) {
+  const auto bits = table.unpack_all();
+  make_directories(file("sequences"));
+  write_npy(file(fmt::format("sequences/phase_{}.npy", phase)),
+            view_of(bits.data(), {table.num_sequences(), table.length()}));
+}
+
+void RunDirectory::write_theory(const std::vector<Theory>& phases) {
+  make_directories(file("theory"));
+  json list = json::array();
+  for (std::size_t phase = 0; phase < phases.size(); ++phase) {
+    const auto& theory = phases[phase];
+    std::vector<double> columns;
+    for (std::size_t rank = 0; rank < theory.loss.size(); ++rank) {
+      columns.insert(columns.end(), {theory.loss[rank], theory.accuracy[rank]});
+    }
+    write_npy(file(fmt::format("theory/phase_{}.npy", phase)),
+              view_of(columns.data(), {static_cast<std::int64_t>(theory.loss.size()), 2}));
+    list.push_back({{"phase", phase},
+                    {"loss_floor", theory.mean_loss},
+                    {"accuracy_ceiling", theory.mean_accuracy},
+                    {"accuracy_ceiling_unweighted", theory.unweighted_accuracy()},
+                    {"retrieval_ceiling", theory.retrieval},
+                    {"entropy", theory.entropy}});
+  }
+  write_atomically(file("theory.json"), json{{"phases", list}}.dump(1) + "\n");
+}
+
+void RunDirectory::write_switches(const std::vector<std::int64_t>& phase_starts) {
+  json list = json::array();
+  for (std::size_t phase = 1; phase < phase_starts.size(); ++phase) {
+    list.push_back({{"phase", phase}, {"step", phase_starts[phase]}});
+  }
+  write_atomically(file("switches.json"), list.dump() + "\n");
+}
+
+}  // namespace mnemo

@@ -1,0 +1,113 @@
+#pragma once
+
+#include "core/files.h"
+#include "core/npy.h"
+#include "core/sequences.h"
+#include "experiments/evaluate.h"
+#include "experiments/theory.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace mnemo {
+
+/// Marks of append-only files by their path in the run directory.
+using FileMarks = std::map<std::string, FileMark>;
+
+/// The rows of one evaluated set: eval/<set>/*.npy. `step.npy` is written last, so that its length is the number of whole rows.
+class EvaluationSeries {
+ public:
+  EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks);
+
+  const std::vector<std::int32_t>& ranks() const { return ranks_; }
+  void append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+              const std::vector<std::int64_t>& last_seen, const Scores& scores);
+  /// Empty files, or back to the marks where the checkpoint knew this set.
+  void begin(const FileMarks& marks);
+  void mark(FileMarks& marks) const;
+  void sync();
+
+ private:
+  std::string folder_;  // relative to the run directory
+  std::vector<std::int32_t> ranks_;
+  std::vector<std::pair<std::string, NpyAppender>> files_;  // presentations, last_seen, loss, accuracy, phase, step
+};
+
+/// status.json, renewed by a thread of its own so that a hung run shows.
+class StatusFile {
+ public:
+  StatusFile(fs::path path, std::int64_t steps);
+  ~StatusFile();
+  StatusFile(const StatusFile&) = delete;
+  StatusFile& operator=(const StatusFile&) = delete;
+
+  void progress(std::int64_t step, double loss);
+  /// Writes now; a failed write is only a warning's worth and is ignored.
+  void state(const std::string& state);
+
+ private:
+  void write();
+  fs::path path_;
+  std::int64_t steps_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::string state_ = "running";
+  std::int64_t step_ = 0;
+  double loss_ = 0;
+  bool ending_ = false;
+  std::thread heartbeat_;
+};
+
+/// Content of status.json, as far as a resume needs it.
+struct Status {
+  std::string state;
+  std::int64_t step = 0, steps = 0;
+};
+/// Empty state when there is no readable status.
+Status read_status(const fs::path& run_directory);
+
+/// One line of metrics.jsonl.
+struct MetricsLine {
+  std::int64_t step, phase, draws;
+  double train_loss, train_accuracy, lr;
+};
+
+/// A number as JSON has it: shortest, and null where it is not finite.
+std::string json_number(double value);
+
+/// cache/<group>/<run>/ and what stands in it (DESIGN 4). Text, .npy and safetensors; append-only between checkpoints.
+class RunDirectory {
+ public:
+  explicit RunDirectory(fs::path path);
+
+  const fs::path& path() const { return path_; }
+  fs::path file(const std::string& name) const { return path_ / name; }
+
+  /// Starts the append-only files, empty or from the marks of a checkpoint (Error{data} when they do not fit).
+  void begin(const FileMarks& marks);
+  /// The series of a set; made, and brought to the marks of begin(), when first asked for.
+  EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
+  void append_metrics(const MetricsLine& line);
+  /// fsyncs the append-only files and says where they stand.
+  FileMarks commit();
+
+  void append_timing(std::int64_t step, double steps_per_second, double seconds_left);
+  void write_sequences(std::int64_t phase, const SequenceTable& table);
+  void write_theory(const std::vector<Theory>& phases);
+  void write_switches(const std::vector<std::int64_t>& phase_starts);
+
+ private:
+  fs::path path_;
+  AppendFile metrics_;
+  FileMarks marks_;
+  std::map<std::string, EvaluationSeries> series_;
+};
+
+}  // namespace mnemo

@@ -1,0 +1,162 @@
+#include "experiments/session.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/signals.h"
+#include "experiments/summary.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <torch/torch.h>
+
+#include <cstdlib>
+#include <new>
+
+namespace mnemo {
+
+namespace {
+
+/// The run directory of a request. A config.yaml that stands in its own run directory means that directory.
+fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
+  const auto folder = fs::absolute(request.config_path).parent_path();
+  const bool own = request.config_path.filename() == "config.yaml" && fs::exists(folder / "meta.json");
+  if (own && !request.cache && std::getenv("MNEMO_CACHE") == nullptr) return folder;
+  return request.cache.value_or(default_cache()) / *config.group / *config.run;
+}
+
+/// cache/<group>/<run> -> cache/<group>/.old/<run>.<k>, the first free k.
+void move_aside(const fs::path& directory) {
+  const auto old = directory.parent_path() / ".old";
+  make_directories(old);
+  for (int k = 1;; ++k) {
+    const auto target = old / fmt::format("{}.{}", directory.filename().string(), k);
+    if (fs::exists(target)) continue;
+    std::error_code failure;
+    fs::rename(directory, target, failure);
+    if (failure) throw Error(ExitCode::cannot_create, fmt::format("{}: cannot move to {}: {}", directory.string(), target.string(), failure.message()));
+    log_info("the earlier run is now {}", target.string());
+    return;
+  }
+}
+
+std::string megabytes(double bytes) {
+  return bytes >= 1e9 ? fmt::format("{:.1f} GB", bytes / 1e9) : fmt::format("{:.1f} MB", bytes / 1e6);
+}
+
+/// Bytes that a run will write, by kind.
+void print_plan(const RunConfig& config, const fs::path& directory) {
+  const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
+  const auto parameters = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
+  double sets = 0, evaluations = 0, snapshots = 1, phases = 1;
+  for (std::int64_t step = 0; step <= config.train.steps; ++step) {
+    bool changes = false;
+    for (const auto& event : config.events) {
+      if (!schedule_of(event).due(step, config.train.steps)) continue;
+      changes = changes || changes_data_or_weights(event);
+      phases += std::holds_alternative<SwitchEvent>(event);
+      snapshots += std::holds_alternative<SnapshotEvent>(event);
+    }
+    const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
+                        static_cast<double>(config.eval.novel);
+    const double times = changes ? 2 : (step % config.eval.every == 0 || step == config.train.steps) ? 1 : 0;
+    evaluations += times;
+    sets += times * rows * 24;
+  }
+  const double checkpoint = 3 * parameters + 16 * K * phases;
+  fmt::print("run        {}\n", directory.string());
+  fmt::print("model      {}\n", model_text(config));
+  fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
+  fmt::print("schedule   {} steps of {} sequences, {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
+  fmt::print("disk       eval {}, checkpoints {}, weights {}, sequences {}\n", megabytes(sets),
+             megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
+             megabytes(config.output.sequences ? phases * K * L : 0));
+  fmt::print("nothing was written\n");
+}
+
+/// Out of memory as LibTorch reports it (a CPU allocation is a plain c10::Error).
+bool is_out_of_memory(const std::exception& error) {
+  return dynamic_cast<const std::bad_alloc*>(&error) != nullptr || dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
+         std::string_view(error.what()).find("not enough memory") != std::string_view::npos;
+}
+
+ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& previous, const fs::path& directory, const RunOptions& options) {
+  try {
+    Run run(config, directory, options);
+    run.open(previous);
+    return run.execute();
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) throw;
+    throw Error(ExitCode::resources,
+                fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
+                            config.data.num_sequences, config.data.length, config.train.batch_size, model_text(config)));
+  }
+}
+
+std::string resume_command(const TrainRequest& request) {
+  return request.options.command.empty() ? fmt::format("mnemo train {}", request.config_path.string()) : request.options.command;
+}
+
+}  // namespace
+
+fs::path default_cache() {
+  const char* root = std::getenv("MNEMO_CACHE");
+  return root != nullptr && *root != '\0' ? fs::path(root) : fs::path("cache");
+}
+
+RunConfig stored_config(const fs::path& run_directory) {
+  const auto path = run_directory / "config.yaml";
+  if (!fs::exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
+  return load_config(path, {}).config;
+}
+
+ExitCode train(const TrainRequest& request) {
+  auto loaded = load_config(request.config_path, request.overrides);
+  const auto directory = directory_of(request, loaded.config);
+  if (request.dry_run) {
+    print_plan(loaded.config, directory);
+    return ExitCode::done;
+  }
+  if (request.restart && fs::exists(directory)) {
+    const DirectoryLock nobody_else(directory);
+    move_aside(directory);
+  }
+  make_directories(directory);
+  const DirectoryLock lock(directory);
+  if (lock.unsupported()) log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
+  auto& config = loaded.config;
+  std::optional<RunConfig> previous;
+  if (fs::exists(directory / "config.yaml")) {
+    previous = stored_config(directory);
+    if (!loaded.threads_given) config.threads = previous->threads;  // sums differ between thread counts
+    if (const auto found = differences(*previous, config); !found.empty()) {
+      throw Error(ExitCode::config, fmt::format("{} holds a run with other settings:\n  {}\nGive this one another name (name: ...), "
+                                                "override on the command line (a.b=value names the run), or move the old one aside with --restart",
+                                                directory.string(), fmt::join(found, "\n  ")));
+    }
+    const auto status = read_status(directory);
+    if (status.state == "diverged") {
+      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
+                                                  directory.string(), status.step));
+    }
+    if (status.state == "done" && status.step == config.train.steps && fs::exists(directory / "final.safetensors")) {
+      print_summary(directory, config);
+      fmt::print("already done: {}\n", directory.string());
+      return ExitCode::done;
+    }
+  }
+  log_to_file(directory / "log.txt");
+  const auto result = run_to_end(config, previous, directory, request.options);
+  log_to_file({});
+  if (result == ExitCode::stopped) {
+    fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
+  } else {
+    print_summary(directory, config);
+    fmt::print("results: {}\n", directory.string());
+    fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
+  }
+  return result;
+}
+
+}  // namespace mnemo

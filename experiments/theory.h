@@ -1,0 +1,29 @@
+#pragma once
+
+#include "core/sequences.h"
+
+#include <span>
+#include <vector>
+
+namespace mnemo {
+
+/// What can be known without a model (MATHS 6): the Bayes predictor that knows the sequences and their probabilities,
+///   P*(1 | prefix) = mass of matching sequences with next bit 1 / mass of matching sequences,
+/// scored over the L-1 predictions. Exact; equal sequences are merged first. Losses in nats.
+struct Theory {
+  std::vector<double> loss;      ///< (K) floor of each rank
+  std::vector<double> accuracy;  ///< (K) ceiling of each rank; a tie (|P - 1/2| < 1e-12) counts half
+  double mean_loss = 0;          ///< p-weighted: no model can be below
+  double mean_accuracy = 0;      ///< p-weighted: no model can be above
+  double retrieval = 0;          ///< p-weighted top-1 accuracy of naming the sequence from its prefix, over prefixes of 1..L-1 bits
+  double entropy = 0;            ///< of the distinct sequences
+  double first_bit_entropy = 0;  ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1)
+
+  double unweighted_accuracy() const;
+  /// Mean ceiling (or floor) over ranks [begin, end).
+  static double mean(const std::vector<double>& per_rank, std::int64_t begin, std::int64_t end);
+};
+
+Theory bayes(const SequenceTable& table, std::span<const double> probability);
+
+}  // namespace mnemo

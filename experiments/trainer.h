@@ -1,0 +1,45 @@
+#pragma once
+
+#include "core/adam.h"
+#include "core/batches.h"
+#include "core/zipf.h"
+#include "models/model.h"
+
+#include <functional>
+#include <span>
+#include <vector>
+
+namespace mnemo {
+
+/// What one replica learns from: its sequences, and its draws.
+struct TrainingData {
+  const SequenceTable* table;
+  DrawStream draws;
+};
+
+/// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam.
+class Trainer {
+ public:
+  Trainer(Model& model, Adam& adam, std::vector<TrainingData> replicas, Sharing sharing = Sharing::prefixes);
+
+  /// Update number `step` (0-based). A replica whose loss or gradient is not finite keeps its parameters, from then on.
+  Losses step(std::int64_t step);
+
+  /// The ranks that replica r draws in update `step`.
+  std::span<const std::int32_t> drawn(std::size_t replica, std::int64_t step) { return replicas_[replica].draws.ranks(step); }
+  void set_table(std::size_t replica, const SequenceTable* table) { replicas_[replica].table = table; }
+
+  /// uint8 [R] on the model's device: 0 from the first non-finite step on. Reading it waits for the device.
+  const torch::Tensor& finite_R() const { return finite_R_; }
+  /// int64 [R]: updates done before the first non-finite one.
+  const torch::Tensor& finite_steps_R() const { return finite_steps_R_; }
+
+ private:
+  Model& model_;
+  Adam& adam_;
+  std::vector<TrainingData> replicas_;
+  Sharing sharing_;
+  torch::Tensor finite_R_, finite_steps_R_;
+};
+
+}  // namespace mnemo

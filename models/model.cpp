@@ -1,0 +1,17 @@
+#include "models/model.h"
+
+#include "core/loss.h"
+
+#include <torch/torch.h>
+
+namespace mnemo {
+
+Losses Model::gradient(const Rows& rows) {
+  parameters.zero_gradient();
+  const auto logits_RN = logits(rows);
+  const auto loss = weighted_loss(logits_RN, rows.weight_RN2);
+  if (logits_RN.requires_grad()) logits_RN.backward(loss.dlogits_RN);
+  return {loss.loss_R, loss.accuracy_R};
+}
+
+}  // namespace mnemo

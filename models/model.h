@@ -1,0 +1,32 @@
+#pragma once
+
+#include "core/parameters.h"
+#include "core/rows.h"
+
+#include <torch/types.h>
+
+namespace mnemo {
+
+/// What a step reports, [R] each, on the model's device.
+struct Losses {
+  torch::Tensor loss_R;      ///< mean over the batch of the mean over predictions, nats
+  torch::Tensor accuracy_R;  ///< share of right predictions, ties half
+};
+
+/// A sequence model of R replicas: parameters and one function of bits. It knows nothing of optimizers, runs or files.
+class Model {
+ public:
+  explicit Model(Parameters p) : parameters(std::move(p)) {}
+  virtual ~Model() = default;
+
+  /// Logit of P(next bit = 1) for every cell, [R, N]. Differentiable: this plain form is the specification of the model.
+  virtual torch::Tensor logits(const Rows& rows) = 0;
+
+  /// Zeroes the flat gradient and fills it with that of the weighted loss. Here by autograd through logits(); a model may
+  /// override it with a faster form of the same numbers.
+  virtual Losses gradient(const Rows& rows);
+
+  Parameters parameters;
+};
+
+}  // namespace mnemo

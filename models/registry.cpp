@@ -1,0 +1,51 @@
+#include "models/registry.h"
+
+#include <stdexcept>
+
+namespace mnemo {
+
+std::string_view kind_of(const ModelConfig& config) {
+  return std::visit([](const auto& c) { return c.kKind; }, config);
+}
+
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& config, std::int64_t length) {
+  return std::visit([&](const auto& c) { return parameter_specs(c, length); }, config);
+}
+
+std::int64_t num_parameters(const ModelConfig& config, std::int64_t length) {
+  std::int64_t total = 0;
+  for (const auto& spec : parameter_specs(config, length)) total += spec.size();
+  return total;
+}
+
+std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
+  return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
+}
+
+namespace {
+
+std::unique_ptr<Model> construct(const OneLayerAttentionConfig& config, Parameters parameters) {
+  return std::make_unique<OneLayerAttention>(config, std::move(parameters));
+}
+
+bool same_shape(const std::vector<ParameterSpec>& a, const std::vector<ParameterSpec>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [](const auto& x, const auto& y) { return x.name == y.name && x.shape == y.shape; });
+}
+
+}  // namespace
+
+std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::int64_t length, torch::Dtype dtype,
+                                  torch::Device device) {
+  const auto specs = parameter_specs(replicas[0], length);
+  Parameters parameters(specs, static_cast<std::int64_t>(replicas.size()), dtype, device);
+  for (std::size_t r = 0; r < replicas.size(); ++r) {
+    auto config = replicas[r];
+    const auto own_specs = parameter_specs(config, length);
+    if (!same_shape(specs, own_specs)) throw std::invalid_argument("[make_model] replicas must share their shapes");
+    parameters.initialize(static_cast<std::int64_t>(r), seed_of(config).value_or(0), own_specs);
+  }
+  return std::visit([&](const auto& config) { return construct(config, std::move(parameters)); }, replicas[0]);
+}
+
+}  // namespace mnemo

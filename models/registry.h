@@ -1,0 +1,27 @@
+#pragma once
+
+#include "models/one_layer_attention.h"
+
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace mnemo {
+
+/// The only list of models. A new one needs: a config struct with `kKind` and `fields`, parameter_specs(), a Model, a
+/// line in make_model().
+using ModelConfig = std::variant<OneLayerAttentionConfig>;
+
+std::string_view kind_of(const ModelConfig& config);
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& config, std::int64_t length);
+std::int64_t num_parameters(const ModelConfig& config, std::int64_t length);
+/// The seed of the initial weights; whoever reads a configuration has set it.
+std::optional<std::uint32_t>& seed_of(ModelConfig& config);
+
+/// R replicas of one shape, each with the initial weights of its own seed and init_std.
+std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::int64_t length, torch::Dtype dtype,
+                                  torch::Device device);
+
+}  // namespace mnemo

@@ -1,0 +1,804 @@
+#!/usr/bin/env python3
+"""Read the run directories that mnemo writes. Needs NumPy alone; this file can be copied beside a notebook.
+
+    import mnemo_io
+    run = mnemo_io.read_run("cache/freeze_attention/freeze_attention")
+    run["metrics"]["train_loss"]                    # (N,) one value a log line
+    run["sets"]["train"]["accuracy"]                # (T, S) evaluation x rank
+    mnemo_io.to_frame(run, "phase_0")               # long pandas table
+
+A run may be read while it is written: a torn last line is left out, and the number of evaluations comes from step.npy.
+Corrupt files raise ValueError with a message `FILE: what is wrong`; missing ones raise OSError.
+Letters: N log lines, T evaluations, S evaluated ranks, K sequences, L bits a sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+EXIT_USAGE, EXIT_DATA, EXIT_IO = 64, 65, 74
+METRIC_COLUMNS = {
+    "step": np.int64, "phase": np.int64, "draws": np.int64,
+    "train_loss": np.float64, "train_accuracy": np.float64, "lr": np.float64,
+}  # fmt: skip
+SET_COLUMNS = {
+    "step": np.int64, "phase": np.int64, "rank": np.int64, "presentations": np.int64, "last_seen": np.int64,
+    "loss": np.float32, "accuracy": np.float32,
+}  # fmt: skip
+SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+MAP_FROM_BYTES = 1 << 20  # smaller files are read at once: each memory map holds a file descriptor
+MAX_CONFIG_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 22  # of a safetensors file: 40,000 tensors
+MAX_NPY_HEADER_BYTES = 1 << 16
+MAX_DIMENSIONS = 32
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+
+def read_text(path: PathLike) -> str:
+    """Contents of a UTF-8 file; ValueError when it is not UTF-8."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return result
+
+
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: no valid JSON: {error}") from None
+
+
+def read_json(path: PathLike, kind: type = dict) -> Any:
+    """The JSON value in a file, which must be of type `kind` (dict or list)."""
+    value = _parse_json(read_text(path), str(path))
+    _require(isinstance(value, kind), f"{path}: must hold a JSON {'object' if kind is dict else 'list'}")
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_int(value: Any, what: str, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError(f"{where}: {what} must be an integer >= 0, got {value!r}")
+    return value
+
+
+# config.yaml ----------------------------------------------------------------------------------------------------------
+
+_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.\-]*):(?: +|$)")
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
+_SPECIAL_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_WORDS = {"null": None, "true": True, "false": False}
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
+_ESCAPES = {
+    "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b", '"': '"',
+    "\\": "\\", "/": "/", " ": " ", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
+}  # fmt: skip
+
+Line = tuple  # (number, indent, text without indent)
+
+
+def read_config(path: PathLike) -> dict[str, Any]:
+    """A run's config.yaml as nested dicts, lists and scalars.
+
+    Understands the subset of YAML that the engine writes and nothing else: block maps, block lists of maps, flow lists
+    of scalars, plain and double-quoted scalars, whole-line comments. Raises ValueError `FILE:LINE: what is wrong`.
+    """
+    if Path(path).stat().st_size > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    return parse_config(read_text(path), str(path))
+
+
+def parse_config(text: str, where: str = "config") -> dict[str, Any]:
+    """`read_config` on a string; `where` names it in errors."""
+    lines = list(_config_lines(text, where))
+    if not lines:
+        raise ValueError(f"{where}:1: no settings")
+    if lines[0][1] != 0:
+        raise ValueError(f"{where}:{lines[0][0]}: the first key must not be indented")
+    result, end = _parse_map(lines, 0, 0, where)
+    if end != len(lines):
+        raise ValueError(f"{where}:{lines[end][0]}: unexpected indentation")
+    return result
+
+
+def _config_lines(text: str, where: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if re.search(r"[\x00-\x1f\x7f\ufeff]", line):
+            raise ValueError(f"{where}:{number}: tab, control character or byte-order mark")
+        content = line.strip(" ")
+        if content and not content.startswith("#"):
+            yield number, len(line) - len(line.lstrip(" ")), content
+
+
+def _parse_map(lines: list[Line], at: int, indent: int, where: str, depth: int = 0) -> tuple[dict[str, Any], int]:
+    """The map whose keys stand in column `indent` from line `at` on, and the index of the line after it."""
+    result: dict[str, Any] = {}
+    if depth > 16:
+        raise ValueError(f"{where}:{lines[at][0]}: nested too deeply")
+    while at < len(lines) and lines[at][1] == indent:
+        number, _, content = lines[at]
+        match = _KEY.match(content)
+        if match is None:
+            raise ValueError(f"{where}:{number}: expected `key: value`, got {content!r}")
+        key, rest = match.group(1), content[match.end() :]
+        if key in result:
+            raise ValueError(f"{where}:{number}: {key} occurs twice")
+        at += 1
+        if rest:
+            result[key] = _parse_value(rest, f"{where}:{number}")
+        elif at == len(lines) or lines[at][1] <= indent:
+            raise ValueError(f"{where}:{number}: {key} has no value")
+        elif lines[at][2].startswith("- "):
+            result[key], at = _parse_list(lines, at, lines[at][1], where, depth)
+        else:
+            result[key], at = _parse_map(lines, at, lines[at][1], where, depth + 1)
+        if at < len(lines) and lines[at][1] > indent:
+            raise ValueError(f"{where}:{lines[at][0]}: unexpected indentation")
+    return result, at
+
+
+def _parse_list(lines: list[Line], at: int, indent: int, where: str, depth: int) -> tuple[list[dict[str, Any]], int]:
+    """A block list of maps: the first key of each stands behind the dash, the others below it."""
+    result = []
+    while at < len(lines) and lines[at][1] == indent and lines[at][2].startswith("- "):
+        number, _, content = lines[at]
+        first_key = content[1:].lstrip(" ")
+        lines[at] = (number, indent + len(content) - len(first_key), first_key)
+        entry, at = _parse_map(lines, at, lines[at][1], where, depth + 1)
+        result.append(entry)
+    return result, at
+
+
+def _parse_value(text: str, where: str) -> Any:
+    if not text.startswith("["):
+        return _parse_scalar(text, where)
+    if not text.endswith("]"):
+        raise ValueError(f"{where}: a list must end with ] on its own line")
+    body = text[1:-1].strip(" ")
+    if not body:
+        return []
+    return [_parse_scalar(item, where, in_list=True) for item in _split_list(body, where)]
+
+
+def _split_list(body: str, where: str) -> Iterator[str]:
+    """Items between commas; commas inside double quotes do not count."""
+    start = 0
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|,', body):
+        if match.group() == ",":
+            yield body[start : match.start()].strip(" ")
+            start = match.end()
+    yield body[start:].strip(" ")
+
+
+def _parse_scalar(text: str, where: str, in_list: bool = False) -> Any:
+    if text.startswith('"'):
+        return _unquote(text, where)
+    if text in _WORDS:
+        return _WORDS[text]
+    if text in _SPECIAL_FLOATS:
+        return _SPECIAL_FLOATS[text]
+    if _INT.match(text):
+        return int(text) if len(text) <= 20 else float(text)
+    if any(c.isdigit() for c in text) and _FLOAT.match(text):
+        return float(text)
+    if re.match(r"[-+]?0[0-9]+$", text):
+        raise ValueError(f"{where}: a number with a leading zero: {text}")
+    starts_wrong = not text or text[0] in "[]{}#&*!|>'%@`," or re.match(r"[-?:]( |$)", text)
+    if starts_wrong or ": " in text or text.endswith(":") or " #" in text:
+        raise ValueError(f"{where}: not a plain scalar, a quoted string or a list of these: {text!r}")
+    if in_list and any(c in text for c in '[]{}"'):
+        raise ValueError(f"{where}: not a list of scalars: {text!r}")
+    return text
+
+
+def _unquote(text: str, where: str) -> str:
+    match = _QUOTED.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{where}: a double-quoted string must end on its own line, and nothing may follow it")
+
+    def replace(escape: re.Match[str]) -> str:
+        code = escape.group(1)
+        if len(code) == 1:
+            if code not in _ESCAPES:
+                raise ValueError(f"{where}: unknown escape \\{code}")
+            return _ESCAPES[code]
+        number = int(code[1:], 16)
+        if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:
+            raise ValueError(f"{where}: \\{code} is no character")
+        return chr(number)
+
+    return _ESCAPE.sub(replace, match.group(1))
+
+
+# .npy and .safetensors ------------------------------------------------------------------------------------------------
+
+
+def _npy_header(file: Any, path: PathLike) -> tuple[np.dtype, tuple[int, ...], int]:
+    """dtype, shape and the offset of the elements of an open .npy file."""
+    magic = file.read(8)
+    if len(magic) != 8 or magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2, 3):
+        raise ValueError(f"{path}: not a .npy file")
+    length_bytes = 2 if magic[6] == 1 else 4
+    length = int.from_bytes(file.read(length_bytes), "little")
+    if length > MAX_NPY_HEADER_BYTES:
+        raise ValueError(f"{path}: header of {length} bytes")
+    header = file.read(length)
+    try:
+        fields = ast.literal_eval(header.decode("latin-1" if magic[6] < 3 else "utf-8").strip())
+        shape, dtype = fields["shape"], np.dtype(fields["descr"])
+        valid = set(fields) == {"descr", "fortran_order", "shape"} and fields["fortran_order"] is False
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        raise ValueError(f"{path}: broken .npy header") from None
+    if len(header) != length or not valid or dtype.hasobject or not isinstance(shape, tuple):
+        raise ValueError(f"{path}: broken .npy header, Fortran order or objects")
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+        raise ValueError(f"{path}: impossible shape {shape}")
+    return dtype, shape, 8 + length_bytes + length
+
+
+def read_npy(path: PathLike, dtype: Any = None, ndim: int | None = None) -> np.ndarray:
+    """A read-only array from a .npy file; memory-mapped from 1 MiB on.
+
+    Parameters
+    ----------
+    path
+        The file may be longer than its header says (an append in flight), never shorter.
+    dtype, ndim
+        What the array must be; None accepts anything but objects.
+    """
+    with open(path, "rb") as file:
+        found, shape, offset = _npy_header(file, path)
+        size = os.fstat(file.fileno()).st_size
+    if (dtype is not None and found != np.dtype(dtype)) or (ndim is not None and len(shape) != ndim):
+        raise ValueError(f"{path}: must be {np.dtype(dtype or found)} with {ndim} dimension(s), is {found} {shape}")
+    count = math.prod(shape)
+    if count * found.itemsize > size - offset:
+        raise ValueError(f"{path}: shorter than its header says: {found} {shape} in {size} bytes")
+    try:
+        if count * found.itemsize >= MAP_FROM_BYTES:
+            return np.memmap(path, found, "r", offset, shape)
+        array = np.fromfile(path, found, count, offset=offset).reshape(shape)
+    except (ValueError, OverflowError) as error:  # sizes that NumPy cannot index, a file cut short this moment
+        raise ValueError(f"{path}: {error}") from None
+    array.flags.writeable = False
+    return array
+
+
+def _safetensors_header(path: PathLike) -> tuple[dict[str, Any], int, int]:
+    """The JSON header, the offset of the payload and its size."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8 or length > MAX_HEADER_BYTES:
+            raise ValueError(f"{path}: no safetensors file: header of {length} bytes in a file of {size}")
+        text = file.read(length)
+    try:
+        header = _parse_json(text.decode("utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: safetensors header is not UTF-8") from None
+    _require(isinstance(header, dict), f"{path}: safetensors header is no JSON object")
+    return header, 8 + length, size - 8 - length
+
+
+def _tensor_entry(name: str, entry: Any, payload: int, path: PathLike) -> tuple[int, int, np.dtype, tuple[int, ...]]:
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{where} must have dtype, shape and data_offsets")
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in SAFETENSORS_DTYPES:
+        raise ValueError(f"{where} has dtype {entry['dtype']!r}; known are {', '.join(SAFETENSORS_DTYPES)}")
+    dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{where}: impossible shape")
+    if not isinstance(offsets, list) or len(offsets) != 2:
+        raise ValueError(f"{where}: data_offsets must be [begin, end]")
+    shape = tuple(_require_int(n, "shape", where) for n in shape)
+    begin, end = (_require_int(n, "data_offsets", where) for n in offsets)
+    if not begin <= end <= payload or math.prod(shape) * dtype.itemsize != end - begin:
+        raise ValueError(f"{where}: {dtype} {shape} does not fit bytes {begin}..{end} of {payload}")
+    return begin, end, dtype, shape
+
+
+def read_safetensors(path: PathLike) -> dict[str, np.ndarray]:
+    """Read-only tensors by name, in file order; views of one buffer, memory-mapped from 1 MiB on.
+
+    All lengths are checked against the file before anything is allocated; ranges must tile the payload without gap or
+    overlap. The digest in `__metadata__` is not verified (XXH3 is not in NumPy).
+    """
+    header, offset, payload = _safetensors_header(path)
+    entries = {n: _tensor_entry(n, entry, payload, path) for n, entry in header.items() if n != "__metadata__"}
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1][:2]):
+        if entry[0] != end:
+            raise ValueError(f"{path}: tensor {name!r} leaves a gap or overlaps another at byte {entry[0]}")
+        end = entry[1]
+    if end != payload:
+        raise ValueError(f"{path}: {payload - end} bytes belong to no tensor")
+    if payload >= MAP_FROM_BYTES:
+        buffer = np.memmap(path, np.uint8, "r", offset, (payload,))
+    else:
+        buffer = np.fromfile(path, np.uint8, payload, offset=offset)
+    if buffer.size != payload:
+        raise ValueError(f"{path}: the file became shorter while it was read")
+    buffer.flags.writeable = False
+    result = {}
+    for name, (begin, end, dtype, shape) in entries.items():
+        if dtype == np.bool_ and (buffer[begin:end] > 1).any():
+            raise ValueError(f"{path}: tensor {name!r} holds a BOOL other than 0 and 1")
+        try:
+            result[name] = buffer[begin:end].view(dtype).reshape(shape)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{path}: tensor {name!r} has an impossible shape {shape}") from None
+    return result
+
+
+def read_safetensors_metadata(path: PathLike) -> dict[str, str]:
+    """The `__metadata__` of a safetensors file, {} where there is none."""
+    metadata = _safetensors_header(path)[0].get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"{path}: __metadata__ must map strings to strings")
+    return metadata
+
+
+# The parts of a run ---------------------------------------------------------------------------------------------------
+
+
+def read_metrics(path: PathLike) -> dict[str, np.ndarray]:
+    """metrics.jsonl as {column: (N,) array}: step, phase, draws int64; train_loss, train_accuracy, lr float64.
+
+    Columns unknown here are kept: int64 where every value is an integer, else float64; NaN where a line has no value.
+    A last line without its newline is left out unless it is whole.
+    """
+    lines = read_text(path).split("\n")
+    torn = lines.pop()
+    records = [_metrics_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    try:
+        records += [_metrics_line(torn, str(path))] if torn else []
+    except ValueError:
+        pass
+    names = dict.fromkeys([*METRIC_COLUMNS, *(name for record in records for name in record)])
+    return {name: _column([record.get(name) for record in records], name, path) for name in names}
+
+
+def _metrics_line(line: str, where: str) -> dict[str, Any]:
+    record = _parse_json(line, where)
+    _require(isinstance(record, dict), f"{where}: must hold a JSON object")
+    _require_int(record.get("step"), "step", where)
+    for name, value in record.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{where}: {name} must be a number, got {value!r}")
+    return record
+
+
+def _column(values: list[Any], name: str, path: PathLike) -> np.ndarray:
+    dtype = METRIC_COLUMNS.get(name, np.int64 if all(isinstance(value, int) for value in values) else np.float64)
+    if dtype is np.int64 and not all(isinstance(value, int) for value in values):
+        raise ValueError(f"{path}: {name} must be an integer in every line")
+    try:
+        return np.array([math.nan if value is None else value for value in values], dtype)
+    except OverflowError:
+        raise ValueError(f"{path}: {name} does not fit {np.dtype(dtype)}") from None
+
+
+def read_set(path: PathLike) -> dict[str, np.ndarray]:
+    """One evaluated set, `RUN/eval/NAME`.
+
+    Returns
+    -------
+    dict
+        step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32.
+        T is what step.npy says; where the engine has appended more to the other files, those rows are left out.
+    """
+    path = Path(path)
+    step = read_npy(path / "step.npy", np.int64, 1)  # first: it is written last, so the others have as many rows
+    if len(step) and (step[0] < 0 or (np.diff(step) < 0).any()):
+        raise ValueError(f"{path / 'step.npy'}: steps must be >= 0 and never fall")
+    rank = read_npy(path / "rank.npy", np.int64, 1)
+    if (rank < 0).any():
+        raise ValueError(f"{path / 'rank.npy'}: ranks must be >= 0")
+    result = {}
+    for name, dtype in SET_COLUMNS.items():
+        file = path / f"{name}.npy"
+        if name in ("step", "rank"):
+            result[name] = step if name == "step" else rank
+            continue
+        shape = (len(step),) if name == "phase" else (len(step), len(rank))
+        if len(step) == 0 and not file.exists():  # the set is being created
+            result[name] = np.zeros(shape, dtype)
+            continue
+        array = read_npy(file, dtype, len(shape))
+        if len(array) < len(step) or array.shape[1:] != shape[1:]:
+            hint = "; if the run is just being resumed, try again" if len(array) < len(step) else ""
+            raise ValueError(f"{file}: shape {array.shape}, but step.npy and rank.npy ask for {shape}{hint}")
+        result[name] = array[: len(step)]
+    return result
+
+
+def read_sets(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
+    """All sets of a run by name: train, phase_0, phase_1, ..., novel, then others (`EVENT.SET` of swap tests)."""
+    folders = [folder for folder in (Path(run) / "eval").glob("*") if (folder / "step.npy").is_file()]
+    folders = [folder for folder in folders if (folder / "rank.npy").is_file()]
+    return {folder.name: read_set(folder) for folder in sorted(folders, key=lambda folder: _set_order(folder.name))}
+
+
+def _set_order(name: str) -> tuple[int, int, str]:
+    match = re.fullmatch(r"phase_([0-9]{1,9})", name)
+    if match:
+        return 1, int(match.group(1)), name
+    return {"train": 0, "novel": 2}.get(name, 3), 0, name
+
+
+def _phase_files(folder: Path) -> Iterator[tuple[int, Path]]:
+    found = ((re.fullmatch(r"phase_([0-9]{1,9})\.npy", file.name), file) for file in folder.glob("phase_*.npy"))
+    yield from sorted((int(match.group(1)), file) for match, file in found if match)
+
+
+def read_theory(run: PathLike) -> dict[int, dict[str, Any]]:
+    """Bayes floor and ceiling by phase.
+
+    Returns
+    -------
+    dict
+        {phase: {"floor": (K,) loss in nats, "ceiling": (K,) accuracy, and the scalars of theory.json: loss_floor,
+        accuracy_ceiling, entropy, retrieval_ceiling, accuracy_ceiling_unweighted}}
+    """
+    folder = Path(run) / "theory"
+    result: dict[int, dict[str, Any]] = {}
+    for phase, file in _phase_files(folder):
+        table = read_npy(file, np.float64, 2)
+        if table.shape[1] != 2:
+            raise ValueError(f"{file}: shape must be (K, 2), is {table.shape}")
+        result[phase] = {"floor": table[:, 0], "ceiling": table[:, 1]}
+    for file in (folder / "theory.json", Path(run) / "theory.json"):
+        if not file.is_file():
+            continue
+        phases = read_json(file).get("phases")
+        if not isinstance(phases, list) or not all(isinstance(entry, dict) for entry in phases):
+            raise ValueError(f"{file}: phases must be a list of objects")
+        for entry in phases:
+            phase = _require_int(entry.get("phase"), "phase", str(file))
+            scalars = {name: value for name, value in entry.items() if name not in ("phase", "floor", "ceiling")}
+            result.setdefault(phase, {}).update(scalars)
+        break
+    return dict(sorted(result.items()))
+
+
+def read_switches(path: PathLike) -> list[dict[str, int]]:
+    """switches.json: [{"phase": 1, "step": 1000}, ...], in order."""
+    switches = read_json(path, list)
+    for entry in switches:
+        _require(isinstance(entry, dict), f"{path}: must be a list of objects")
+        _require_int(entry.get("phase"), "phase", str(path))
+        _require_int(entry.get("step"), "step", str(path))
+    return sorted(switches, key=lambda entry: entry["phase"])
+
+
+def read_sequences(run: PathLike) -> dict[int, np.ndarray]:
+    """{phase: (K, L) uint8 bits}; {} where `output.sequences` is false."""
+    return {phase: read_npy(file, np.uint8, 2) for phase, file in _phase_files(Path(run) / "sequences")}
+
+
+def read_snapshots(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
+    """{snapshot name: {tensor name: array}}."""
+    files = sorted((Path(run) / "snapshots").glob("*.safetensors"))
+    return {file.name[: -len(".safetensors")]: read_safetensors(file) for file in files}
+
+
+def _optional(read: Callable[[Path], Any], path: Path, otherwise: Any) -> Any:
+    return read(path) if path.is_file() else otherwise
+
+
+def read_run(path: PathLike) -> dict[str, Any]:
+    """Everything in a run directory. Only config.yaml must be there; what the engine has not written yet is empty.
+
+    Returns
+    -------
+    dict
+        path, config, status, meta; metrics {column: (N,)}; sets {name: see read_set}; theory {phase: see read_theory};
+        switches [{phase, step}]; sequences {phase: (K, L)}; snapshots {name: {tensor: array}}; final {tensor: array}
+    """
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        inside = [run.name for run in find_runs(path)][:3]
+        hint = f"; it holds runs: {', '.join(inside)}" if inside else ""
+        reason = f"not a run directory (no config.yaml){hint}" if path.is_dir() else "no such directory"
+        raise FileNotFoundError(2, reason, str(path))
+    no_metrics = {name: np.empty(0, dtype) for name, dtype in METRIC_COLUMNS.items()}
+    return {
+        "path": path,
+        "config": read_config(path / "config.yaml"),
+        "status": _optional(read_json, path / "status.json", {}),
+        "meta": _optional(read_json, path / "meta.json", {}),
+        "metrics": _optional(read_metrics, path / "metrics.jsonl", no_metrics),
+        "sets": read_sets(path),
+        "theory": read_theory(path),
+        "switches": _optional(read_switches, path / "switches.json", []),
+        "sequences": read_sequences(path),
+        "snapshots": read_snapshots(path),
+        "final": _optional(read_safetensors, path / "final.safetensors", {}),
+    }
+
+
+def find_runs(path: PathLike) -> list[Path]:
+    """Run directories directly inside a group's directory (or the directory itself), sorted."""
+    path = Path(path)
+    if (path / "config.yaml").is_file():
+        return [path]
+    return sorted(file.parent for file in path.glob("*/config.yaml") if not file.parent.name.startswith("."))
+
+
+# Questions about a run ------------------------------------------------------------------------------------------------
+
+
+def section(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """A block of the configuration, such as model; {} where there is none."""
+    block = run["config"].get(name)
+    return block if isinstance(block, dict) else {}
+
+
+def run_name(run: dict[str, Any]) -> str:
+    """The run's name: `run` of its configuration, else `name`, else the directory's."""
+    return str(run["config"].get("run") or run["config"].get("name") or run["path"].resolve().name)
+
+
+def num_sequences(run: dict[str, Any]) -> int:
+    """K: from the configuration, else from sequences or theory, else one more than the largest evaluated rank."""
+    value = section(run, "data").get("num_sequences")
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    tables = [*run["sequences"].values(), *(entry["floor"] for entry in run["theory"].values() if "floor" in entry)]
+    if tables:
+        return len(tables[0])
+    return max([1] + [int(entry["rank"].max()) + 1 for entry in run["sets"].values() if len(entry["rank"])])
+
+
+def settings_line(run: dict[str, Any], separator: str = ", ") -> str:
+    """Model, data and optimizer on one line: `one_layer_attention, heads 4, ..., K 1000, L 32, lr 0.001, seed 0`."""
+    model, data, train = section(run, "model"), section(run, "data"), section(run, "train")
+    pairs = [(key, value) for key, value in model.items() if key not in ("kind", "seed")]
+    pairs += [("K", num_sequences(run)), ("L", data.get("length")), ("Zipf", data.get("zipf_exponent"))]
+    pairs += [("batch", train.get("batch_size")), ("lr", train.get("lr")), ("seed", run["config"].get("seed"))]
+    words = [f"{key} {_short(value)}" for key, value in pairs if value is not None and not isinstance(value, list)]
+    return separator.join([str(model.get("kind", "?")), *words])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def set_phase(name: str, phase: int) -> int | None:
+    """Phase whose sequences a set holds: `phase_1` and `swap.phase_1` 1, `train` the given current phase, `novel` None.
+
+    It says which Bayes floor and ceiling belong to the set.
+    """
+    base = name.rsplit(".", 1)[-1]
+    match = re.fullmatch(r"phase_([0-9]{1,9})", base)
+    if match:
+        return int(match.group(1))
+    return phase if base == "train" else None
+
+
+def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bayes floor and ceiling of a set's ranks, (S,) each; None where theory says nothing about the set."""
+    theory = run["theory"].get(set_phase(name, phase), {})
+    rank = run["sets"][name]["rank"]
+    if "floor" not in theory or (len(rank) and rank.max() >= len(theory["floor"])):
+        return None
+    return theory["floor"][rank], theory["ceiling"][rank]
+
+
+def long_form(columns: dict[str, np.ndarray], rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    """A set as one line per evaluation and rank: each of its seven columns becomes an array (T * S,)."""
+    num_rows, size = len(columns["step"][rows]), len(columns["rank"])
+    result = {}
+    for name in SET_COLUMNS:
+        if name == "rank":
+            result[name] = np.tile(columns[name], num_rows)
+        elif columns[name].ndim == 1:
+            result[name] = np.repeat(columns[name][rows], size)
+        else:
+            result[name] = np.asarray(columns[name][rows]).reshape(-1)
+    return result
+
+
+def to_frame(run: dict[str, Any], what: str = "metrics") -> Any:
+    """A pandas DataFrame: `metrics` (one line a log line) or a set by name (one line per evaluation and rank)."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas (pip install pandas); everything else needs NumPy alone") from error
+    if what == "metrics":
+        return pandas.DataFrame(run["metrics"])
+    if what not in run["sets"]:
+        raise KeyError(f"no set {what!r}; there are: {', '.join(['metrics', *run['sets']])}")
+    return pandas.DataFrame(long_form(run["sets"][what]))
+
+
+def flatten(run: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Everything numeric under flat names: `metrics/step`, `sets/train/loss`, `theory/0/floor`, `final/wte.weight`."""
+    result = {f"metrics/{name}": column for name, column in run["metrics"].items()}
+    result.update({f"sets/{s}/{name}": array for s, columns in run["sets"].items() for name, array in columns.items()})
+    for phase, entry in run["theory"].items():
+        numeric = {k: v for k, v in entry.items() if isinstance(v, (int, float, np.ndarray))}
+        result.update({f"theory/{phase}/{name}": np.asarray(value) for name, value in numeric.items()})
+    for key in ("phase", "step"):
+        result[f"switches/{key}"] = np.array([entry[key] for entry in run["switches"]], np.int64)
+    result.update({f"sequences/{phase}": bits for phase, bits in run["sequences"].items()})
+    for snapshot, tensors in run["snapshots"].items():
+        result.update({f"snapshots/{snapshot}/{name}": tensor for name, tensor in tensors.items()})
+    result.update({f"final/{name}": tensor for name, tensor in run["final"].items()})
+    return result
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def write_csv(run: dict[str, Any], what: str, file: Any) -> None:
+    """Writes `metrics` or a set as CSV, floats with as many digits as they need."""
+    writer = csv.writer(file, lineterminator="\n")
+    if what == "metrics":
+        writer.writerow(run["metrics"])
+        writer.writerows(zip(*(column.astype(str) for column in run["metrics"].values())))
+        return
+    columns = run["sets"][what]
+    writer.writerow(SET_COLUMNS)
+    for row in range(len(columns["step"])):  # a row at a time: a set may be larger than memory
+        lines = long_form(columns, slice(row, row + 1))
+        writer.writerows(zip(*(lines[name].astype(str) for name in SET_COLUMNS)))
+
+
+def write_atomically(path: PathLike, write: Callable[[Any], None], binary: bool = True) -> None:
+    """Calls `write(file)` on a temporary file beside `path` and moves it there once it is whole."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def summary(run: dict[str, Any]) -> str:
+    """A page of text: what ran, how far it is, and where each set stands against the Bayes limits."""
+    status, metrics = run["status"], run["metrics"]
+    switches = ", ".join(f"step {entry['step']} (to phase {entry['phase']})" for entry in run["switches"])
+    steps = status.get("steps", section(run, "train").get("steps", "?"))
+    lines = [
+        f"run       {run_name(run)}",
+        f"model     {settings_line(run)}",
+        f"state     {status.get('state', 'unknown')}, step {status.get('step', '?')} of {steps}",
+        f"switches  {switches or 'none'}",
+    ]
+    if len(metrics["step"]):
+        last = {name: column[-1] for name, column in metrics.items()}
+        at = f"at step {last['step']}, {last['draws']} draws"
+        lines.append(f"train     loss {last['train_loss']:.4f}, accuracy {last['train_accuracy']:.4f} {at}")
+    names = ", ".join([*run["snapshots"], *(["final"] if run["final"] else [])])
+    lines.append(f"weights   {names or 'none'}")
+    if run["sets"]:
+        width = max(8, *(len(name) for name in run["sets"]))
+        titles = f"{'rows':>5} {'ranks':>7} {'step':>9} {'loss':>8} {'floor':>8} {'acc.':>7} {'ceiling':>8}"
+        lines += ["", f"{'set':{width}} {titles}", *(_summary_row(run, name, width) for name in run["sets"])]
+        lines += ["loss (nats) and accuracy: means over the ranks at the last row; floor, ceiling: Bayes, same ranks"]
+    return "\n".join(lines) + "\n"
+
+
+def _summary_row(run: dict[str, Any], name: str, width: int) -> str:
+    columns = run["sets"][name]
+    start = f"{name:{width}} {len(columns['step']):5} {len(columns['rank']):7}"
+    if not len(columns["step"]) or not len(columns["rank"]):
+        return f"{start} {'-':>9} {'-':>8} {'-':>8} {'-':>7} {'-':>8}"
+    loss, accuracy = (float(columns[key][-1].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
+    bounds = limits(run, name, int(columns["phase"][-1]))
+    floor, ceiling = ("-", "-") if bounds is None else (f"{bounds[0].mean():.4f}", f"{bounds[1].mean():.4f}")
+    return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}"
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """`parser.parse_args` that exits with 64, as all of mnemo does, on a usage error."""
+    try:
+        return parser.parse_args(argv)
+    except SystemExit as stop:
+        raise SystemExit(EXIT_USAGE if stop.code == 2 else stop.code) from None
+
+
+def usage_error(message: str) -> int:
+    """Prints a usage error and returns its exit code."""
+    print(f"error: {message} (--help shows how)", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Runs a command; errors become one line on stderr and mnemo's exit codes: 65 corrupt data, 74 I/O."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names outside the terminal's alphabet
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_IO
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_DATA
+    except OSError as error:
+        print(f"error: {error.filename or 'I/O'}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_IO
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo_io.py",
+        description="Summary of a mnemo run directory; its numbers as CSV or NumPy archive. Reads, never changes a run.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo_io.py cache/zipf/zipf                                 what ran, and where it stands
+  mnemo_io.py cache/zipf/zipf --csv metrics.csv               a line per log line
+  mnemo_io.py cache/zipf/zipf --csv train.csv --set train     a line per evaluation and rank
+  mnemo_io.py cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
+  mnemo_io.py cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
+
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
+    parser.add_argument("--csv", metavar="OUT", help="write metrics.jsonl, or with --set a set, as CSV; - is stdout")
+    parser.add_argument("--set", metavar="NAME", help="with --csv: train, phase_0, novel, ... instead of the metrics")
+    parser.add_argument("--npz", metavar="OUT", help="write everything numeric as a NumPy archive")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(_parser(), argv)
+    if arguments.set and not arguments.csv:
+        return usage_error("--set goes with --csv")
+    run = read_run(arguments.run)
+    what = arguments.set or "metrics"
+    if what not in ("metrics", *run["sets"]):
+        return usage_error(f"{arguments.run} has no set {what!r}; it has: {', '.join(run['sets']) or 'none yet'}")
+    if arguments.csv == "-":
+        write_csv(run, what, sys.stdout)
+    elif arguments.csv:
+        write_atomically(arguments.csv, lambda file: write_csv(run, what, file), binary=False)
+        print(arguments.csv)
+    if arguments.npz:
+        write_atomically(arguments.npz, lambda file: np.savez(file, **flatten(run)))
+        print(arguments.npz)
+    if not arguments.csv and not arguments.npz:
+        sys.stdout.write(summary(run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,314 @@
+#!/usr/bin/env python3
+"""Draw one run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
+
+After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten.
+Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import curves
+import mnemo_io
+import numpy as np
+
+METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+SIZE_INCHES, DPI = (9.0, 6.0), 150
+MARGINS = {"left": 0.085, "right": 0.80, "top": 0.865, "bottom": 0.085, "hspace": 0.08}
+CHANCE = {"loss": math.log(2.0), "accuracy": 0.5}
+LIMIT = {"loss": 0, "accuracy": 1}  # position in mnemo_io.limits
+SOLID = {"linewidth": 1.7}  # current sequences
+DASHED = {"linewidth": 1.1, "dashes": (3.2, 1.8), "alpha": 0.75}  # first sequences after the switch
+DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.6))}  # Bayes limits
+INK, GREY, FAINT = "#222222", "#8a8a8a", "#c4c4c4"
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "svg.hashsalt": "mnemo",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#555555", "axes.linewidth": 0.8,
+    "axes.labelcolor": INK, "xtick.color": "#555555", "ytick.color": "#555555", "axes.titlesize": 9,
+    "lines.solid_capstyle": "round", "lines.dash_capstyle": "butt", "legend.frameon": False,
+}  # fmt: skip
+FEW_ROWS = 2  # curves with so few rows get markers
+MAX_BINS = 20
+
+
+def bin_colors(count: int) -> list[Any]:
+    """Colours from dark (first bin) to light: viridis without its yellow end, which is faint on white."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.84 * index / max(1, count - 1)) for index in range(count)]
+
+
+def default_set(run: dict[str, Any]) -> str:
+    """`train` where it is, else the first set; ValueError when the run has none."""
+    if not run["sets"]:
+        raise ValueError(f"{run['path']}: nothing has been evaluated yet (no eval/SET)")
+    return "train" if "train" in run["sets"] else next(iter(run["sets"]))
+
+
+def follows_switches(name: str) -> bool:
+    """Whether a set holds other sequences after a switch, as `train` does."""
+    return mnemo_io.set_phase(name, 0) != mnemo_io.set_phase(name, 1)
+
+
+def segments(run: dict[str, Any], name: str) -> list[slice]:
+    """Stretches of rows in which a set's sequences stay the same: a curve breaks between them."""
+    phase = run["sets"][name]["phase"]
+    return [rows for _, rows in curves.phase_segments(phase)] if follows_switches(name) else [slice(0, len(phase))]
+
+
+def phase_spans(run: dict[str, Any], name: str, last_step: int) -> list[tuple[int, int, int]]:
+    """(phase, first step, last step) of the sequences that a set holds; [] for sequences that are never trained on."""
+    starts = {0: 0, **{entry["phase"]: entry["step"] for entry in run["switches"]}}
+    if follows_switches(name):
+        return list(zip(starts, starts.values(), [*list(starts.values())[1:], last_step]))
+    phase = mnemo_io.set_phase(name, 0)
+    return [(phase, starts[phase], last_step)] if phase in starts else []
+
+
+def num_ranks(run: dict[str, Any], name: str) -> int:
+    """How many ranks a set's sequences have: K, or for a set of its own (`novel`) one more than its largest rank."""
+    if mnemo_io.set_phase(name, 0) is not None:
+        return mnemo_io.num_sequences(run)
+    return int(max(run["sets"][name]["rank"], default=0)) + 1
+
+
+def first_sequences(run: dict[str, Any], name: str) -> dict[str, np.ndarray] | None:
+    """Rows of set `phase_0` from the first switch on, over the ranks of set `name`; None where there are none."""
+    if not run["switches"] or name != "train" or "phase_0" not in run["sets"]:
+        return None
+    columns = curves.select_ranks(run["sets"]["phase_0"], run["sets"][name]["rank"])
+    rows = curves.rows_after(columns["step"], run["switches"][0]["step"])
+    if len(columns["step"][rows]) == 0 or len(columns["rank"]) == 0:
+        return None
+    return {key: array if key == "rank" else array[rows] for key, array in columns.items()}
+
+
+def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool = False) -> Any:
+    """The figure of a run.
+
+    Parameters
+    ----------
+    run
+        From `mnemo_io.read_run`.
+    name
+        The set to draw.
+    bins
+        Rank bins, from `curves.rank_bins`; those without an evaluated rank are left out.
+    log
+        Logarithmic loss axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+    figure.subplots_adjust(**MARGINS)  # fixed: two figures can be laid side by side, and the legend has its own column
+    axes = dict(zip(("loss", "accuracy"), figure.subplots(2, 1, sharex=True)))
+    columns, old = run["sets"][name], first_sequences(run, name)
+    rank = columns["rank"]
+    bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
+    colors = bin_colors(len(bins))
+    last_step = _last_step(run, name)
+    _draw_train_loss(axes["loss"], run)
+    for key, panel in axes.items():
+        panel.axhline(CHANCE[key], color=FAINT, linewidth=1.0, zorder=0.5)
+        _draw_limits(panel, run, name, key, bins, colors, last_step)
+        if old is not None:
+            _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
+        for rows in segments(run, name):
+            _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
+    _finish_axes(axes, last_step, log)
+    _draw_switches(axes, run, last_step)
+    _draw_title(figure, run)
+    _draw_legend(figure, run, name, bins, colors, old is not None)
+    return figure
+
+
+def _last_step(run: dict[str, Any], name: str) -> int:
+    """Right end of the step axis: what has been seen, or the plan where nothing has."""
+    seen = [int(steps[-1]) for steps in (run["sets"][name]["step"], run["metrics"]["step"]) if len(steps)]
+    seen += [entry["step"] for entry in run["switches"]]
+    planned = mnemo_io.section(run, "train").get("steps")
+    return max(seen, default=0) or (planned if isinstance(planned, int) and planned > 0 else 1)
+
+
+def _draw_curves(
+    panel: Any, columns: dict, rows: slice, key: str, bins: Sequence[curves.Bin], colors: list, **style: Any
+) -> None:
+    step = columns["step"][rows]
+    means = curves.bin_mean(columns[key][rows], columns["rank"], bins)
+    marker = {"marker": "o", "markersize": 3.2} if len(step) <= FEW_ROWS else {}
+    for index in reversed(range(len(bins))):  # the first bin on top
+        panel.plot(step, _finite(means[:, index]), color=colors[index], zorder=3, **marker, **style)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _draw_limits(
+    panel: Any, run: dict, name: str, key: str, bins: Sequence[curves.Bin], colors: list, last_step: int
+) -> None:
+    """Bayes floor or ceiling of each bin over the ranks evaluated, from the start of each phase to its end."""
+    for phase, start, end in phase_spans(run, name, last_step):
+        bounds = mnemo_io.limits(run, name, phase)
+        if bounds is None:
+            continue
+        means = curves.bin_mean(bounds[LIMIT[key]], run["sets"][name]["rank"], bins)
+        for value, color in zip(means, colors):
+            panel.plot([start, end], [value, value], color=color, zorder=2, **DOTTED)
+
+
+def _draw_train_loss(panel: Any, run: dict[str, Any]) -> None:
+    metrics = run["metrics"]
+    for _, rows in curves.phase_segments(metrics["phase"]):
+        panel.plot(metrics["step"][rows], _finite(metrics["train_loss"][rows]), color=GREY, linewidth=0.8, zorder=1)
+
+
+def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) -> None:
+    """Dashed lines; a label above the top panel wherever it does not touch the one before."""
+    labelled = -math.inf
+    for entry in run["switches"]:
+        for panel in axes.values():
+            panel.axvline(entry["step"], color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
+        if entry["step"] - labelled > 0.09 * last_step:
+            place = {"xy": (entry["step"], 1.0), "xycoords": axes["loss"].get_xaxis_transform()}
+            shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+            axes["loss"].annotate("switch", **place, **shift, fontsize=8, color="#555555")
+            labelled = entry["step"]
+
+
+def _finish_axes(axes: dict[str, Any], last_step: int, log: bool) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes["loss"].set_ylabel("loss (nats)")
+    axes["accuracy"].set_ylabel("accuracy")
+    axes["accuracy"].set_xlabel("step")
+    axes["accuracy"].set_xlim(-0.012 * last_step, 1.012 * last_step)
+    axes["accuracy"].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes["accuracy"].xaxis.get_major_locator().set_params(integer=True)
+    if log:
+        axes["loss"].set_yscale("log")
+        low, high = axes["loss"].get_ylim()
+        axes["loss"].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 150 * low else (1.0,)))
+        axes["loss"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes["loss"].yaxis.set_minor_formatter(NullFormatter())
+    else:
+        top = max(axes["loss"].get_ylim()[1], 0.75)
+        axes["loss"].set_ylim(-0.02 * top, top)
+    low, _ = axes["accuracy"].get_ylim()
+    axes["accuracy"].set_ylim(min(low, 0.475), 1.01)
+    for panel in axes.values():
+        panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
+        panel.set_axisbelow(True)
+        panel.tick_params(length=3, width=0.8)
+        panel.yaxis.set_label_coords(-0.075, 0.5)
+
+
+def _draw_title(figure: Any, run: dict[str, Any]) -> None:
+    """Name and settings in two lines over the whole figure; what is too long is cut."""
+    name, settings = mnemo_io.run_name(run), mnemo_io.settings_line(run, " · ")
+    state = run["status"].get("state")
+    name += f"   ({state})" if isinstance(state, str) and state != "done" else ""
+    figure.text(0.014, 0.962, _cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
+    figure.text(0.014, 0.922, _cut(settings, 140), va="center", fontsize=8, color="#555555")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _draw_legend(
+    figure: Any, run: dict[str, Any], name: str, bins: Sequence[curves.Bin], colors: list, has_old: bool
+) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, linewidth=2.2, label=curves.bin_label(ranks).replace("-", "–"))
+        for ranks, color in zip(bins, colors)
+    ]
+    handles.append(Line2D([], [], linestyle="none", label=" "))
+    if has_old:
+        handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
+        handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
+    if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
+        handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
+    if len(run["metrics"]["step"]):
+        handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="training loss"))
+    handles.append(Line2D([], [], color=FAINT, linewidth=1.0, label="chance"))
+    step = curves.stride(run["sets"][name]["rank"])
+    sampling = "all ranks" if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
+        title=_cut(f"{name}, {sampling}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5, handlelength=2.2,
+        labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
+    )  # fmt: skip
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure in one move; the bytes hold no date."""
+    suffix = path.suffix.lower()
+    mnemo_io.write_atomically(
+        path, lambda file: figure.savefig(file, format=suffix[1:], dpi=DPI, metadata=METADATA[suffix])
+    )
+
+
+def parse_edges(text: str) -> list[int]:
+    """`0,10,100` as numbers; argparse reports the ValueError."""
+    edges = [int(word) for word in text.split(",")]
+    if len(curves.rank_bins(max(edges) + 1, edges)) > MAX_BINS:
+        raise ValueError
+    return edges
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="plot_run.py",
+        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  plot_run.py cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
+  plot_run.py cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
+  plot_run.py cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
+  plot_run.py cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
+
+The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
+    parser.add_argument("--set", metavar="NAME", help="evaluated set to draw (default train)")
+    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    output = arguments.output or Path(arguments.run) / "figure.png"
+    if output.suffix.lower() not in METADATA:
+        return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
+    run = mnemo_io.read_run(arguments.run)
+    name = arguments.set or default_set(run)
+    if name not in run["sets"]:
+        return mnemo_io.usage_error(f"{arguments.run} has no set {name!r}; it has: {', '.join(run['sets'])}")
+    size = num_ranks(run, name)
+    bins = curves.rank_bins(size, arguments.bins)
+    if not bins:
+        return mnemo_io.usage_error(f"no bin of --bins holds a rank below {size}")
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
+        matplotlib.rcParams.update({"backend": "agg", **STYLE})
+        save(draw(run, name, bins, arguments.log), output)
+    print(output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))

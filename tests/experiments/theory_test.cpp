@@ -1,0 +1,118 @@
+#include "experiments/theory.h"
+
+#include "core/safetensors.h"
+#include "core/zipf.h"
+#include "golden.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+namespace mnemo {
+namespace {
+
+TEST(TheoryGolden, EveryCase) {
+  const auto cases = golden_cases("theory");
+  ASSERT_FALSE(cases.empty());
+  for (const auto& golden : cases) {
+    SCOPED_TRACE(golden.at("name").get<std::string>());
+    const auto file = read_golden(golden);
+    const auto table = SequenceTable::from_array(file.at("bits"));
+    const auto p = file.get<double>("p");
+    const auto theory = bayes(table, p);
+    expect_golden(theory.loss, file, "loss_per_rank");
+    expect_golden(theory.accuracy, file, "accuracy_per_rank");
+    expect_golden(std::vector{theory.mean_loss}, file, "loss");
+    expect_golden(std::vector{theory.mean_accuracy}, file, "accuracy");
+    const auto zipf = RankSampler::zipf(table.num_sequences(), golden.at("zipf_exponent").get<double>());
+    expect_golden(zipf.probabilities(), file, "p");
+  }
+}
+
+/// The definition, straight: every prefix of every rank against all ranks.
+void expect_definition(const SequenceTable& table, const std::vector<double>& p) {
+  const auto theory = bayes(table, p);
+  const auto K = table.num_sequences(), L = table.length();
+  double mean_loss = 0, mean_accuracy = 0, retrieval = 0;
+  for (std::int64_t a = 0; a < K; ++a) {
+    double loss = 0, accuracy = 0;
+    for (std::int64_t n = 1; n < L; ++n) {
+      double all = 0, agree = 0;
+      std::map<std::string, double> strings;
+      for (std::int64_t b = 0; b < K; ++b) {
+        if (table.common_prefix(a, b) < n) continue;
+        const auto mass = p[static_cast<std::size_t>(b)];
+        all += mass;
+        if (table.bit(a, n) == table.bit(b, n)) agree += mass;
+        std::string text;
+        for (std::int64_t i = 0; i < L; ++i) text += table.bit(b, i) ? '1' : '0';
+        strings[text] += mass;
+      }
+      const double share = agree / all;
+      loss -= std::log(share);
+      accuracy += std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
+      double largest = 0;
+      for (const auto& [text, mass] : strings) largest = std::max(largest, mass);
+      retrieval += p[static_cast<std::size_t>(a)] * largest / all;
+    }
+    const auto predictions = static_cast<double>(L - 1);
+    EXPECT_NEAR(theory.loss[static_cast<std::size_t>(a)], loss / predictions, 1e-12);
+    EXPECT_NEAR(theory.accuracy[static_cast<std::size_t>(a)], accuracy / predictions, 1e-12);
+    mean_loss += p[static_cast<std::size_t>(a)] * loss / predictions;
+    mean_accuracy += p[static_cast<std::size_t>(a)] * accuracy / predictions;
+  }
+  EXPECT_NEAR(theory.mean_loss, mean_loss, 1e-12);
+  EXPECT_NEAR(theory.mean_accuracy, mean_accuracy, 1e-12);
+  EXPECT_NEAR(theory.retrieval, retrieval / static_cast<double>(L - 1), 1e-12);
+  EXPECT_NEAR(theory.mean_loss, (theory.entropy - theory.first_bit_entropy) / static_cast<double>(L - 1), 1e-12);  // chain rule
+}
+
+TEST(Theory, IsTheDefinition) {
+  for (const std::int64_t length : {2, 4, 12}) {
+    for (const std::int64_t num_sequences : {1, 2, 40}) {
+      for (const double exponent : {0.0, 1.0}) {
+        const auto table = SequenceTable::random(3, 0, num_sequences, length);
+        expect_definition(table, RankSampler::zipf(num_sequences, exponent).probabilities());
+      }
+    }
+  }
+}
+
+struct Row {
+  std::int64_t num_sequences, length;
+  double exponent, entropy, floor, accuracy, unweighted, retrieval;
+};
+
+TEST(Theory, ReproducesTheTable) {  // MATHS 6
+  const Row rows[] = {{100000, 100, 1, 7.9680, .0735, .960, .923, .843}, {1000, 100, 1, 5.1910, .0455, .977, .957, .910},
+                      {500, 50, 0, 6.2146, .1127, .929, .929, .840},     {500, 50, 1, 4.7489, .0832, .958, .923, .840},
+                      {1000, 100, 0, 6.9078, .0628, .960, .960, .910},   {10000, 100, 0, 9.2103, .0860, .943, .943, .877}};
+  for (const auto& row : rows) {
+    SCOPED_TRACE(testing::Message() << "K=" << row.num_sequences << " L=" << row.length << " s=" << row.exponent);
+    const auto table = SequenceTable::random(0, 0, row.num_sequences, row.length);
+    const auto theory = bayes(table, RankSampler::zipf(row.num_sequences, row.exponent).probabilities());
+    EXPECT_NEAR(theory.entropy, row.entropy, 5e-4);
+    EXPECT_NEAR(theory.mean_loss, row.floor, 8e-4);
+    EXPECT_NEAR(theory.mean_accuracy, row.accuracy, 2.5e-3);
+    EXPECT_NEAR(theory.unweighted_accuracy(), row.unweighted, 2.5e-3);
+    EXPECT_NEAR(theory.retrieval, row.retrieval, 4e-3);
+    if (row.num_sequences == 100000) {
+      EXPECT_NEAR(Theory::mean(theory.accuracy, 0, 10), .989, 4e-3);
+      EXPECT_NEAR(Theory::mean(theory.accuracy, 0, 1000), .956, 2e-3);
+      EXPECT_NEAR(Theory::mean(theory.accuracy, 1000, 2000), .946, 2e-3);
+      EXPECT_NEAR(Theory::mean(theory.accuracy, 2000, 3000), .943, 2e-3);
+    }
+  }
+}
+
+TEST(Theory, OneSequenceIsCertain) {
+  const auto table = SequenceTable::random(1, 0, 1, 10);
+  const auto theory = bayes(table, std::vector{1.0});
+  EXPECT_EQ(theory.mean_loss, 0);
+  EXPECT_EQ(theory.mean_accuracy, 1);
+  EXPECT_EQ(theory.retrieval, 1);
+}
+
+}  // namespace
+}  // namespace mnemo

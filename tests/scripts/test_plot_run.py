@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import curves
+import mnemo_io
+import numpy as np
+import plot_run
+import pytest
+from conftest import REPOSITORY
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+SCRIPT = REPOSITORY / "scripts/plot_run.py"
+
+
+def call(*arguments, **environment):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def figure_of(run_dir, name="train", **options):
+    run = mnemo_io.read_run(run_dir)
+    return plot_run.draw(run, name, curves.rank_bins(plot_run.num_ranks(run, name)), **options)
+
+
+def labels(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_command_writes_the_figure_beside_the_run(run_dir):
+    result = call(run_dir)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{run_dir / 'figure.png'}\n"
+    content = (run_dir / "figure.png").read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (1350, 900)
+    assert b"Software" not in content
+    assert b"tIME" not in content
+
+
+def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
+    (tmp_path / "rc").mkdir()
+    (tmp_path / "rc/matplotlibrc").write_text("font.size: 20\nlines.linewidth: 7\n")
+    plot_run.main([str(run_dir), "-o", str(tmp_path / "a.png")])
+    result = call(run_dir, "-o", tmp_path / "b.png", MATPLOTLIBRC=str(tmp_path / "rc"), TZ="Asia/Tokyo", LC_ALL="C")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_help_and_exit_codes(run_dir, tmp_path):
+    result = call("--help")
+    assert result.returncode == 0
+    assert "--bins 0,1,10,100,1000" in result.stdout
+    result = call(tmp_path / "absent")
+    assert (result.returncode, result.stderr.count("\n")) == (74, 1)
+    (run_dir / "eval/train/loss.npy").write_bytes(b"junk")
+    result = call(run_dir)
+    assert (result.returncode, result.stderr.count("\n")) == (65, 1)
+    assert "loss.npy" in result.stderr
+
+
+@pytest.mark.parametrize("bins", ["0", "a,b", "10,0", "-1,5", "0,10,10", "500,600", ",".join(map(str, range(60)))])
+def test_wrong_bins(run_dir, bins):
+    try:
+        code = plot_run.main([str(run_dir), f"--bins={bins}"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 64
+    assert not (run_dir / "figure.png").exists()
+
+
+def test_wrong_set_and_format(run_dir, capsys):
+    assert plot_run.main([str(run_dir), "--set", "phase_7"]) == 64
+    assert plot_run.main([str(run_dir), "-o", "figure.jpeg"]) == 64
+    assert "it has: train, phase_0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_sequences": 1, "switches": ()}, {"until": -1}, {"until": 0}, {"until": 100}, {"until": 1000},
+     {"switches": ()}, {"switches": (400, 900, 1500)}, {"switches": tuple(range(100, 2000, 100))}],
+)  # fmt: skip
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_runs_of_every_kind(make_run, tmp_path, options, log):
+    run_dir = make_run(num_sequences=options.pop("num_sequences", 40), **options)
+    assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), *(["--log"] if log else [])]) == 0
+
+
+def test_a_run_without_an_evaluation_says_so(make_run):
+    run_dir = make_run()
+    (run_dir / "eval").rename(run_dir / "elsewhere")
+    assert mnemo_io.guarded(lambda: plot_run.main([str(run_dir)])) == 65
+
+
+def test_a_run_without_theory_or_metrics_draws(make_run, tmp_path):
+    run_dir = make_run()
+    (run_dir / "theory").rename(tmp_path / "theory")
+    (run_dir / "metrics.jsonl").unlink()
+    assert labels(figure_of(run_dir))[-3:] == ["current sequences", "first sequences", "chance"]
+
+
+def test_non_finite_losses_are_left_out(run_dir):
+    loss = np.load(run_dir / "eval/train/loss.npy")
+    loss[3], loss[4] = np.inf, np.nan
+    np.save(run_dir / "eval/train/loss.npy", loss)
+    low, high = figure_of(run_dir).axes[0].get_ylim()
+    assert np.isfinite([low, high]).all()
+
+
+def test_legend_names_what_is_drawn(make_run):
+    switched, plain = make_run("a"), make_run("b", switches=())
+    assert labels(figure_of(switched))[:3] == ["ranks 0–9", "ranks 10–99", "ranks 100–199"]
+    assert "first sequences" in labels(figure_of(switched))
+    assert "first sequences" not in labels(figure_of(plain))
+    assert "first sequences" not in labels(figure_of(switched, "phase_0"))
+    assert "Bayes limit" not in labels(figure_of(switched, "novel"))
+    assert labels(figure_of(switched, "novel"))[:2] == ["ranks 0–9", "ranks 10–15"]
+
+
+def test_curves_are_bin_means_and_break_at_the_switch(run_dir):
+    run = mnemo_io.read_run(run_dir)
+    train = run["sets"]["train"]
+    panel = figure_of(run_dir).axes[1]
+    drawn = [line for line in panel.lines if line.get_linewidth() == plot_run.SOLID["linewidth"]]
+    assert len(drawn) == 2 * 3
+    first_bin_before = drawn[2]
+    assert first_bin_before.get_xdata().tolist() == train["step"][:11].tolist()
+    assert first_bin_before.get_ydata() == pytest.approx(train["accuracy"][:11, 0])
+    old = [line for line in panel.lines if line.get_alpha() == plot_run.DASHED["alpha"]]
+    assert old[0].get_xdata()[0] == 1000
+    assert old[-1].get_ydata()[0] == pytest.approx(first_bin_before.get_ydata()[-1])
+
+
+def test_limits_span_their_phase(run_dir):
+    run = mnemo_io.read_run(run_dir)
+    assert plot_run.phase_spans(run, "train", 2000) == [(0, 0, 1000), (1, 1000, 2000)]
+    assert plot_run.phase_spans(run, "phase_1", 2000) == [(1, 1000, 2000)]
+    assert plot_run.phase_spans(run, "swap.phase_0", 2000) == [(0, 0, 2000)]
+    assert plot_run.phase_spans(run, "novel", 2000) == []
+
+
+def test_first_bin_is_darkest():
+    lightness = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in plot_run.bin_colors(6)]
+    assert lightness == sorted(lightness)
+    assert len(plot_run.bin_colors(1)) == 1
+
+
+def test_legend_and_titles_stay_inside_and_apart(run_dir):
+    np.save(run_dir / "eval/train/rank.npy", np.arange(20) * 50_000)
+    figure = plot_run.draw(mnemo_io.read_run(run_dir), "train", curves.rank_bins(10**6, [0, 10**5, 10**6]))
+    assert labels(figure)[1] == "ranks 100000–999999"
+    FigureCanvasAgg(figure).draw()
+    page, legend = figure.bbox, figure.legends[0].get_window_extent()
+    assert legend.x1 <= page.x1
+    assert legend.x0 >= figure.axes[0].bbox.x1
+    texts = [text.get_window_extent() for text in figure.texts]
+    assert all(box.x1 <= page.x1 and box.y1 <= page.y1 for box in texts)
+    assert not texts[0].overlaps(texts[1])
+    assert all(box.y0 >= legend.y1 for box in texts)
