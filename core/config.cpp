@@ -727,6 +727,13 @@ std::pair<const Node*, bool> ConfigSource::locate(std::string_view path) const {
   return {node, true};
 }
 
+void ConfigSource::check_length(Place place, const std::string& path, std::size_t size, const Rules& rules,
+                                const char* got) {
+  for (const Rule& rule : rules) {
+    if (rule.length && !rule.length(size)) violate(place, path, rule.violated_by(got));
+  }
+}
+
 void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
   for (const UnknownKey& unknown : unknown_keys_) {
     std::vector<std::string> owners;

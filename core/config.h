@@ -62,7 +62,7 @@ Rule non_negative();
 Rule in_range(double low, double high, bool include_high = true, bool include_low = true);
 Rule one_of(std::vector<std::string> choices);
 Rule file_name();  ///< [A-Za-z0-9._-]+, no dot first, at most 100 characters
-Rule non_empty();  ///< the only rule on the length of a list
+Rule non_empty();  ///< of a list; one that is empty by default must be given
 
 /// One line of `mnemo config --fields`.
 struct FieldHelp {
@@ -308,7 +308,8 @@ class ConfigSource {
   /// `a.b.0=value`, the value as in a YAML flow list. Throws ConfigError if the argument cannot be understood.
   void override_with(const std::string& assignment);
 
-  /// Reads what can be read; a member that cannot keeps its default and leaves a violation.
+  /// Reads what can be read; a member that cannot keeps its default and leaves a violation. Rules are for what is
+  /// given (but non_empty() for all lists), so that a default may stand outside of them: "" for "the kind's name".
   template <class T>
   T read() {
     T config{};
@@ -348,6 +349,7 @@ class ConfigSource {
   [[noreturn]] void refuse(std::size_t offset, const std::string& what) const;
   void violate(Place place, const std::string& path, const std::string& what);
   std::pair<const Node*, bool> locate(std::string_view path) const;  // or the deepest node towards it, and false
+  void check_length(Place place, const std::string& path, std::size_t size, const Rules& rules, const char* got);
   void explain_unknown_keys(const std::vector<FieldHelp>& help);
 
   template <class T>
@@ -408,9 +410,7 @@ void ConfigSource::read_list(const Node& node, const std::string& path, T& list,
     const std::string counts = std::to_string(list.size()) + " values, got " + std::to_string(size);
     return violate(node.place, path, "expected a list of " + counts);
   }
-  for (const Rule& rule : rules) {
-    if (rule.length && !rule.length(size)) violate(node.place, path, rule.violated_by("[]"));
-  }
+  check_length(node.place, path, size, rules, "[]");
   for (std::size_t i = 0; i < size; ++i) {
     const Node& element = node.children[i];
     if constexpr (kIs<typename T::value_type, std::variant>) {  // no alternative is the natural one in a list
@@ -444,8 +444,12 @@ void ConfigSource::read_fields(const Node& node, const std::string& path, T& val
   if (!kind.empty()) known.emplace_back("kind");
   T::fields(value, [&](std::string_view key, auto& field, std::string_view /*help*/, const auto&... rules) {
     known.emplace_back(key);
-    const Node* child = node.find(key);
-    if (child) read_value(*child, config_detail::join(path, key), field, {rules...});
+    const std::string field_path = config_detail::join(path, key);
+    if (const Node* child = node.find(key)) {
+      read_value(*child, field_path, field, {rules...});
+    } else if constexpr (config_detail::kIsList<std::remove_reference_t<decltype(field)>>) {
+      check_length(node.key_place, field_path, field.size(), {rules...}, "nothing");
+    }
   });
   for (const Node& child : node.children) {
     if (std::find(known.begin(), known.end(), child.key) == known.end())

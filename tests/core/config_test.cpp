@@ -354,6 +354,7 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"events: [{kind: switch, at: never}]", {"f.yaml:1:29: events.0.at: must come some day"}},
       {"events: [{kind: switch, at: [5]}]", {"f.yaml:1:29: events.0.at: expected a step, 50% or end, got a list"}},
       {"events: [{kind: freeze, params: []}]", {"f.yaml:1:33: events.0.params: must be non-empty, got []"}},
+      {"events: [{kind: freeze}]", {"f.yaml:1:10: events.0.params: must be non-empty, got nothing"}},
       {"events: [{kind: freeze, params: [a, [b]]}]", {"f.yaml:1:37: events.0.params.1: expected text, got a list"}},
       {"train: {steps: abc}", {"f.yaml:1:16: train.steps: expected an integer, got 'abc'"}},
       {"train: {steps: [1]}", {"f.yaml:1:16: train.steps: expected an integer, got a list"}},
