@@ -145,18 +145,19 @@ std::string to_yaml(const Node& root);
 std::string to_flow(const Node& node);
 std::vector<std::pair<std::string, std::string>> flatten(const Node& root);
 
+/// The type as messages and help name it.
 template <class T>
 std::string type_name() {
-  if constexpr (kIs<T, std::optional>) return type_name<typename T::value_type>() + " or null";
-  if constexpr (kIs<T, std::vector>) return type_name<typename T::value_type>() + "[]";
-  if constexpr (kArraySize<T> != 0)
-    return type_name<typename T::value_type>() + "[" + std::to_string(kArraySize<T>) + "]";
-  if constexpr (requires { T::kTypeName; }) return std::string(T::kTypeName);
-  if constexpr (kIs<T, std::variant> || HasFields<T>) return "map";
-  if constexpr (std::same_as<T, bool>) return "true or false";
-  if constexpr (std::integral<T>) return "integer";
-  if constexpr (std::floating_point<T>) return "number";
-  return "text";
+  if constexpr (kIs<T, std::optional>) return type_name<typename T::value_type>().append(" or null");
+  else if constexpr (kIs<T, std::vector>) return type_name<typename T::value_type>().append("[]");
+  else if constexpr (kArraySize<T> != 0)
+    return type_name<typename T::value_type>().append("[").append(std::to_string(kArraySize<T>)).append("]");
+  else if constexpr (requires { T::kTypeName; }) return std::string(T::kTypeName);
+  else if constexpr (kIs<T, std::variant> || HasFields<T>) return "map";
+  else if constexpr (std::same_as<T, bool>) return "true or false";
+  else if constexpr (std::integral<T>) return "integer";
+  else if constexpr (std::floating_point<T>) return "number";
+  else return "text";
 }
 
 template <TextValue T>
@@ -248,7 +249,7 @@ void describe_fields(std::vector<FieldHelp>& out, const std::string& path, const
     if (node.kind != Node::Kind::map) line.default_text = to_flow(node);
     for (const Rule& rule : Rules{rules...}) {
       if (!fits<Field>(rule)) throw std::logic_error(line.path + ": no such value can be " + rule.wants);
-      line.rule += (line.rule.empty() ? "" : ", ") + rule.wants;
+      line.rule.append(line.rule.empty() ? "" : ", ").append(rule.wants);
     }
     out.push_back(line);
     describe(out, line.path, join(owner, key), field);

@@ -1,6 +1,7 @@
 #include "core/signals.h"
 
 #include <csignal>
+#include <initializer_list>
 #include <unistd.h>
 
 namespace mnemo {

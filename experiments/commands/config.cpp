@@ -24,7 +24,7 @@ void add_config(CLI::App& app, Command& chosen) {
         RunConfig example;
         for (const auto& field : describe(example)) {
           const auto type = field.type == "map" ? std::string() : fmt::format("{}{}{}", field.type, field.rule.empty() ? "" : ", ", field.rule);
-          fmt::print("{:<44} {:<14} {}{}\n", field.path, field.default_text, field.help, type.empty() ? "" : " [" + type + "]");
+          fmt::print("{:<44} {:<14} {}{}\n", field.path, field.default_text, field.help, type.empty() ? "" : fmt::format(" [{}]", type));
         }
       } else {
         fmt::print("{}", to_yaml(load_config(*path, *overrides).config));
