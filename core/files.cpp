@@ -26,6 +26,9 @@ namespace {
   throw Error(code, fmt::format("{}: {}: {}", path.string(), what, std::generic_category().message(error)));
 }
 
+/// The disk or the quota is full: an I/O error also where something new cannot be made for it.
+bool is_full(int error) { return error == ENOSPC || error == EDQUOT; }
+
 /// Repeats a system call that a signal interrupted.
 template <class Call>
 auto uninterrupted(Call call) {
@@ -36,7 +39,7 @@ auto uninterrupted(Call call) {
 
 int open_file(const fs::path& path, int flags) {
   const int descriptor = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
-  if (descriptor < 0 && (flags & O_CREAT)) fail(ExitCode::cannot_create, path, "cannot create or open");
+  if (descriptor < 0 && (flags & O_CREAT) && !is_full(errno)) fail(ExitCode::cannot_create, path, "cannot create or open");
   if (descriptor < 0) fail(ExitCode::io, path, "cannot open");
   return descriptor;
 }
@@ -173,7 +176,7 @@ void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
   if (error) {
-    throw Error(ExitCode::cannot_create,
+    throw Error(is_full(error.value()) ? ExitCode::io : ExitCode::cannot_create,
                 fmt::format("{}: cannot make this directory: {}", path.string(), error.message()));
   }
 }

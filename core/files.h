@@ -52,12 +52,12 @@ class InputFile {
   int descriptor_;
 };
 
-/// Makes the directory and its parents. Throws Error{cannot_create} naming the path.
+/// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
 
 /// A file that appears under its name only when it is complete.
 /// Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no fsync unless `durable`).
-/// Destroyed without commit() it leaves nothing behind. Every failure throws Error{io} (Error{cannot_create} on open);
+/// Destroyed without commit() it leaves nothing behind. Every failure throws Error{io} (Error{cannot_create} on open, if the disk is not full);
 /// after one the object is good for nothing but its destruction.
 class AtomicFile {
  public:
@@ -100,7 +100,7 @@ class AppendFile {
   const fs::path& path() const { return path_; }
   std::int64_t size() const { return size_; }
   /// Writes `bytes` at size(), then `header` at the front. A short write, a full disk: Error{io} (Error{cannot_create}
-  /// when the file cannot be made); size() and the hash are then unchanged, so that it can be tried again.
+  /// when the file cannot be made for another reason); size() and the hash are then unchanged, so that it can be tried again.
   void append(std::string_view bytes, std::string_view header = {});
   /// Writes `header` at the front, where it must fit.
   void write_header(std::string_view header);

@@ -15,6 +15,7 @@ namespace mnemo {
 namespace {
 
 constexpr const char* kTimed = "%Y-%m-%d %H:%M:%S %^%l%$ %v";
+LogLevel least_printed = LogLevel::info;
 
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
@@ -60,8 +61,10 @@ void log_to_file(const std::filesystem::path& path) {
   }
 }
 
+void log_to_terminal(LogLevel least) { least_printed = least; }
+
 void log_line(LogLevel level, const std::string& line) {
-  print(level, line);
+  if (level >= least_printed) print(level, line);
   if (file_log()) file_log()->log(level_of(level), line);
 }
 

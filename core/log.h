@@ -11,6 +11,8 @@ enum class LogLevel { info, warning, error };
 
 /// From now on lines also go to this file, with time and level. An empty path: no longer.
 void log_to_file(const std::filesystem::path& path);
+/// From now on standard error gets no lines below this level; the log file gets all.
+void log_to_terminal(LogLevel least);
 /// One line to standard error (with time and level where that is no terminal) and to the log file.
 void log_line(LogLevel level, const std::string& line);
 /// Whether standard error is a terminal that takes cursor control.

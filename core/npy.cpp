@@ -244,6 +244,8 @@ NpyAppender::NpyAppender(fs::path path, Dtype dtype, Shape row_shape)
 
 void NpyAppender::begin() {
   file_ = AppendFile(file_.path(), kHeaderBytes);
+  std::error_code unknown;
+  if (!fs::exists(path(), unknown)) write_atomically(path(), header(0), /*durable=*/false);  // never there without its header
   file_.write_header(header(0));
 }
 

@@ -59,6 +59,10 @@ void CheckpointStore::save(RunPoint point, const std::vector<std::pair<std::stri
 
 std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)>& wanted,
                                               const std::function<void(RunPoint, const Safetensors&)>& restore) const {
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(directory_, none)) {  // what a killed process was writing
+    if (entry.path().extension() == ".tmp") fs::remove(entry.path(), none);
+  }
   std::string last_problem;
   for (const auto& point : points()) {
     if (!wanted(point)) continue;

@@ -19,6 +19,11 @@ namespace {
 constexpr double kMaxTableBits = 0x1p40;
 constexpr std::size_t kMaxNameLength = 100;
 
+bool may_stand_in_run_name(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         std::string_view("._=,+-").find(c) != std::string_view::npos;
+}
+
 /// Everything about a configuration that no single field shows. Each check reports at the field a user would change.
 class Checker {
  public:
@@ -26,6 +31,7 @@ class Checker {
       : source_(source), config_(config), folder_(std::move(folder)) {}
 
   void check() {
+    check_unfinished();
     check_device();
     check_data_files();
     check_sizes();
@@ -34,10 +40,18 @@ class Checker {
   }
 
  private:
+  /// Says more than "unknown key" about a block that later versions will read.
+  void check_unfinished() {
+    if (!source_.contains("sweep")) return;
+    source_.fail("sweep", "this version trains one run at a time: take the block out and start a run for each value with overrides, "
+                          "as in train.lr=0.001, which name it");
+  }
+
   void check_device() {
     const auto& device = config_.device;
-    const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() < 9 &&
-                          std::all_of(device.begin() + 5, device.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const auto number = device.starts_with("cuda:") ? device.substr(5) : std::string();
+    const bool numbered = !number.empty() && number.size() <= 3 && (number == "0" || number[0] != '0') &&
+                          std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
       source_.fail("device", fmt::format("must be auto, cpu, cuda or cuda:N; got '{}'", device));
     }
@@ -79,7 +93,10 @@ class Checker {
       agree("data.length", data.length, header.shape[1], *data.file);
     });
     look("data.weights", data.weights, 1, [&](const NpyHeader& header) {
-      if (header.shape[0] != data.num_sequences) {
+      if (source_.contains("data.zipf_exponent") && data.zipf_exponent != 1) {
+        source_.fail("data.zipf_exponent", "has no effect beside data.weights; leave it out");
+      }
+      if (header.shape[0] != data.num_sequences && source_.clean("data.file")) {
         source_.fail("data.weights", fmt::format("{} holds {} weights for {} sequences", *data.weights, header.shape[0],
                                                  data.num_sequences));
       }
@@ -91,7 +108,9 @@ class Checker {
     if (data.num_sequences < 1 && data.file) source_.fail("data.file", "holds no sequences");
     if (data.length < 2 && source_.clean("data.length")) {
       source_.fail(data.file ? "data.file" : "data.length",
-                   "must be at least 2: each bit is predicted from those before it, and one bit leaves nothing to predict");
+                   fmt::format("{} at least 2{}: each bit is predicted from those before it, and one bit leaves nothing to predict",
+                               data.file ? "the length of its sequences must be" : "must be",
+                               data.file ? fmt::format(", it is {}", data.length) : ""));
     }
     const double bits = static_cast<double>(data.num_sequences) * static_cast<double>(data.length);
     if (bits > kMaxTableBits) {
@@ -163,31 +182,39 @@ class Checker {
 /// Whether a setting may differ between two parts of one run, so that it does not name it.
 bool is_incidental(std::string_view path) {
   static const std::set<std::string_view> kWhole{"name", "group", "run", "device", "threads", "train.steps", "sweep"};
-  return kWhole.count(path) != 0 || path.starts_with("output.") || path.starts_with("slurm.");
+  return kWhole.count(path) != 0 || path == "output" || path.starts_with("output.") || path.starts_with("slurm.");
+}
+
+/// The value of a key as YAML in one line; "" where a later override took the key away.
+std::string value_at(const config_detail::Node& root, std::string_view path) {
+  if (path.empty()) return config_detail::to_flow(root);
+  const auto key = path.substr(0, path.find('.'));
+  path.remove_prefix(std::min(path.size(), key.size() + 1));
+  for (std::size_t i = 0; i < root.children.size(); ++i) {
+    const auto& child = root.children[i];
+    if (key == (root.kind == config_detail::Node::Kind::list ? std::to_string(i) : child.key)) return value_at(child, path);
+  }
+  return {};
 }
 
 /// "model.heads=2,train.lr=0.001": the overrides in the order of the configuration's fields, as a file name.
 std::string name_from_overrides(const RunConfig& config, const std::vector<std::string>& overrides) {
-  const auto leaves = flatten(config);
-  std::map<std::size_t, std::string> parts;  // by field order; the last override of a key wins
-  std::size_t without_leaf = leaves.size();
+  const auto root = config_detail::to_node(config);
+  const auto leaves = config_detail::flatten(root);
+  std::map<std::pair<std::ptrdiff_t, std::string>, std::string> parts;  // by field order and key
   for (const auto& assignment : overrides) {
     const auto key = assignment.substr(0, assignment.find('='));
-    if (is_incidental(key)) continue;
-    const auto exact = std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.first == key; });
-    if (exact != leaves.end()) {
-      parts[static_cast<std::size_t>(exact - leaves.begin())] = key + "=" + exact->second;
-    } else {
-      parts[without_leaf++] = assignment;
-    }
+    const auto value = value_at(root, key);
+    if (is_incidental(key) || value.empty()) continue;
+    const auto first = std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) {
+      return leaf.first == key || leaf.first.starts_with(key + ".");
+    });
+    parts[{first - leaves.begin(), key}] = key + "=" + value;
   }
   std::string name;
   for (const auto& [order, part] : parts) name += (name.empty() ? "" : ",") + part;
   std::string clean = name;
-  for (auto& c : clean) {
-    const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("._=,+-").find(c) != std::string_view::npos;
-    if (!plain) c = '_';
-  }
+  std::replace_if(clean.begin(), clean.end(), [](char c) { return !may_stand_in_run_name(c); }, '_');
   if (clean == name && name.size() <= kMaxNameLength) return name;
   return clean.substr(0, kMaxNameLength - 9) + "-" + hash_of(name).substr(0, 8);
 }
@@ -198,6 +225,13 @@ std::int64_t available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+Rule run_name() {
+  const auto holds = [](std::string_view name) {
+    return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' && std::all_of(name.begin(), name.end(), may_stand_in_run_name);
+  };
+  return {fmt::format("a file name (letters, digits, any of ._=,+-; no dot first; at most {})", kMaxNameLength), nullptr, holds, nullptr, {}};
 }
 
 LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides) {
@@ -229,7 +263,12 @@ std::vector<std::string> differences(const RunConfig& old_config, const RunConfi
     const auto at = values.find(path);
     return at == values.end() ? std::string("(none)") : at->second;
   };
+  const auto has_elements = [](const auto& values, const std::string& path) {
+    const auto next = values.lower_bound(path + ".");
+    return next != values.end() && next->first.starts_with(path + ".");
+  };
   const auto compare = [&](const std::string& path) {
+    if (has_elements(old_values, path) || has_elements(new_values, path)) return;  // [] here; the elements there say it all
     const auto before = value_in(old_values, path), after = value_in(new_values, path);
     if (before == after) return;
     const bool grows = path == "train.steps" && new_config.train.steps > old_config.train.steps;

@@ -74,6 +74,9 @@ struct OutputConfig {
   }
 };
 
+/// What names a run's folder: a file name that may hold overrides as well, "model.heads=2,train.lr=0.001".
+Rule run_name();
+
 /// One run, every number of it. The names are a promise to users; DESIGN 3 describes them.
 struct RunConfig {
   std::string name = "run";
@@ -92,7 +95,7 @@ struct RunConfig {
   static void fields(Self& self, Visit&& visit) {
     visit("name", self.name, "names the results: <cache>/<name>/<run>", file_name());
     visit("group", self.group, "folder of the results; null = name", file_name());
-    visit("run", self.run, "folder in the group; null = name, or the overrides", file_name());
+    visit("run", self.run, "folder in the group; null = name, or the overrides", run_name());
     visit("seed", self.seed, "seed of everything random");
     visit("threads", self.threads, "CPU threads; 0 = all cores given to the process", in_range(0, 4096));
     visit("device", self.device, "auto | cpu | cuda | cuda:N");

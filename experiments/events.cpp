@@ -4,44 +4,40 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 
 namespace mnemo {
 
 bool When::from_text(std::string_view text, std::string& problem) {
-  if (text == "end") {
-    percent_ = 100;
-  } else {
-    const bool is_percentage = text.ends_with('%');
-    const auto digits = is_percentage ? text.substr(0, text.size() - 1) : text;
-    double value = 0;
-    const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value, std::chars_format::fixed);
-    const bool leading_zero = digits.size() > 1 && digits[0] == '0' && digits[1] != '.';
-    if (error != std::errc{} || stop != digits.data() + digits.size() || leading_zero || !std::isfinite(value)) return false;
-    if (value < 0) {
-      problem = fmt::format("must not be negative, got {}", text);
-      return false;
-    }
-    if (is_percentage) {
-      if (value > 100) {
-        problem = fmt::format("must be at most 100%, got {}", text);
-        return false;
-      }
-      percent_ = value;
-    } else {
-      if (value != std::floor(value) || value > 1e15) return false;
-      percent_ = -1;
-      step_ = static_cast<std::int64_t>(value);
-    }
+  const bool is_percentage = text.ends_with('%');
+  const std::string number(text.substr(0, text.size() - (is_percentage ? 1 : 0)));
+  double value = 100;
+  if (text != "end" && !config_detail::parse(config_detail::plain_node(number), value).empty()) {
+    const bool leading_zero = number.size() > 1 && number[0] == '0' && number[1] >= '0' && number[1] <= '9';
+    if (leading_zero) problem = fmt::format("expected {}, got '{}'; leave out the leading zero", kTypeName, text);
+    return false;
   }
-  text_ = text;
-  return true;
+  if (text.starts_with('-')) {
+    problem = fmt::format("must not be negative, got {}", text);
+  } else if (is_percentage && value > 100) {
+    problem = fmt::format("must be at most 100%, got {}", text);
+  } else if (is_percentage || text == "end") {
+    text_ = text;
+    percent_ = value;
+    return true;
+  } else if (value == std::floor(value) && value <= 1e15) {
+    step_ = static_cast<std::int64_t>(value);
+    text_ = std::to_string(step_);
+    percent_ = -1;
+    return true;
+  }
+  return false;
 }
 
 std::int64_t When::step(std::int64_t steps) const {
   if (percent_ < 0) return step_;
-  return static_cast<std::int64_t>(std::floor(static_cast<double>(steps) * percent_ / 100));
+  const double step = static_cast<double>(steps) * percent_ / 100, nearest = std::round(step);
+  return static_cast<std::int64_t>(nearest - step < 1e-15 * nearest ? nearest : std::floor(step));  // 0.57% of 10000 is 57
 }
 
 bool Schedule::due(std::int64_t step, std::int64_t steps) const {

@@ -200,13 +200,21 @@ void Run::open(const std::optional<RunConfig>& previous) {
   // a run that grows goes on from its old end with no end action done
   const bool grows = old_steps != config_.train.steps;
   const auto wanted = [&](RunPoint point) { return !(grows && point.step >= old_steps && point.actions > 0); };
-  const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) { restore(point, file); });
+  // says `running` before any file goes back to a checkpoint: a run that was done must not seem so when it is killed on the way
+  const auto begin_status = [&] {
+    if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps);
+  };
+  const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) {
+    if (previous) refuse_fired_percentages(*previous, point);
+    begin_status();
+    restore(point, file);
+  });
   if (!resumed) {
+    begin_status();
     directory_.begin({});
     start_phase(first_table(config_));
-  } else if (previous) {
-    refuse_fired_percentages(*previous, *resumed);
   }
+  if (resumed && grows) save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
   write_atomically(directory_.file("config.yaml"), to_yaml(config_));
   write_meta("");
   write_phase_files();
@@ -215,47 +223,56 @@ void Run::open(const std::optional<RunConfig>& previous) {
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
            config_.train.batch_size, config_.precision, device_.device.str(), device_.reason, config_.threads);
   if (resumed) log_info("resumed at step {} of {}", point_.step, config_.train.steps);
-  status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps);
   status_->progress(point_.step, last_loss_);
   if (!resumed) save_checkpoint();
 }
 
 ExitCode Run::execute() {
-  const auto steps = config_.train.steps;
-  progress_ = std::make_unique<Progress>(options_.progress, point_.step, steps);
+  progress_ = std::make_unique<Progress>(options_.progress, point_.step, config_.train.steps);
+  auto result = ExitCode::done;
   try {
-    while (true) {
-      if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
-      const auto todo = actions();
-      while (point_.actions < static_cast<std::int64_t>(todo.size())) {
-        poll();
-        todo[static_cast<std::size_t>(point_.actions)]();
-        ++point_.actions;
-      }
-      if (point_.step == steps) break;
-      if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
-      poll();
-      train_one_step();
+    try {
+      train_to_the_end();
+    } catch (const Interrupted&) {
+      result = ExitCode::stopped;
     }
-  } catch (const Interrupted&) {
     progress_.reset();
-    save_checkpoint();
-    status_->state("stopped");
-    write_meta("stopped");
-    return ExitCode::stopped;
+    if (result == ExitCode::stopped) {
+      save_checkpoint();
+    } else {
+      write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+    }
   } catch (const Error& error) {
     progress_.reset();
-    const bool diverged = error.code() == ExitCode::diverged;
-    status_->progress(point_.step, diverged ? NAN : last_loss_);
-    status_->state(diverged ? "diverged" : "failed");
+    status_->progress(point_.step, error.code() == ExitCode::diverged ? NAN : last_loss_);
+    if (error.code() == ExitCode::diverged) {
+      status_->state("diverged");
+      write_meta("diverged");
+    }
     throw;
   }
-  progress_.reset();
-  write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(steps)}});
-  write_meta("done");
-  status_->progress(steps, last_loss_);
-  status_->state("done");
-  return ExitCode::done;
+  const auto* const end = result == ExitCode::stopped ? "stopped" : "done";
+  write_meta(end);
+  status_->progress(point_.step, last_loss_);
+  status_->state(end);
+  return result;
+}
+
+void Run::train_to_the_end() {
+  const auto steps = config_.train.steps;
+  while (true) {
+    if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
+    const auto todo = actions();
+    while (point_.actions < static_cast<std::int64_t>(todo.size())) {
+      poll();
+      todo[static_cast<std::size_t>(point_.actions)]();
+      ++point_.actions;
+    }
+    if (point_.step == steps) break;
+    if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
+    poll();
+    train_one_step();
+  }
 }
 
 void Run::poll() const {
@@ -454,6 +471,7 @@ std::vector<std::pair<std::string, Tensor>> Run::state_tensors() {
 }
 
 void Run::save_checkpoint() {
+  check_finite();  // on a GPU it may have come since the last line, and a resumed run would not know
   auto tensors = state_tensors();
   std::vector<std::int64_t> starts;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
@@ -465,6 +483,7 @@ void Run::save_checkpoint() {
   tensors.emplace_back("run.phase_starts", int64_tensor(starts));
   tensors.emplace_back("run.planned_ends", int64_tensor({planned_ends_.begin(), planned_ends_.end()}));
   tensors.emplace_back("log.steps", int64_tensor({accumulated_.steps}));
+  tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
   std::vector<Tensor> owners;
   checkpoints_.save(point_, views_of(tensors, owners),
                     {{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}}, planned_ends_);
@@ -496,6 +515,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   const auto frozen = file.get<std::uint8_t>("frozen", static_cast<std::int64_t>(model_->parameters.specs().size()));
   for (std::size_t i = 0; i < frozen.size(); ++i) model_->parameters.set_frozen(i, frozen[i] != 0);
   accumulated_.steps = int64_values(file, "log.steps", 1)[0];
+  last_loss_ = file.get<double>("log.last_loss", 1)[0];
   const auto ends = int64_values(file, "run.planned_ends");
   planned_ends_ = {ends.begin(), ends.end()};
   directory_.begin(marks_from(file));

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <set>
@@ -47,7 +48,7 @@ class Run {
 
   /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
   void open(const std::optional<RunConfig>& previous);
-  /// Trains to the end. Returns done, stopped or diverged; throws Error for everything else, with the last checkpoint intact.
+  /// Trains to the end. Returns done or stopped; throws Error for everything else (diverged among it), with the last checkpoint intact.
   ExitCode execute();
 
   // What events act on.
@@ -75,6 +76,7 @@ class Run {
     std::int64_t steps = 0;
   };
 
+  void train_to_the_end();
   void poll() const;
   std::vector<Action> actions();
   void log_metrics();
@@ -106,7 +108,7 @@ class Run {
   std::set<std::int64_t> planned_ends_;
   Accumulated accumulated_;
   std::map<std::string, std::vector<float>> last_accuracy_;  // by set
-  double last_loss_ = 0;
+  double last_loss_ = std::numeric_limits<double>::quiet_NaN();  // of the last line of metrics.jsonl
   std::string started_;
   std::chrono::steady_clock::time_point started_at_, checkpointed_at_, timed_at_;
   std::unique_ptr<StatusFile> status_;

@@ -83,11 +83,11 @@ void EvaluationSeries::sync() {
 // ---- StatusFile
 
 StatusFile::StatusFile(fs::path path, std::int64_t steps) : path_(std::move(path)), steps_(steps) {
+  write();
   heartbeat_ = std::thread([this] {
     std::unique_lock lock(mutex_);
     while (!ending_) {
-      write();
-      wake_.wait_for(lock, std::chrono::seconds(10));
+      if (wake_.wait_for(lock, std::chrono::seconds(10)) == std::cv_status::timeout) write();
     }
   });
 }
@@ -99,6 +99,7 @@ StatusFile::~StatusFile() {
   }
   wake_.notify_all();
   heartbeat_.join();
+  if (state_ == "running") state("failed");
 }
 
 void StatusFile::progress(std::int64_t step, double loss) {

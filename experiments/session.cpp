@@ -16,11 +16,17 @@ namespace mnemo {
 
 namespace {
 
+std::optional<fs::path> environment_cache() {
+  const char* root = std::getenv("MNEMO_CACHE");
+  return root != nullptr && *root != '\0' ? std::optional<fs::path>(root) : std::nullopt;
+}
+
 /// The run directory of a request. A config.yaml that stands in its own run directory means that directory.
 fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
-  const bool own = request.config_path.filename() == "config.yaml" && fs::exists(folder / "meta.json");
-  if (own && !request.cache && std::getenv("MNEMO_CACHE") == nullptr) return folder;
+  std::error_code unknown;
+  const bool own = request.config_path.filename() == "config.yaml" && fs::exists(folder / "meta.json", unknown);
+  if (own && !request.cache && !environment_cache()) return folder;
   return request.cache.value_or(default_cache()) / *config.group / *config.run;
 }
 
@@ -94,16 +100,18 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
   }
 }
 
+/// The command as it was typed, less what would start anew.
 std::string resume_command(const TrainRequest& request) {
-  return request.options.command.empty() ? fmt::format("mnemo train {}", request.config_path.string()) : request.options.command;
+  if (request.options.command.empty()) return fmt::format("mnemo train {}", request.config_path.string());
+  constexpr std::string_view kRestart = " --restart";
+  auto command = request.options.command;
+  if (const auto at = command.find(kRestart); request.restart && at != command.npos) command.erase(at, kRestart.size());
+  return command;
 }
 
 }  // namespace
 
-fs::path default_cache() {
-  const char* root = std::getenv("MNEMO_CACHE");
-  return root != nullptr && *root != '\0' ? fs::path(root) : fs::path("cache");
-}
+fs::path default_cache() { return environment_cache().value_or("cache"); }
 
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
@@ -118,7 +126,9 @@ ExitCode train(const TrainRequest& request) {
     print_plan(loaded.config, directory);
     return ExitCode::done;
   }
-  if (request.restart && fs::exists(directory)) {
+  log_to_terminal(request.options.progress == ProgressStyle::none ? LogLevel::warning : LogLevel::info);
+  std::error_code unknown;
+  if (request.restart && fs::exists(directory, unknown)) {
     const DirectoryLock nobody_else(directory);
     move_aside(directory);
   }

@@ -26,7 +26,8 @@ std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::proble
   const double D = mlp_ratio > 0 ? mlp_ratio * C : mlp_width > 0 ? static_cast<double>(mlp_width) : C;
   const double parameters = 3 * C * C + static_cast<double>(length) * C + C * D + static_cast<double>(mlp_layers - 1) * D * D;
   if (parameters > kMaxParameters) {
-    found.emplace_back("head_dim", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+    const auto* widest = D <= C ? "head_dim" : mlp_ratio > 0 ? "mlp_ratio" : "mlp_width";
+    found.emplace_back(widest, fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
   }
   return found;
 }

@@ -65,6 +65,26 @@ def select_ranks(columns: dict[str, np.ndarray], rank: np.ndarray) -> dict[str, 
     return {name: array if name in ("step", "phase") else array[..., keep] for name, array in columns.items()}
 
 
+def current_sequences(sets: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
+    """The validation sets `phase_0`, `phase_1`, ... joined, each while it is current; None where they do not fit.
+
+    Unlike `train` it holds every rank that the validation sets hold.
+    """
+    parts = []
+    for phase in range(len(sets)):
+        columns = sets.get(f"phase_{phase}")
+        if columns is None:
+            break
+        rows = np.flatnonzero(columns["phase"] == phase)
+        parts.append({name: array if name == "rank" else array[rows] for name, array in columns.items()})
+    if not parts or any(not np.array_equal(part["rank"], parts[0]["rank"]) for part in parts):
+        return None
+    return {
+        name: array if name == "rank" else np.concatenate([part[name] for part in parts])
+        for name, array in parts[0].items()
+    }
+
+
 def rows_before(step: np.ndarray, at: int) -> slice:
     """Rows that saw the run before the events at step `at`: all earlier ones, and the first row of that step."""
     first = int(np.searchsorted(step, at, "left"))

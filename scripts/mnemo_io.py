@@ -585,7 +585,8 @@ def num_sequences(run: dict[str, Any]) -> int:
 def settings_line(run: dict[str, Any], separator: str = ", ") -> str:
     """Model, data and optimizer on one line: `one_layer_attention, heads 4, ..., K 1000, L 32, lr 0.001, seed 0`."""
     model, data, train = section(run, "model"), section(run, "data"), section(run, "train")
-    pairs = [(key, value) for key, value in model.items() if key not in ("kind", "seed")]
+    usual = {"mlp_width": 0, "mlp_ratio": 0, "attention_init": "normal", "init_std": 0.02}  # said only where it differs
+    pairs = [(key, value) for key, value in model.items() if key not in ("kind", "seed") and usual.get(key) != value]
     pairs += [("K", num_sequences(run)), ("L", data.get("length")), ("Zipf", data.get("zipf_exponent"))]
     pairs += [("batch", train.get("batch_size")), ("lr", train.get("lr")), ("seed", run["config"].get("seed"))]
     words = [f"{key} {_short(value)}" for key, value in pairs if value is not None and not isinstance(value, list)]
@@ -597,7 +598,7 @@ def _short(value: Any) -> str:
 
 
 def set_phase(name: str, phase: int) -> int | None:
-    """Phase whose sequences a set holds: `phase_1` and `swap.phase_1` 1, `train` the given current phase, `novel` None.
+    """Phase whose sequences a set holds: `phase_1` and `swap.phase_1` 1, `train` and `current` `phase`, `novel` None.
 
     It says which Bayes floor and ceiling belong to the set.
     """
@@ -605,7 +606,7 @@ def set_phase(name: str, phase: int) -> int | None:
     match = re.fullmatch(r"phase_([0-9]{1,9})", base)
     if match:
         return int(match.group(1))
-    return phase if base == "train" else None
+    return phase if base in ("train", "current") else None
 
 
 def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -761,7 +762,7 @@ def guarded(command: Callable[[], int]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemo_io.py",
-        description="Summary of a mnemo run directory; its numbers as CSV or NumPy archive. Reads, never changes a run.",
+        description="Summary of a mnemo run directory; its numbers as CSV or NumPy archive. Changes nothing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   mnemo_io.py cache/zipf/zipf                                 what ran, and where it stands

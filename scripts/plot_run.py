@@ -45,10 +45,10 @@ def bin_colors(count: int) -> list[Any]:
 
 
 def default_set(run: dict[str, Any]) -> str:
-    """`train` where it is, else the first set; ValueError when the run has none."""
+    """`current` or `train` where it is, else the first set; ValueError when the run has none."""
     if not run["sets"]:
         raise ValueError(f"{run['path']}: nothing has been evaluated yet (no eval/SET)")
-    return "train" if "train" in run["sets"] else next(iter(run["sets"]))
+    return next((name for name in ("current", "train") if name in run["sets"]), next(iter(run["sets"])))
 
 
 def follows_switches(name: str) -> bool:
@@ -80,7 +80,7 @@ def num_ranks(run: dict[str, Any], name: str) -> int:
 
 def first_sequences(run: dict[str, Any], name: str) -> dict[str, np.ndarray] | None:
     """Rows of set `phase_0` from the first switch on, over the ranks of set `name`; None where there are none."""
-    if not run["switches"] or name != "train" or "phase_0" not in run["sets"]:
+    if not run["switches"] or not follows_switches(name) or "phase_0" not in run["sets"]:
         return None
     columns = curves.select_ranks(run["sets"]["phase_0"], run["sets"][name]["rank"])
     rows = curves.rows_after(columns["step"], run["switches"][0]["step"])
@@ -121,11 +121,18 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
             _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
         for rows in segments(run, name):
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
-    _finish_axes(axes, last_step, log)
+    _finish_axes(axes, last_step, log, _highest(columns, bins))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
     _draw_legend(figure, run, name, bins, colors, old is not None)
     return figure
+
+
+def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin]) -> float:
+    """Top of the loss axis: the current sequences fit; what is forgotten may leave the panel."""
+    means = curves.bin_mean(columns["loss"], columns["rank"], bins)
+    means = means[np.isfinite(means)]
+    return 1.15 * max(float(means.max(initial=0.0)), CHANCE["loss"])
 
 
 def _last_step(run: dict[str, Any], name: str) -> int:
@@ -182,7 +189,7 @@ def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) ->
             labelled = entry["step"]
 
 
-def _finish_axes(axes: dict[str, Any], last_step: int, log: bool) -> None:
+def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes["loss"].set_ylabel("loss (nats)")
@@ -198,8 +205,7 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool) -> None:
         axes["loss"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes["loss"].yaxis.set_minor_formatter(NullFormatter())
     else:
-        top = max(axes["loss"].get_ylim()[1], 0.75)
-        axes["loss"].set_ylim(-0.02 * top, top)
+        axes["loss"].set_ylim(-0.02 * highest, highest)
     low, _ = axes["accuracy"].get_ylim()
     axes["accuracy"].set_ylim(min(low, 0.475), 1.01)
     for panel in axes.values():
@@ -281,7 +287,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     )
     parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
-    parser.add_argument("--set", metavar="NAME", help="evaluated set to draw (default train)")
+    parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
     parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
     return parser
@@ -293,6 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if output.suffix.lower() not in METADATA:
         return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
     run = mnemo_io.read_run(arguments.run)
+    current = curves.current_sequences(run["sets"])
+    if current is not None:
+        run["sets"]["current"] = current
     name = arguments.set or default_set(run)
     if name not in run["sets"]:
         return mnemo_io.usage_error(f"{arguments.run} has no set {name!r}; it has: {', '.join(run['sets'])}")

@@ -11,7 +11,7 @@ import curves
 import mnemo_io
 import numpy as np
 import pytest
-from conftest import REPOSITORY, example_config, safetensors_bytes, yaml_text
+from synthetic_run import REPOSITORY, example_config, safetensors_bytes, yaml_text
 
 SCRIPT = REPOSITORY / "scripts/mnemo_io.py"
 
@@ -311,7 +311,8 @@ def test_hostile_metadata(tmp_path):
 def test_config_round_trip(switches):
     config = example_config(1000, 32, 2000, switches)
     config["odd"] = {
-        "quoted": 'say "hi", #1: yes\n\ttab\\', "number": "12", "word": "null", "empty": "", "list": ["a, b", 1, None, True],
+        "quoted": 'say "hi", #1: yes\n\ttab\\', "number": "12", "word": "null", "empty": "",
+        "list": ["a, b", 1, None, True],
         "deep": {"deeper": {"deepest": [0.1, -3, 1e-12]}}, "unicode": "käfig ✓",
     }  # fmt: skip
     assert mnemo_io.parse_config(yaml_text(config)) == config

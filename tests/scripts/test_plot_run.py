@@ -9,8 +9,8 @@ import mnemo_io
 import numpy as np
 import plot_run
 import pytest
-from conftest import REPOSITORY
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from synthetic_run import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 

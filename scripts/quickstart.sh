@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# From a fresh clone to a result: sets up, builds, trains configs/quickstart.yaml through a switch, draws it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/build.sh release mnemo
+run=cache/quickstart/quickstart
+build/release/mnemo train configs/quickstart.yaml
+build/release/mnemo plot "$run" >/dev/null
+echo
+echo "figure:  $run/figure.png"
+echo "numbers: build/release/mnemo show $run"
+echo "change:  build/release/mnemo train configs/quickstart.yaml train.lr=3e-3"

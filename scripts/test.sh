@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sets up, builds, and runs the tests: scripts/test.sh [--all]     (--all: also the slow ones, and the readers under sanitizers)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+all=false
+for argument in "$@"; do
+  case "$argument" in
+    --all) all=true ;;
+    *) echo "usage: scripts/test.sh [--all]" >&2; exit 64 ;;
+  esac
+done
+scripts/build.sh release
+export OMP_WAIT_POLICY=passive   # several small processes share the cores
+if $all; then
+  ctest --test-dir build/release --output-on-failure --no-tests=error
+  scripts/build.sh asan
+  ctest --test-dir build/asan --output-on-failure --no-tests=error
+  .venv/bin/python -m ruff check scripts tests
+  .venv/bin/python -m pytest -q tests
+else
+  ctest --test-dir build/release --output-on-failure --no-tests=error -LE slow
+  .venv/bin/python -m pytest -q -m 'not slow' tests
+fi

@@ -1,0 +1,122 @@
+#include "core/adam.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <limits>
+
+namespace mnemo {
+namespace {
+
+using torch::Tensor;
+
+std::vector<ParameterSpec> two_tensors() {
+  return {{"a", "first", {3, 5}, ParameterSpec::Init::normal, 1.0}, {"b", "second", {7}, ParameterSpec::Init::normal, 1.0}};
+}
+
+Parameters make_parameters(std::int64_t replicas, torch::Dtype dtype) {
+  Parameters parameters(two_tensors(), replicas, dtype, torch::kCPU);
+  for (std::int64_t r = 0; r < replicas; ++r) parameters.initialize(r, static_cast<std::uint32_t>(r), two_tensors());
+  return parameters;
+}
+
+void fill_gradient(Parameters& parameters, std::uint64_t seed) {
+  torch::manual_seed(seed);
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) parameters.leaf(i).mutable_grad().normal_();
+}
+
+const Tensor kBothFinite = torch::ones({2}, torch::kUInt8);
+
+TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
+    auto parameters = make_parameters(2, dtype);
+    const std::vector<AdamScalars> scalars{{1e-2, 0.9, 0.999, 1e-8, 0.0}, {3e-3, 0.8, 0.99, 1e-6, 0.1}};
+    Adam adam(parameters, scalars);
+    std::vector<Tensor> reference;
+    std::vector<std::unique_ptr<torch::optim::Adam>> peers;
+    for (std::int64_t r = 0; r < 2; ++r) {
+      const auto& s = scalars[static_cast<std::size_t>(r)];
+      for (std::size_t i = 0; i < 2; ++i) reference.push_back(parameters.leaf(i)[r].detach().clone().requires_grad_());
+      peers.push_back(std::make_unique<torch::optim::Adam>(std::vector<Tensor>(reference.end() - 2, reference.end()),
+          torch::optim::AdamOptions(s.lr).betas({s.beta1, s.beta2}).eps(s.eps).weight_decay(s.weight_decay)));
+    }
+    for (int step = 0; step < 50; ++step) {
+      fill_gradient(parameters, static_cast<std::uint64_t>(step));
+      for (std::size_t j = 0; j < 4; ++j) reference[j].mutable_grad() = parameters.leaf(j % 2).grad()[static_cast<std::int64_t>(j / 2)].clone();
+      for (auto& peer : peers) peer->step();
+      adam.step(kBothFinite);
+    }
+    for (std::size_t j = 0; j < 4; ++j) {
+      const auto error = (reference[j] - parameters.leaf(j % 2)[static_cast<std::int64_t>(j / 2)]).abs().max().item<double>();
+      EXPECT_LT(error, dtype == torch::kFloat64 ? 1e-13 : 2e-6);
+    }
+  }
+}
+
+TEST(Adam, LeavesFrozenTensorsAloneBitwiseAndGoesOnAfterwards) {
+  auto parameters = make_parameters(1, torch::kFloat32);
+  auto twin = make_parameters(1, torch::kFloat32);
+  const std::vector<AdamScalars> scalars{{1e-2, 0.9, 0.999, 1e-8, 0.1}};
+  Adam adam(parameters, scalars), twin_adam(twin, scalars);
+  const auto one = torch::ones({1}, torch::kUInt8);
+  const auto both_step = [&](std::uint64_t seed) {
+    fill_gradient(parameters, seed);
+    adam.step(one);
+  };
+  for (std::uint64_t step = 0; step < 10; ++step) both_step(step);
+  const auto frozen = parameters["a"].detach().clone(), moment = adam.first_moment_RP().clone(), moving = parameters["b"].detach().clone();
+  parameters.set_frozen(0, true);
+  for (std::uint64_t step = 0; step < 1000; ++step) both_step(step);
+  EXPECT_TRUE(torch::equal(frozen, parameters["a"]));
+  EXPECT_TRUE(torch::equal(moment.slice(1, 0, 15), adam.first_moment_RP().slice(1, 0, 15)));
+  EXPECT_FALSE(torch::equal(moving, parameters["b"]));
+  EXPECT_EQ(adam.steps_T()[0].item<std::int64_t>(), 10);
+  EXPECT_EQ(adam.steps_T()[1].item<std::int64_t>(), 1010);
+  // after unfreezing, tensor a goes on as if the thousand steps had not been
+  parameters.set_frozen(0, false);
+  for (std::uint64_t step = 0; step < 11; ++step) {
+    if (step == 10) both_step(77);
+    fill_gradient(twin, step == 10 ? 77 : step);
+    twin_adam.step(one);
+  }
+  EXPECT_TRUE(torch::equal(twin["a"], parameters["a"]));
+}
+
+TEST(Adam, SkipsReplicasThatAreNotFinite) {
+  auto parameters = make_parameters(2, torch::kFloat64);
+  Adam adam(parameters, {{1e-2, 0.9, 0.999, 1e-8, 0.0}, {1e-2, 0.9, 0.999, 1e-8, 0.0}});
+  fill_gradient(parameters, 1);
+  parameters.leaf(1).mutable_grad()[1][2] = std::numeric_limits<double>::infinity();
+  const auto before = parameters.flat_RP().clone();
+  const auto finite = finite_replicas(parameters.gradient_RP(), torch::ones({2}, torch::kFloat64));
+  EXPECT_EQ(finite[0].item<int>(), 1);
+  EXPECT_EQ(finite[1].item<int>(), 0);
+  adam.step(finite);
+  EXPECT_FALSE(torch::equal(before[0], parameters.flat_RP()[0]));
+  EXPECT_TRUE(torch::equal(before[1], parameters.flat_RP()[1]));
+}
+
+TEST(FiniteReplicas, SeesLossAndGradientAndDoesNotOverflow) {
+  const auto huge = torch::full({3, 1000}, std::numeric_limits<float>::max());
+  auto loss = torch::ones({3});
+  EXPECT_TRUE(finite_replicas(huge, loss).all().item<bool>());
+  loss[1] = std::numeric_limits<float>::quiet_NaN();
+  const auto finite = finite_replicas(huge, loss);
+  EXPECT_EQ(finite[0].item<int>() + 2 * finite[1].item<int>() + 4 * finite[2].item<int>(), 5);
+}
+
+TEST(Adam, ResetForgetsMomentsAndSteps) {
+  auto parameters = make_parameters(1, torch::kFloat32);
+  Adam adam(parameters, {{1e-2, 0.9, 0.999, 1e-8, 0.0}});
+  fill_gradient(parameters, 1);
+  adam.step(torch::ones({1}, torch::kUInt8));
+  adam.reset({1});
+  EXPECT_EQ(adam.steps_T()[0].item<std::int64_t>(), 1);
+  EXPECT_EQ(adam.steps_T()[1].item<std::int64_t>(), 0);
+  const auto begin = parameters.offset(1);
+  EXPECT_EQ(adam.second_moment_RP().slice(1, begin, begin + 7).abs().max().item<float>(), 0);
+  EXPECT_GT(adam.second_moment_RP().slice(1, 0, 15).abs().max().item<float>(), 0);
+}
+
+}  // namespace
+}  // namespace mnemo

@@ -1,0 +1,87 @@
+// Short trainings against the Bayes ceiling, which is strict: a model above it sees what it must not see.
+
+#include "experiments/evaluate.h"
+#include "experiments/theory.h"
+#include "experiments/trainer.h"
+#include "testing_models.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+
+namespace mnemo {
+namespace {
+
+struct Result {
+  double top_accuracy, top_ceiling, mean_accuracy, mean_ceiling, mean_loss, mean_floor;
+};
+
+/// p-weighted accuracy and loss over all ranks, and means over the five most frequent.
+Result measure(Model& model, const SequenceTable& table, const RankSampler& sampler) {
+  const auto& p = sampler.probabilities();
+  const auto theory = bayes(table, p);
+  const auto scores = score(model, table, strided_ranks(table.num_sequences(), 1));
+  Result result{0, Theory::mean(theory.accuracy, 0, 5), 0, theory.mean_accuracy, 0, theory.mean_loss};
+  for (std::size_t rank = 0; rank < p.size(); ++rank) {
+    if (rank < 5) result.top_accuracy += scores.accuracy[rank] / 5;
+    result.mean_accuracy += p[rank] * scores.accuracy[rank];
+    result.mean_loss += p[rank] * scores.loss[rank];
+  }
+  return result;
+}
+
+Result train_on(Model& model, const SequenceTable& table, const RankSampler& sampler, std::int64_t steps) {
+  Adam adam(model.parameters, {{3e-3, 0.9, 0.999, 1e-8, 0}});
+  Trainer trainer(model, adam, {{&table, DrawStream(sampler, 1, 32)}});
+  for (std::int64_t step = 0; step < steps; ++step) trainer.step(step);
+  return measure(model, table, sampler);
+}
+
+TEST(Learning, ReachesTheCeilingOfItsTopRanksAndNeverPassesTheStrictOne) {
+  torch::manual_seed(0);
+  const auto table = SequenceTable::random(5, 0, 30, 12);
+  const auto sampler = RankSampler::zipf(30, 1);
+  OneLayerAttentionConfig config;
+  config.heads = 2;
+  const ModelConfig any = config;
+  const auto model = make_model({&any, 1}, 12, torch::kFloat32, torch::kCPU);
+  const auto result = train_on(*model, table, sampler, 2500);
+  EXPECT_GT(result.top_accuracy, 0.5 + 0.97 * (result.top_ceiling - 0.5));
+  EXPECT_GT(result.mean_accuracy, 0.5 + 0.9 * (result.mean_ceiling - 0.5));
+  EXPECT_LE(result.mean_accuracy, result.mean_ceiling + 1e-6);
+  EXPECT_GE(result.mean_loss, result.mean_floor - 1e-6);
+}
+
+/// A transformer whose input is shifted by one: each position sees the bit it is to predict.
+class Leaky : public OneLayerAttention {
+ public:
+  using OneLayerAttention::OneLayerAttention;
+  torch::Tensor logits(const Rows& rows) override {
+    auto shifted = rows;
+    shifted.bits_RUL = rows.bits_RUL.roll(-1, 2);
+    return OneLayerAttention::logits(shifted);
+  }
+};
+
+TEST(Learning, TheStrictCeilingCatchesALeak) {
+  const auto table = SequenceTable::random(5, 0, 30, 12);
+  const auto sampler = RankSampler::zipf(30, 1);
+  OneLayerAttentionConfig config;
+  config.heads = 2;
+  Parameters parameters(parameter_specs(config, 12), 1, torch::kFloat32, torch::kCPU);
+  parameters.initialize(0, 0, parameter_specs(config, 12));
+  Leaky model(config, std::move(parameters));
+  const auto theory = bayes(table, sampler.probabilities());
+  Adam adam(model.parameters, {{3e-3, 0.9, 0.999, 1e-8, 0}});
+  Trainer trainer(model, adam, {{&table, DrawStream(sampler, 1, 32)}}, Sharing::none);  // a leak makes cells with one prefix differ
+  double loss = 0;
+  for (std::int64_t step = 0; step < 600; ++step) {
+    const auto now = trainer.step(step).loss_R.item<double>();
+    if (step >= 500) loss += now / 100;
+  }
+  EXPECT_LT(loss, theory.mean_loss / 2);
+}
+
+}  // namespace
+}  // namespace mnemo

@@ -1,0 +1,583 @@
+// A run that is interrupted and resumed ends in the same bytes as one that is not, wherever it was interrupted (DESIGN 3 and 4).
+
+#include "experiments/run.h"
+#include "experiments/session.h"
+
+#include "core/npy.h"
+#include "tests/support.h"
+
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include <map>
+#include <optional>
+
+namespace mnemo {
+namespace {
+
+using test::slurp;
+using test::spill;
+using test::TemporaryDirectory;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+/// 24 steps. Everything that can meet at one step meets at step 12; the last step has an event, a log line and an evaluation that fall on
+/// no multiple. Two lines of metrics and evaluations lie before step 12, so that resumes rewind files of several rows.
+constexpr const char* kConfig = R"(name: tiny
+threads: 1
+device: cpu
+data:  {num_sequences: 12, length: 6}
+model: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 1}
+train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}
+eval:  {every: 6, train_stride: 3, validation_stride: 2, novel: 3}
+events:
+  - {kind: freeze,   at: 6, params: [mlp]}
+  - {kind: snapshot, at: 12, name: before}
+  - {kind: switch,   at: 12}
+  - {kind: freeze,   at: 12, name: freeze_attention, params: [c_attn]}
+  - {kind: unfreeze, at: 12, params: [mlp]}
+  - {kind: snapshot, every: 9, name: often}
+  - {kind: snapshot, at: end, name: last}
+)";
+
+/// Files of a run that say when and how, not what.
+bool is_record_of_the_process(const fs::path& relative) {
+  const auto name = relative.filename();
+  return name == "meta.json" || name == "status.json" || name == "timing.jsonl" || name == "log.txt" || name == "LOCK" ||
+         relative.begin()->string() == "checkpoints";
+}
+
+/// Relative path -> bytes of everything that a resumed run promises to have in common with an uninterrupted one, the whole state at its
+/// planned end among it.
+std::map<std::string, std::string> results(const fs::path& directory, std::int64_t planned_end = 24) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    const auto relative = fs::relative(entry.path(), directory);
+    if (entry.is_regular_file() && !is_record_of_the_process(relative)) files[relative.string()] = slurp(entry.path());
+  }
+  files["end"] = slurp(directory / "checkpoints" / fmt::format("step_{}.0.safetensors", planned_end));
+  return files;
+}
+
+void expect_same(const std::map<std::string, std::string>& actual, const std::map<std::string, std::string>& expected) {
+  for (const auto& [path, bytes] : expected) {
+    EXPECT_TRUE(actual.contains(path)) << path << " is missing";
+    if (actual.contains(path)) EXPECT_TRUE(actual.at(path) == bytes) << path << " differs";
+  }
+  for (const auto& [path, bytes] : actual) EXPECT_TRUE(expected.contains(path)) << path << " is one too many";
+}
+
+/// What one call of train() said and returned.
+struct Outcome {
+  ExitCode code;
+  std::string text;  ///< standard output and error, and an Error's message
+};
+
+/// A cache of its own, and the commands that a user gives in it.
+class Place {
+ public:
+  explicit Place(std::string config = kConfig) { spill(file(), config); }
+
+  fs::path file() const { return root_ / "tiny.yaml"; }
+  fs::path cache() const { return root_ / "cache"; }
+  fs::path run() const { return cache() / "tiny" / "tiny"; }
+  fs::path checkpoint(std::int64_t step, std::int64_t actions) const {
+    return run() / "checkpoints" / fmt::format("step_{}.{}.safetensors", step, actions);
+  }
+  nlohmann::json status() const { return nlohmann::json::parse(slurp(run() / "status.json")); }
+  std::string metrics() const { return slurp(run() / "metrics.jsonl"); }
+
+  TrainRequest request(std::vector<std::string> overrides = {}) const {
+    TrainRequest request;
+    request.config_path = file();
+    request.cache = cache();
+    request.overrides = std::move(overrides);
+    return request;
+  }
+
+  static Outcome train(const TrainRequest& request) {
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    Outcome outcome{};
+    try {
+      outcome.code = mnemo::train(request);
+    } catch (const Error& error) {
+      outcome = {error.code(), error.what()};
+    }
+    std::fflush(stdout);
+    outcome.text += ::testing::internal::GetCapturedStdout() + ::testing::internal::GetCapturedStderr();
+    return outcome;
+  }
+  Outcome train(std::vector<std::string> overrides = {}) const { return train(request(std::move(overrides))); }
+
+  /// Stops when the run asks for the k-th time (from 1) whether it should.
+  Outcome train_until_poll(std::int64_t k, std::vector<std::string> overrides = {}) const {
+    auto stopping = request(std::move(overrides));
+    stopping.options.stop = [k, polls = std::int64_t{0}]() mutable { return ++polls >= k; };
+    return train(stopping);
+  }
+
+ private:
+  TemporaryDirectory root_;
+};
+
+/// The uninterrupted run, and how often it asks whether to stop.
+struct Reference {
+  std::map<std::string, std::string> files;
+  std::int64_t polls = 0;
+};
+
+const Reference& reference() {
+  static const Reference made = [] {
+    Reference reference;
+    const Place place;
+    auto request = place.request();
+    request.options.stop = [&] { return ++reference.polls < 0; };
+    EXPECT_EQ(Place::train(request).code, ExitCode::done);
+    reference.files = results(place.run());
+    return reference;
+  }();
+  return made;
+}
+
+TEST(Resume, ReferenceHoldsWhatTheTestsCompare) {
+  const auto& files = reference().files;
+  for (const char* path : {"config.yaml", "metrics.jsonl", "switches.json", "theory.json", "theory/phase_1.npy", "final.safetensors",
+                           "sequences/phase_0.npy", "sequences/phase_1.npy", "eval/train/loss.npy", "eval/phase_0/presentations.npy",
+                           "eval/phase_1/last_seen.npy", "eval/novel/accuracy.npy", "snapshots/before.safetensors",
+                           "snapshots/often_9.safetensors", "snapshots/often_18.safetensors", "snapshots/last.safetensors", "end"}) {
+    EXPECT_TRUE(files.contains(path)) << path;
+  }
+  EXPECT_NE(files.at("sequences/phase_0.npy"), files.at("sequences/phase_1.npy"));
+  EXPECT_EQ(files.at("final.safetensors").size(), files.at("snapshots/last.safetensors").size());
+  // 24 steps, 5 log lines, 6 evaluations (0, 6, 12 twice, 18, 24), 8 events and, within evaluations, a poll for each set that is scored
+  EXPECT_EQ(reference().polls, 24 + 5 + 6 + 8 + (3 * 3 + 3 * 4));
+}
+
+TEST(Resume, StoppedAtEveryPollEndsInTheSameBytes) {
+  for (std::int64_t k = 1; k <= reference().polls; ++k) {
+    SCOPED_TRACE(fmt::format("stopped at poll {}", k));
+    const Place place;
+    const auto stopped = place.train_until_poll(k);
+    ASSERT_EQ(stopped.code, ExitCode::stopped);
+    ASSERT_THAT(stopped.text, HasSubstr("Resume with\n  mnemo train "));
+    ASSERT_EQ(place.status().at("state"), "stopped");
+    ASSERT_FALSE(fs::exists(place.run() / "final.safetensors"));
+    const auto resumed = place.train();
+    ASSERT_EQ(resumed.code, ExitCode::done) << resumed.text;
+    ASSERT_THAT(resumed.text, HasSubstr("resumed at step "));
+    ASSERT_EQ(place.status().at("state"), "done");
+    expect_same(results(place.run()), reference().files);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(Resume, StopsSoonAndOftenWithinOneRun) {
+  // an evaluation asks five times (for itself, and for each of four sets): fewer polls than that would never get through it
+  for (const std::int64_t polls : {6, 7, 11}) {
+    SCOPED_TRACE(fmt::format("stopped at every poll {}", polls));
+    const Place place;
+    int sessions = 0;
+    auto outcome = place.train_until_poll(polls);
+    while (outcome.code == ExitCode::stopped && ++sessions < 100) outcome = place.train_until_poll(polls);
+    ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+    EXPECT_GE(sessions, 6);
+    expect_same(results(place.run()), reference().files);
+  }
+}
+
+TEST(Resume, StopWithinAnEvaluationLeavesNoRow) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(3).code, ExitCode::stopped);  // the first evaluation: its own poll, the first set, the second
+  EXPECT_EQ(read_npy_header(place.run() / "eval/phase_0/step.npy").shape, Shape{0});
+  EXPECT_EQ(read_npy_header(place.run() / "eval/phase_0/loss.npy").shape, (Shape{0, 6}));
+}
+
+TEST(Resume, LossOfTheLastLineIsKeptForTheStatus) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  const double expected = place.status().at("loss");
+  const Place other;
+  ASSERT_EQ(other.train_until_poll(reference().polls).code, ExitCode::stopped);  // after the last line
+  EXPECT_EQ(other.status().at("loss"), expected);
+  ASSERT_EQ(other.train().code, ExitCode::done);
+  EXPECT_EQ(other.status().at("loss"), expected);
+}
+
+TEST(Resume, KilledProcessResumesFromItsLastCheckpoint) {
+  // a process that is killed leaves rows, lines and files after its checkpoint: here those of a stop that its checkpoint is taken from
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(30).code, ExitCode::stopped);
+  const auto at_30 = fs::path(place.run().string() + ".kept");
+  fs::copy(place.run() / "checkpoints", at_30, fs::copy_options::recursive);
+  ASSERT_EQ(place.train_until_poll(50).code, ExitCode::stopped);
+  fs::remove_all(place.run() / "checkpoints");
+  fs::rename(at_30, place.run() / "checkpoints");
+  spill(place.run() / "checkpoints/step_999.0.safetensors.tmp", "a checkpoint that was being written");
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  EXPECT_FALSE(fs::exists(place.run() / "checkpoints/step_999.0.safetensors.tmp"));
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Rerun, WhenDoneSaysSoAndChangesNothing) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  const auto again = place.train();
+  EXPECT_EQ(again.code, ExitCode::done);
+  EXPECT_THAT(again.text, HasSubstr("already done: " + place.run().string()));
+  EXPECT_THAT(again.text, HasSubstr("ceiling"));
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Rerun, WithOtherSettingsIsRefusedAndNamesThem) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  std::string other = kConfig;
+  other.replace(other.find("lr: 1.0e-2"), 10, "lr: 1.0e-1");
+  other.replace(other.find("heads: 1"), 8, "heads: 2");
+  spill(place.file(), other);
+  const auto refused = place.train();
+  EXPECT_EQ(refused.code, ExitCode::config);
+  for (const char* part : {"train.lr: 0.01 -> 0.1", "model.heads: 1 -> 2", "name: ...", "override", "--restart"}) {
+    EXPECT_THAT(refused.text, HasSubstr(part));
+  }
+  expect_same(results(place.run()), reference().files);
+  EXPECT_EQ(place.status().at("state"), "done");
+}
+
+TEST(Rerun, MayChangeWhatDoesNotChangeNumbers) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(40).code, ExitCode::stopped);
+  const auto outcome = place.train({"output.keep=5", "output.checkpoint_minutes=0.5"});
+  ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  auto files = results(place.run()), expected = reference().files;
+  EXPECT_NE(files.extract("config.yaml").mapped(), expected.extract("config.yaml").mapped());
+  expect_same(files, expected);
+}
+
+TEST(Rerun, RestartMovesTheOldRunAside) {
+  const Place place;
+  const auto old = place.cache() / "tiny/.old";
+  ASSERT_EQ(place.train_until_poll(40).code, ExitCode::stopped);
+  auto request = place.request();
+  request.restart = true;
+  for (const char* name : {"tiny.1", "tiny.2"}) {
+    const auto before = place.metrics();
+    const auto outcome = Place::train(request);
+    ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+    EXPECT_THAT(outcome.text, HasSubstr((old / name).string()));
+    EXPECT_EQ(slurp(old / name / "metrics.jsonl"), before);
+    expect_same(results(place.run()), reference().files);
+  }
+}
+
+TEST(Rerun, ResumeCommandOfARestartDoesNotRestart) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  auto request = place.request();
+  request.restart = true;
+  request.options.command = "mnemo train tiny.yaml --restart --cache x";
+  request.options.stop = [] { return true; };
+  EXPECT_THAT(Place::train(request).text, HasSubstr("Resume with\n  mnemo train tiny.yaml --cache x\n"));
+}
+
+TEST(Rerun, ConfigInItsOwnRunDirectoryResumesThere) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(40).code, ExitCode::stopped);
+  const auto moved = place.cache() / "elsewhere";
+  fs::rename(place.run(), moved);
+  TrainRequest request;
+  request.config_path = moved / "config.yaml";
+  const auto outcome = Place::train(request);
+  ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  expect_same(results(moved), reference().files);
+  EXPECT_FALSE(fs::exists(place.run()));
+
+  request.cache = place.cache() / "fresh";  // with another cache it starts afresh, under its names
+  ASSERT_EQ(Place::train(request).code, ExitCode::done);
+  expect_same(results(place.cache() / "fresh/tiny/tiny"), reference().files);
+}
+
+// ---- more steps
+
+/// Without a percentage: such a run may grow.
+const Reference& longer_reference() {
+  static const Reference made = [] {
+    Reference reference;
+    const Place place;
+    EXPECT_EQ(place.train({"train.steps=40"}).code, ExitCode::done);
+    reference.files = results(place.run(), 40);
+    return reference;
+  }();
+  return made;
+}
+
+TEST(Extension, OfADoneRunEqualsOnePlannedLonger) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  const auto early = slurp(place.run() / "snapshots/last.safetensors");
+  const auto outcome = place.train({"train.steps=40"});
+  ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  EXPECT_THAT(outcome.text, HasSubstr("resumed at step 24 of 40"));
+  EXPECT_NE(slurp(place.run() / "snapshots/last.safetensors"), early);  // `at: end` happened again, at the new end
+  EXPECT_TRUE(fs::exists(place.checkpoint(24, 0)));                      // a planned end stays for ever
+  auto files = results(place.run(), 40), expected = longer_reference().files;
+  files.erase("end"), expected.erase("end");  // the ends that were planned differ
+  expect_same(files, expected);
+
+  const auto shorter = place.train();  // and back
+  EXPECT_EQ(shorter.code, ExitCode::config);
+  EXPECT_THAT(shorter.text, HasSubstr("train.steps: 40 -> 24"));
+}
+
+TEST(Extension, FromWithinTheLastActions) {
+  for (std::int64_t back = 0; back < 6; ++back) {
+    SCOPED_TRACE(fmt::format("stopped {} polls before the end", back));
+    const Place place;
+    ASSERT_EQ(place.train_until_poll(reference().polls - back).code, ExitCode::stopped);
+    // interrupted at once: when it was saved with the new plan, no point among the actions of the old end may be left
+    ASSERT_EQ(place.train_until_poll(1, {"train.steps=40"}).code, ExitCode::stopped);
+    const auto outcome = place.train({"train.steps=40"});
+    ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+    auto files = results(place.run(), 40), expected = longer_reference().files;
+    files.erase("end"), expected.erase("end");
+    expect_same(files, expected);
+  }
+}
+
+TEST(Extension, DropsPointsOfTheOldEndBeforeItPromisesTheNewOne) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(reference().polls).code, ExitCode::stopped);
+  ASSERT_TRUE(fs::exists(place.checkpoint(24, 2)));  // log line and evaluation are done, the event is not
+  ASSERT_EQ(place.train_until_poll(1, {"train.steps=40"}).code, ExitCode::stopped);
+  EXPECT_FALSE(fs::exists(place.checkpoint(24, 2)));
+  EXPECT_TRUE(fs::exists(place.checkpoint(24, 0)));
+}
+
+TEST(Extension, IsRefusedAfterAPercentageHasFiredAndChangesNothing) {
+  std::string config = kConfig;
+  for (auto at = config.find("at: 12"); at != config.npos; at = config.find("at: 12")) config.replace(at, 6, "at: 50%");
+  const Place place(config);
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  const auto before = results(place.run());
+  const auto refused = place.train({"train.steps=40"});
+  EXPECT_EQ(refused.code, ExitCode::config);
+  for (const char* part : {"'before'", "50%", "12", "20"}) EXPECT_THAT(refused.text, HasSubstr(part));
+  expect_same(results(place.run()), before);
+  EXPECT_EQ(place.status().at("state"), "done");
+  EXPECT_THAT(place.train().text, HasSubstr("already done"));
+}
+
+TEST(Extension, MovesAPercentageThatHasNotFired) {
+  std::string config = kConfig;
+  for (auto at = config.find("at: 12"); at != config.npos; at = config.find("at: 12")) config.replace(at, 6, "at: 50%");
+  const Place place(config), planned(config);
+  ASSERT_EQ(place.train_until_poll(15).code, ExitCode::stopped);
+  ASSERT_LT(place.status().at("step"), 12);
+  ASSERT_EQ(place.train({"train.steps=40"}).code, ExitCode::done);
+  ASSERT_EQ(planned.train({"train.steps=40"}).code, ExitCode::done);
+  expect_same(results(place.run(), 40), results(planned.run(), 40));
+}
+
+// ---- ends other than done
+
+TEST(TimeLimit, StopsAndResumes) {
+  const Place place;
+  auto request = place.request();
+  request.options.max_hours = 1e-9;
+  EXPECT_EQ(Place::train(request).code, ExitCode::stopped);
+  EXPECT_EQ(place.train().code, ExitCode::done);
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Divergence, KeepsTheParametersOfTheLastFiniteStepAndIsFinal) {
+  const Place place;
+  const std::vector<std::string> overrides{"train.lr=1e30", "run=tiny"};
+  const auto outcome = place.train(overrides);
+  ASSERT_EQ(outcome.code, ExitCode::diverged) << outcome.text;
+  EXPECT_THAT(outcome.text, HasSubstr("train.lr"));
+  EXPECT_EQ(place.status().at("state"), "diverged");
+  EXPECT_TRUE(place.status().at("loss").is_null());
+  EXPECT_FALSE(fs::exists(place.run() / "final.safetensors"));
+  EXPECT_EQ(nlohmann::json::parse(slurp(place.run() / "meta.json")).at("sessions").back().at("result"), "diverged");
+
+  const auto again = place.train(overrides);
+  EXPECT_EQ(again.code, ExitCode::diverged);
+  EXPECT_THAT(again.text, HasSubstr("diverged at step"));
+  EXPECT_THAT(again.text, HasSubstr("--restart"));
+
+  // the same by hand, to see the parameters: those of a run that was planned to end at its last finite step
+  const std::int64_t finite_steps = place.status().at("step");
+  ASSERT_GT(finite_steps, 0);
+  const Place by_hand, shorter;
+  auto config = load_config(by_hand.file(), overrides).config;
+  make_directories(by_hand.run());
+  Run run(config, by_hand.run(), {});
+  ::testing::internal::CaptureStderr();
+  run.open({});
+  EXPECT_THROW(run.execute(), Error);
+  EXPECT_EQ(run.step(), finite_steps);
+  EXPECT_TRUE(run.model().parameters.flat_RP().isfinite().all().item<bool>());
+  const auto path = by_hand.cache() / "weights.safetensors";
+  write_weights(path, run.model(), {{"step", std::to_string(finite_steps)}});
+  auto short_overrides = overrides;
+  short_overrides.insert(short_overrides.end(), {"events=[]", fmt::format("train.steps={}", finite_steps)});
+  ::testing::internal::GetCapturedStderr();
+  ASSERT_EQ(shorter.train(short_overrides).code, ExitCode::done);
+  EXPECT_EQ(slurp(path), slurp(shorter.run() / "final.safetensors"));
+}
+
+TEST(Failure, ShowsInTheStatus) {
+  // the last file cannot be put in its place
+  const Place place;
+  make_directories(place.run() / "final.safetensors/in_the_way");
+  const auto outcome = place.train();
+  EXPECT_EQ(outcome.code, ExitCode::io);
+  EXPECT_THAT(outcome.text, HasSubstr("final.safetensors"));
+  EXPECT_EQ(place.status().at("state"), "failed");
+  fs::remove_all(place.run() / "final.safetensors");
+  EXPECT_EQ(place.train().code, ExitCode::done);
+  expect_same(results(place.run()), reference().files);
+}
+
+// ---- damage
+
+/// Stopped at two points after the switch, so that there are two checkpoints.
+void stop_twice(const Place& place) {
+  ASSERT_EQ(place.train_until_poll(55).code, ExitCode::stopped);
+  ASSERT_EQ(place.train_until_poll(6).code, ExitCode::stopped);
+}
+
+std::vector<fs::path> checkpoints_of(const Place& place) {  // newest first
+  std::vector<fs::path> paths;
+  for (const auto& point : CheckpointStore(place.run() / "checkpoints", 2).points()) paths.push_back(place.checkpoint(point.step, point.actions));
+  return paths;
+}
+
+void expect_falls_back(const Place& place) {
+  const auto outcome = place.train();
+  ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  EXPECT_THAT(outcome.text, HasSubstr("not usable"));
+  EXPECT_THAT(outcome.text, HasSubstr("going on from the checkpoint before it"));
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Damage, NewestCheckpointCutAnywhereFallsBack) {
+  for (const double share : {0.0, 0.001, 0.1, 0.5, 0.999}) {
+    SCOPED_TRACE(share);
+    const Place place;
+    stop_twice(place);
+    const auto newest = checkpoints_of(place).at(0);
+    fs::resize_file(newest, static_cast<std::uintmax_t>(share * static_cast<double>(fs::file_size(newest))));
+    expect_falls_back(place);
+  }
+}
+
+TEST(Damage, NewestCheckpointFlippedFallsBack) {
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 8; ++i) {
+    const Place place;
+    stop_twice(place);
+    const auto newest = checkpoints_of(place).at(0);
+    auto bytes = slurp(newest);
+    const auto bit = random() % (8 * bytes.size());
+    SCOPED_TRACE(fmt::format("bit {}", bit));
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8));
+    spill(newest, bytes);
+    expect_falls_back(place);
+  }
+}
+
+TEST(Damage, CheckpointUnderAnotherNameFallsBack) {
+  const Place place;
+  stop_twice(place);
+  const auto paths = checkpoints_of(place);
+  fs::copy_file(paths.at(1), paths.at(0), fs::copy_options::overwrite_existing);
+  expect_falls_back(place);
+}
+
+TEST(Damage, NoCheckpointLeftSaysHowToStartAnew) {
+  const Place place;
+  stop_twice(place);
+  for (const auto& path : checkpoints_of(place)) fs::resize_file(path, 100);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const auto outcome = place.train();
+    EXPECT_EQ(outcome.code, ExitCode::data);
+    EXPECT_THAT(outcome.text, HasSubstr("--restart"));
+  }
+  auto request = place.request();
+  request.restart = true;
+  EXPECT_EQ(Place::train(request).code, ExitCode::done);
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Damage, OfAppendedFilesIsNeverPassedOver) {
+  for (const char* name : {"metrics.jsonl", "eval/train/loss.npy", "eval/phase_0/presentations.npy", "eval/phase_1/step.npy", "eval/novel/accuracy.npy"}) {
+    SCOPED_TRACE(name);
+    const Place place;
+    stop_twice(place);
+    const auto path = place.run() / name;
+    const auto whole = slurp(path);
+    const auto before = [&](const fs::path& checkpoint) -> std::int64_t {
+      const auto file = Safetensors::read(checkpoint);
+      for (const auto& entry : nlohmann::json::parse(file.metadata().at("files"))) {
+        if (entry.at("path") == name) return entry.at("size").get<std::int64_t>();
+      }
+      return 0;
+    };
+    const auto paths = checkpoints_of(place);
+    const auto newest = before(paths.at(0)), oldest = before(paths.at(1));
+    ASSERT_GT(newest, oldest);
+    ASSERT_GT(oldest, 0);
+    const auto flipped_at = [&](std::int64_t at) {
+      auto bytes = whole;
+      bytes[static_cast<std::size_t>(at)] = static_cast<char>(bytes[static_cast<std::size_t>(at)] ^ 1);
+      return bytes;
+    };
+    // before every mark: nothing can be done
+    for (const auto& damaged : {flipped_at(oldest - 1), whole.substr(0, static_cast<std::size_t>(oldest) - 1)}) {
+      spill(path, damaged);
+      const auto outcome = place.train();
+      EXPECT_EQ(outcome.code, ExitCode::data) << outcome.text;
+      EXPECT_THAT(outcome.text, HasSubstr(name));
+    }
+    fs::remove(path);
+    EXPECT_EQ(place.train().code, ExitCode::data);
+    // between the marks: the older checkpoint knows nothing of it
+    spill(path, flipped_at(newest - 1));
+    expect_falls_back(place);
+  }
+}
+
+TEST(Damage, ChangedOwnDataIsRefused) {
+  const Place place;
+  const auto data = place.cache().parent_path() / "bits.npy";
+  std::vector<std::uint8_t> bits(12 * 6);
+  for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = i % 5 < 2;
+  write_npy(data, view_of(bits.data(), {12, 6}));
+  const std::vector<std::string> overrides{"data.file=" + data.string(), "run=tiny"};
+  ASSERT_EQ(place.train_until_poll(40, overrides).code, ExitCode::stopped);
+  bits[0] = static_cast<std::uint8_t>(1 - bits[0]);
+  write_npy(data, view_of(bits.data(), {12, 6}));
+  const auto refused = place.train(overrides);
+  EXPECT_EQ(refused.code, ExitCode::config);
+  EXPECT_THAT(refused.text, HasSubstr("bits.npy"));
+  bits[0] = static_cast<std::uint8_t>(1 - bits[0]);
+  write_npy(data, view_of(bits.data(), {12, 6}));
+  EXPECT_EQ(place.train(overrides).code, ExitCode::done);
+}
+
+TEST(Lock, SecondProcessIsToldOfTheHolder) {
+  const Place place;
+  make_directories(place.run());
+  std::optional<DirectoryLock> lock(place.run());
+  const auto outcome = place.train();
+  EXPECT_EQ(outcome.code, ExitCode::locked);
+  EXPECT_THAT(outcome.text, HasSubstr(fmt::format("process {} on host", ::getpid())));
+  EXPECT_FALSE(fs::exists(place.run() / "config.yaml"));
+  lock.reset();
+  EXPECT_EQ(place.train().code, ExitCode::done);
+}
+
+}  // namespace
+}  // namespace mnemo

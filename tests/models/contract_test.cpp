@@ -1,0 +1,145 @@
+// What every model promises, over every model in the registry.
+
+#include "core/adam.h"
+#include "experiments/evaluate.h"
+#include "testing_models.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <set>
+
+namespace mnemo {
+namespace {
+
+using torch::Tensor;
+
+TEST(ModelContract, CoversTheRegistry) {
+  std::set<std::size_t> seen;
+  for (const auto& [name, config] : small_models()) seen.insert(config.index());
+  EXPECT_EQ(seen.size(), std::variant_size_v<ModelConfig>);
+}
+
+TEST(ModelContract, SharedCellsGiveTheGradientOfAllCells) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    for (const std::int64_t length : {2, 7, 20}) {
+      for (const std::int64_t batch : {1, 3, 40}) {
+        const TestBatch data(30, length, batch, 5);
+        const auto model = lively_model(config, length, torch::kFloat64);
+        const auto shared = model->gradient(data.rows(torch::kFloat64));
+        const auto shared_gradient = model->parameters.gradient_RP().clone();
+        const auto plain = model->gradient(data.rows(torch::kFloat64, Sharing::none));
+        EXPECT_NEAR(shared.loss_R.item<double>(), plain.loss_R.item<double>(), 1e-12);
+        EXPECT_NEAR(shared.accuracy_R.item<double>(), plain.accuracy_R.item<double>(), 1e-12);
+        EXPECT_LT((shared_gradient - model->parameters.gradient_RP()).abs().max().item<double>(), 1e-12);
+      }
+    }
+  }
+}
+
+TEST(ModelContract, GradientIsThatOfTheLossByCentralDifferences) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const TestBatch data(10, 6, 8, 3);
+    const auto rows = data.rows(torch::kFloat64);
+    const auto model = lively_model(config, 6, torch::kFloat64);
+    model->gradient(rows);
+    const auto gradient = model->parameters.gradient_RP().clone();
+    auto flat = model->parameters.flat_RP();
+    for (std::int64_t i = 0; i < flat.size(1); i += 1 + flat.size(1) / 300) {
+      auto element = flat[0][i];
+      const double value = element.item<double>(), h = 1e-5;
+      const auto loss_at = [&](double x) {
+        element.fill_(x);
+        return model->gradient(rows).loss_R.item<double>();
+      };
+      const double slope = (loss_at(value + h) - loss_at(value - h)) / (2 * h);
+      element.fill_(value);
+      EXPECT_NEAR(gradient[0][i].item<double>(), slope, 1e-7) << "element " << i;
+    }
+  }
+}
+
+TEST(ModelContract, NoLogitSeesItsOwnOrLaterBits) {
+  const std::int64_t length = 9;
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const auto model = lively_model(config, length, torch::kFloat64);
+    torch::NoGradGuard no_grad;
+    auto bits = SequenceTable::random(4, 0, 3, length).unpack_all();
+    const auto logits_of = [&] {
+      const TestBatch data(SequenceTable::from_array(view_of(bits.data(), {3, length})));
+      return model->logits(data.rows(torch::kFloat64, Sharing::none)).view({3, length - 1}).clone();
+    };
+    const auto before = logits_of();
+    for (std::int64_t j = 0; j < length; ++j) {
+      auto& bit = bits[static_cast<std::size_t>(length + j)];  // of the second row
+      bit = 1 - bit;
+      const auto after = logits_of();
+      bit = 1 - bit;
+      // column c predicts bit c + 1 from bits 0..c; bitwise equal, since the shapes are
+      EXPECT_TRUE(torch::equal(before.slice(1, 0, j), after.slice(1, 0, j))) << "bit " << j;
+      EXPECT_TRUE(torch::equal(before[0], after[0]) && torch::equal(before[2], after[2]));
+      if (j + 1 < length && name.find("1x1") == std::string::npos) EXPECT_FALSE(torch::equal(before[1][j], after[1][j])) << "bit " << j;
+    }
+  }
+}
+
+TEST(ModelContract, Float32StaysNearFloat64) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const TestBatch data(100, 20, 32, 1);
+    const auto exact = lively_model(config, 20, torch::kFloat64), rounded = lively_model(config, 20, torch::kFloat32);
+    exact->gradient(data.rows(torch::kFloat64));
+    rounded->gradient(data.rows(torch::kFloat32));
+    const auto reference = exact->parameters.gradient_RP();
+    const auto row = [&](const Model& model) {
+      std::vector<Tensor> parts;
+      for (std::size_t i = 0; i < model.parameters.specs().size(); ++i) parts.push_back(model.parameters.leaf(i).grad().to(torch::kFloat64).flatten());
+      return torch::cat(parts);
+    };
+    EXPECT_LT((row(*rounded) - row(*exact)).norm().item<double>(), 2e-5 * row(*exact).norm().item<double>());
+  }
+}
+
+TEST(ModelContract, FrozenParametersGetNoGradient) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const TestBatch data(20, 8, 16);
+    const auto model = lively_model(config, 8, torch::kFloat64);
+    auto& parameters = model->parameters;
+    for (std::size_t i = 0; i < parameters.specs().size(); ++i) parameters.set_frozen(i, true);
+    EXPECT_FALSE(parameters.any_trainable());
+    model->gradient(data.rows(torch::kFloat64));
+    EXPECT_EQ(parameters.gradient_RP().abs().max().item<double>(), 0);
+    parameters.set_frozen(0, false);
+    model->gradient(data.rows(torch::kFloat64));
+    EXPECT_GT(parameters.leaf(0).grad().abs().max().item<double>(), 0);
+    EXPECT_EQ(parameters.leaf(2).grad().abs().max().item<double>(), 0);
+  }
+}
+
+TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const TestBatch data(60, 10, 8, 2);
+    const auto model = lively_model(config, 10, torch::kFloat64);
+    model->gradient(data.rows(torch::kFloat64));
+    const auto weights = model->parameters.flat_RP().clone(), gradient = model->parameters.gradient_RP().clone();
+    const std::vector<std::int32_t> ranks{0, 50, 7, 3};
+    const auto scores = score(*model, data.table(), ranks);
+    EXPECT_TRUE(torch::equal(weights, model->parameters.flat_RP()) && torch::equal(gradient, model->parameters.gradient_RP()));
+    for (std::size_t i = 0; i < ranks.size(); ++i) {
+      const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1));
+      const auto& table = data.table();
+      const ReplicaCells replica{&cells, &table};
+      const auto alone = model->gradient(make_rows({&replica, 1}, torch::kFloat64, torch::kCPU));
+      EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6);
+      EXPECT_NEAR(scores.accuracy[i], alone.accuracy_R.item<double>(), 1e-6);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mnemo

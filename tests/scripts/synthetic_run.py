@@ -1,0 +1,199 @@
+"""A synthetic run directory, written with NumPy alone: the formats of the engine, curves that look like training."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+LN2 = float(np.log(2.0))
+
+
+def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    names = {"float64": "F64", "float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+    header: dict = {"__metadata__": metadata} if metadata is not None else {}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        header[name] = {"dtype": names[tensor.dtype.name], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(tensor.tobytes() for tensor in tensors.values())
+
+
+def yaml_scalar(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ", ".join(yaml_scalar(item) for item in value) + "]"
+    if not isinstance(value, str):
+        return repr(value)
+    plain = value and value.replace("_", "").replace("%", "").isalnum() and value not in ("null", "true", "false")
+    return value if plain and not value[0].isdigit() or value.endswith("%") else json.dumps(value)
+
+
+def yaml_text(config: dict, indent: str = "") -> str:
+    """Block maps, block lists of maps, flow lists of scalars: what the engine writes."""
+    text = ""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = [yaml_text(entry, indent + "    ") for entry in value]
+            text += f"{indent}{key}:\n" + "".join(f"{indent}  - {entry[len(indent) + 4 :]}" for entry in entries)
+        else:
+            text += f"{indent}{key}: {yaml_scalar(value)}\n"
+    return text
+
+
+def example_config(num_sequences: int, length: int, steps: int, switches: list[int]) -> dict:
+    return {
+        "name": "demo",
+        "group": "demo",
+        "run": "demo",
+        "seed": 0,
+        "precision": "fp32",
+        "data": {"num_sequences": num_sequences, "length": length, "zipf_exponent": 1.0, "seed": None},
+        "model": {"kind": "one_layer_attention", "heads": 4, "head_dim": 16, "mlp_layers": 3, "mlp_width": 64},
+        "train": {"steps": steps, "batch_size": 64, "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "log_every": 50},
+        "eval": {"every": steps // 20, "train_stride": 10, "validation_stride": 1, "novel": 16},
+        "events": [
+            {"kind": "switch", "at": at, "reset_optimizer": False, "clear_memory": True, "name": f"switch_{index}"}
+            for index, at in enumerate(switches)
+        ],
+    }
+
+
+def learned(presentations: np.ndarray, speed: float) -> np.ndarray:
+    """Share of what can be learned that is learned after so many presentations, 0..1."""
+    known = np.maximum(presentations, 0.0) ** 1.2
+    return known / (known + speed)
+
+
+class Curves:
+    """Made-up truth behind the run: what an evaluation of ranks of some phase gives after a number of steps."""
+
+    def __init__(self, num_sequences: int, length: int, switches: list[int], batch_size: int = 64) -> None:
+        weights = 1.0 / np.arange(1.0, num_sequences + 1)
+        self.p = weights / weights.sum()
+        self.batch_size, self.starts = batch_size, [0, *switches]
+        rank = np.arange(num_sequences)
+        self.floor = [-np.log(self.p) / length * (1 + 0.02 * k) + 1e-3 * np.sin(rank) for k in range(len(self.starts))]
+        self.ceiling = [1.0 - 0.55 * floor for floor in self.floor]
+
+    def counts(self, phase: int, step: int) -> np.ndarray:
+        end = self.starts[phase + 1] if phase + 1 < len(self.starts) else step
+        return np.floor(max(0, min(step, end) - self.starts[phase]) * self.batch_size * self.p).astype(np.int64)
+
+    def evaluate(self, phase: int, step: int, rank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        share = learned(self.counts(phase, step)[rank], 300.0 / (1 + phase))
+        if phase + 1 < len(self.starts):
+            share = share * np.exp(-max(0, step - self.starts[phase + 1]) / (0.08 * self.starts[1]))
+            forgotten = 0.5 * (1 - np.exp(-max(0, step - self.starts[phase + 1]) / (0.15 * self.starts[1])))
+        else:
+            forgotten = 0.0
+        wobble = 0.012 * np.sin(12.9898 * (rank + 1) + step)
+        loss = LN2 + share * (self.floor[phase][rank] - LN2) + forgotten + np.abs(wobble)
+        accuracy = 0.5 + share * (self.ceiling[phase][rank] - 0.5) + wobble * (1 - share)
+        return loss.astype(np.float32), accuracy.astype(np.float32)
+
+
+def write_set(folder: Path, rows: list[tuple[int, int, int]], rank: np.ndarray, curves: Curves) -> None:
+    """rows: (step, current phase, phase of the set's sequences or -1 for novel)."""
+    folder.mkdir(parents=True)
+    columns: dict[str, list] = {"presentations": [], "last_seen": [], "loss": [], "accuracy": []}
+    for step, _, phase in rows:
+        counts = curves.counts(phase, step)[rank] if phase >= 0 else np.zeros(len(rank), np.int64)
+        novel = (np.full(len(rank), LN2 + 0.01 * (rank % 3 + 1)), np.full(len(rank), 0.5))
+        loss, accuracy = curves.evaluate(phase, step, rank) if phase >= 0 else novel
+        for name, row in zip(columns, (counts, np.where(counts > 0, step - 1, -1), loss, accuracy)):
+            columns[name].append(row)
+    np.save(folder / "step.npy", np.array([row[0] for row in rows], np.int64))
+    np.save(folder / "phase.npy", np.array([row[1] for row in rows], np.int64))
+    np.save(folder / "rank.npy", rank.astype(np.int64))
+    for name, values in columns.items():
+        dtype = np.int64 if name in ("presentations", "last_seen") else np.float32
+        np.save(folder / f"{name}.npy", np.array(values, dtype).reshape(len(rows), len(rank)))
+
+
+def write_run(
+    path: Path,
+    num_sequences: int = 200,
+    length: int = 16,
+    steps: int = 2000,
+    switches: tuple[int, ...] = (1000,),
+    until: int | None = None,
+    evaluations: int = 20,
+) -> Path:
+    """Writes a run directory; `until` stops it at a step, as if it were in flight (0 rows with -1)."""
+    curves = Curves(num_sequences, length, list(switches))
+    until = steps if until is None else until
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml_text(example_config(num_sequences, length, steps, list(switches))))
+    due = sorted({*range(0, steps + 1, max(1, steps // evaluations)), *switches})
+    before = [(step, int(np.searchsorted(switches, step, "left"))) for step in due]
+    after = [(step, k + 1) for k, step in enumerate(switches)]
+    rows = sorted(row for row in before + after if row[0] <= until)
+    done = [(k + 1, at) for k, at in enumerate(switches) if at <= until]
+    everyone = np.arange(num_sequences)
+    write_set(path / "eval/train", [(s, k, k) for s, k in rows], everyone[::10], curves)
+    for phase in range(len(done) + 1):
+        write_set(path / f"eval/phase_{phase}", [(s, k, phase) for s, k in rows if k >= phase], everyone, curves)
+    write_set(path / "eval/novel", [(s, k, -1) for s, k in rows], np.arange(min(16, num_sequences)), curves)
+    _write_theory(path, curves, len(done) + 1)
+    (path / "sequences").mkdir()
+    for phase in range(len(done) + 1):
+        bits = (np.arange(num_sequences * length) * 2654435761 // 65536 + phase) % 2
+        np.save(path / f"sequences/phase_{phase}.npy", bits.reshape(num_sequences, length).astype(np.uint8))
+    (path / "switches.json").write_text(json.dumps([{"phase": phase, "step": at} for phase, at in done]))
+    log_every = max(1, steps // 200)
+    lines = [_metrics_line(curves, step, switches) for step in range(log_every, until + 1, log_every)]
+    (path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    state = {"state": "done" if until == steps else "running", "step": max(until, 0), "steps": steps, "loss": 0.25}
+    (path / "status.json").write_text(json.dumps(state))
+    (path / "meta.json").write_text(json.dumps({"version": "0.1.0", "device": "cpu"}))
+    weights = {"wte.weight": np.arange(8, dtype=np.float32).reshape(2, 4), "lm_head.bias": np.zeros(2, np.float32)}
+    (path / "snapshots").mkdir()
+    (path / "snapshots/pre_switch.safetensors").write_bytes(safetensors_bytes(weights, {"digest": "0" * 32}))
+    (path / "final.safetensors").write_bytes(safetensors_bytes(weights, {"step": str(steps)}))
+    return path
+
+
+def _write_theory(path: Path, curves: Curves, phases: int) -> None:
+    (path / "theory").mkdir()
+    summary = []
+    for phase in range(phases):
+        floor, ceiling = curves.floor[phase], curves.ceiling[phase]
+        np.save(path / f"theory/phase_{phase}.npy", np.stack([floor, ceiling], axis=1))
+        entropy = float(-(curves.p * np.log(curves.p)).sum())
+        summary.append({"phase": phase, "loss_floor": float(curves.p @ floor), "entropy": entropy,
+                        "accuracy_ceiling": float(curves.p @ ceiling), "retrieval_ceiling": 0.9,
+                        "accuracy_ceiling_unweighted": float(ceiling.mean())})  # fmt: skip
+    (path / "theory/theory.json").write_text(json.dumps({"phases": summary}))
+
+
+def _metrics_line(curves: Curves, step: int, switches: tuple[int, ...]) -> str:
+    phase = int(np.searchsorted(switches, step, "left"))
+    loss, accuracy = curves.evaluate(phase, step, np.arange(len(curves.p)))
+    noise = 1 + 0.04 * np.sin(78.233 * step)
+    record = {"step": step, "phase": phase, "draws": 64 * step, "train_loss": float(curves.p @ loss * noise),
+              "train_accuracy": float(curves.p @ accuracy), "lr": 0.001}  # fmt: skip
+    return json.dumps(record)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A function that writes a run directory: make_run(name="run", **options of write_run)."""
+    return lambda name="run", **options: write_run(tmp_path / name, **options)
+
+
+@pytest.fixture
+def run_dir(make_run) -> Path:
+    return make_run()

@@ -1,0 +1,74 @@
+#pragma once
+
+// One small configuration of every model in the registry, and batches for them.
+
+#include "core/batches.h"
+#include "core/rows.h"
+#include "core/zipf.h"
+#include "models/registry.h"
+
+#include <torch/types.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mnemo {
+
+/// Every alternative of ModelConfig must have an entry: a test checks it.
+inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
+  OneLayerAttentionConfig narrow, wide, tiny;
+  narrow.heads = 2;
+  narrow.head_dim = 4;
+  wide.heads = 3;
+  wide.head_dim = 5;
+  wide.mlp_width = 9;
+  wide.mlp_layers = 1;
+  tiny.heads = tiny.head_dim = 1;
+  tiny.mlp_layers = 8;
+  return {{"one_layer_attention 2x4", narrow}, {"one_layer_attention 3x5, D=9, 1 layer", wide}, {"one_layer_attention 1x1, 8 layers", tiny}};
+}
+
+/// A Zipf batch of a random table.
+class TestBatch {
+ public:
+  TestBatch(std::int64_t num_sequences, std::int64_t length, std::int64_t batch, std::uint32_t seed = 0)
+      : table_(SequenceTable::random(seed, 0, num_sequences, length)), sampler_(RankSampler::zipf(num_sequences, 1)) {
+    DrawStream draws(sampler_, seed, batch);
+    const auto ranks = draws.ranks(0);
+    drawn_.assign(ranks.begin(), ranks.end());
+  }
+  explicit TestBatch(SequenceTable table) : table_(std::move(table)), sampler_(RankSampler::zipf(table_.num_sequences(), 0)) {
+    for (std::int32_t rank = 0; rank < table_.num_sequences(); ++rank) drawn_.push_back(rank);
+  }
+
+  Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes) const {
+    const auto cells = cells_of_batch(table_, drawn_, sharing);
+    const ReplicaCells replica{&cells, &table_};
+    return make_rows({&replica, 1}, dtype, torch::kCPU);
+  }
+  const SequenceTable& table() const { return table_; }
+  const RankSampler& sampler() const { return sampler_; }
+
+ private:
+  SequenceTable table_;
+  RankSampler sampler_;
+  std::vector<std::int32_t> drawn_;
+};
+
+/// A model with its weights spread wide enough that attention and relus matter.
+inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64_t length, torch::Dtype dtype, std::uint32_t seed = 1) {
+  auto seeded = config;
+  seed_of(seeded) = seed;
+  auto model = make_model({&seeded, 1}, length, dtype, torch::kCPU);
+  torch::NoGradGuard no_grad;
+  const auto& specs = model->parameters.specs();
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    const auto& leaf = model->parameters.leaf(i);
+    if (specs[i].init == ParameterSpec::Init::normal) leaf.mul_(25);  // std .5
+    else leaf.add_(0.1 * torch::sin(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
+  }
+  return model;
+}
+
+}  // namespace mnemo
