@@ -43,8 +43,8 @@ class Checker {
   /// Says more than "unknown key" about a block that later versions will read.
   void check_unfinished() {
     if (!source_.contains("sweep")) return;
-    source_.fail("sweep", "this version trains one run at a time: take the block out and start a run for each value with overrides, "
-                          "as in train.lr=0.001, which name it");
+    source_.fail("sweep", "this version trains one run at a time; take the block out and give one value of each key as an override, "
+                          "like train.lr=0.001, which also names the run");
   }
 
   void check_device() {
@@ -66,6 +66,7 @@ class Checker {
     const auto look = [&](const char* path, std::optional<std::string>& file, std::size_t dimensions,
                           auto&& accept) {
       if (!file || !source_.clean(path)) return;
+      if (file->empty()) return source_.fail(path, "names no file");
       file = fs::weakly_canonical(folder_ / *file).string();
       try {
         const auto header = read_npy_header(*file);
@@ -229,9 +230,11 @@ std::int64_t available_cores() {
 
 Rule run_name() {
   const auto holds = [](std::string_view name) {
-    return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' && std::all_of(name.begin(), name.end(), may_stand_in_run_name);
+    return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' &&
+           std::all_of(name.begin(), name.end(), may_stand_in_run_name);
   };
-  return {fmt::format("a file name (letters, digits, any of ._=,+-; no dot first; at most {})", kMaxNameLength), nullptr, holds, nullptr, {}};
+  const auto wants = fmt::format("a file name (letters, digits, any of ._=,+-; no dot first; at most {})", kMaxNameLength);
+  return {wants, nullptr, holds, nullptr, {}};
 }
 
 LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides) {

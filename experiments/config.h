@@ -41,7 +41,7 @@ struct TrainConfig {
   static void fields(Self& self, Visit&& visit) {
     visit("steps", self.steps, "optimizer updates", in_range(1, 1e12));
     visit("batch_size", self.batch_size, "sequences drawn a step, with replacement", in_range(1, 1 << 24));
-    visit("lr", self.lr, "learning rate of Adam", positive());
+    visit("lr", self.lr, "learning rate of Adam", positive(), at_most(1e10));
     visit("betas", self.betas, "decay rates of Adam's moments", in_range(0, 1, /*include_high=*/false));
     visit("eps", self.eps, "added to Adam's denominator", positive());
     visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative());

@@ -45,22 +45,21 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability) {
     const auto [begin, end, prefix] = groups.back();
     groups.pop_back();
     if (end - begin == 1) {
-      theory.retrieval += distinct.mass[begin] * static_cast<double>(table.length() - std::max<std::int64_t>(prefix, 1));
+      theory.retrieval += static_cast<double>(table.length() - std::max<std::int64_t>(prefix, 1));
       continue;
     }
     auto middle = begin;  // the first that goes on with 1
-    double mass[2] = {0, 0}, largest = 0;
+    double mass[2] = {0, 0};
     for (auto i = begin; i < end; ++i) {
       const bool next = table.bit(order[distinct.first[i]], prefix);
       if (!next) middle = i + 1;
       mass[next] += distinct.mass[i];
-      largest = std::max(largest, distinct.mass[i]);
     }
     const double total = mass[0] + mass[1];
     if (prefix == 0) {
       theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
     } else {
-      theory.retrieval += largest;
+      theory.retrieval += 1;  // one of the group is named
       for (auto i = begin; i < end; ++i) {
         const double p = total > 0 ? mass[i >= middle] / total : 0.5;  // of the true next bit
         loss[i] -= std::log(p);
@@ -82,7 +81,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability) {
       theory.accuracy[static_cast<std::size_t>(order[j])] = right[i] / predictions;
     }
   }
-  theory.retrieval /= predictions;
+  theory.retrieval /= predictions * static_cast<double>(num_distinct);
   return theory;
 }
 

@@ -15,7 +15,7 @@ struct Theory {
   std::vector<double> accuracy;  ///< (K) ceiling of each rank; a tie (|P - 1/2| < 1e-12) counts half
   double mean_loss = 0;          ///< p-weighted: no model can be below
   double mean_accuracy = 0;      ///< p-weighted: no model can be above
-  double retrieval = 0;          ///< p-weighted top-1 accuracy of naming the sequence from its prefix, over prefixes of 1..L-1 bits
+  double retrieval = 0;          ///< top-1 accuracy of naming an equally likely distinct sequence from prefixes of 1..L-1 bits
   double entropy = 0;            ///< of the distinct sequences
   double first_bit_entropy = 0;  ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1)
 

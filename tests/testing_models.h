@@ -66,7 +66,7 @@ inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const auto& leaf = model->parameters.leaf(i);
     if (specs[i].init == ParameterSpec::Init::normal) leaf.mul_(25);  // std .5
-    else leaf.add_(0.1 * torch::sin(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
+    else leaf.add_(0.1 * torch::cos(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
   }
   return model;
 }

@@ -28,7 +28,7 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   fmt::print("loss floor, p-weighted        {:.4f} nats a bit (no model is below; chance {:.4f})\n", theory.mean_loss, std::log(2.0));
   fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance .5)\n", theory.mean_accuracy);
   fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
-  fmt::print("retrieval, p-weighted         {:.4f} (naming the sequence from its prefix)\n\n", theory.retrieval);
+  fmt::print("retrieval ceiling             {:.4f} (naming the sequence from its prefix, all equally likely)\n\n", theory.retrieval);
   fmt::print("{:<16} {:>10} {:>12} {:>10}\n", "ranks", "mass", "loss floor", "ceiling");
   for (std::int64_t begin = 0, end = 10; begin < K; begin = end, end *= 10) {
     const auto last = std::min(end, K);

@@ -6,8 +6,10 @@
 #include "core/npy.h"
 #include "tests/support.h"
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <map>
 #include <optional>
@@ -19,7 +21,6 @@ using test::slurp;
 using test::spill;
 using test::TemporaryDirectory;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 /// 24 steps. Everything that can meet at one step meets at step 12; the last step has an event, a log line and an evaluation that fall on
 /// no multiple. Two lines of metrics and evaluations lie before step 12, so that resumes rewind files of several rows.
@@ -62,7 +63,8 @@ std::map<std::string, std::string> results(const fs::path& directory, std::int64
 void expect_same(const std::map<std::string, std::string>& actual, const std::map<std::string, std::string>& expected) {
   for (const auto& [path, bytes] : expected) {
     EXPECT_TRUE(actual.contains(path)) << path << " is missing";
-    if (actual.contains(path)) EXPECT_TRUE(actual.at(path) == bytes) << path << " differs";
+    if (!actual.contains(path)) continue;
+    EXPECT_TRUE(actual.at(path) == bytes) << path << " differs";
   }
   for (const auto& [path, bytes] : actual) EXPECT_TRUE(expected.contains(path)) << path << " is one too many";
 }
@@ -95,7 +97,7 @@ class Place {
     return request;
   }
 
-  static Outcome train(const TrainRequest& request) {
+  static Outcome carry_out(const TrainRequest& request) {
     ::testing::internal::CaptureStdout();
     ::testing::internal::CaptureStderr();
     Outcome outcome{};
@@ -108,13 +110,13 @@ class Place {
     outcome.text += ::testing::internal::GetCapturedStdout() + ::testing::internal::GetCapturedStderr();
     return outcome;
   }
-  Outcome train(std::vector<std::string> overrides = {}) const { return train(request(std::move(overrides))); }
+  Outcome train(std::vector<std::string> overrides = {}) const { return carry_out(request(std::move(overrides))); }
 
   /// Stops when the run asks for the k-th time (from 1) whether it should.
   Outcome train_until_poll(std::int64_t k, std::vector<std::string> overrides = {}) const {
     auto stopping = request(std::move(overrides));
     stopping.options.stop = [k, polls = std::int64_t{0}]() mutable { return ++polls >= k; };
-    return train(stopping);
+    return carry_out(stopping);
   }
 
  private:
@@ -133,7 +135,7 @@ const Reference& reference() {
     const Place place;
     auto request = place.request();
     request.options.stop = [&] { return ++reference.polls < 0; };
-    EXPECT_EQ(Place::train(request).code, ExitCode::done);
+    EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
     reference.files = results(place.run());
     return reference;
   }();
@@ -263,7 +265,7 @@ TEST(Rerun, RestartMovesTheOldRunAside) {
   request.restart = true;
   for (const char* name : {"tiny.1", "tiny.2"}) {
     const auto before = place.metrics();
-    const auto outcome = Place::train(request);
+    const auto outcome = Place::carry_out(request);
     ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
     EXPECT_THAT(outcome.text, HasSubstr((old / name).string()));
     EXPECT_EQ(slurp(old / name / "metrics.jsonl"), before);
@@ -278,7 +280,7 @@ TEST(Rerun, ResumeCommandOfARestartDoesNotRestart) {
   request.restart = true;
   request.options.command = "mnemo train tiny.yaml --restart --cache x";
   request.options.stop = [] { return true; };
-  EXPECT_THAT(Place::train(request).text, HasSubstr("Resume with\n  mnemo train tiny.yaml --cache x\n"));
+  EXPECT_THAT(Place::carry_out(request).text, HasSubstr("Resume with\n  mnemo train tiny.yaml --cache x\n"));
 }
 
 TEST(Rerun, ConfigInItsOwnRunDirectoryResumesThere) {
@@ -288,13 +290,13 @@ TEST(Rerun, ConfigInItsOwnRunDirectoryResumesThere) {
   fs::rename(place.run(), moved);
   TrainRequest request;
   request.config_path = moved / "config.yaml";
-  const auto outcome = Place::train(request);
+  const auto outcome = Place::carry_out(request);
   ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
   expect_same(results(moved), reference().files);
   EXPECT_FALSE(fs::exists(place.run()));
 
   request.cache = place.cache() / "fresh";  // with another cache it starts afresh, under its names
-  ASSERT_EQ(Place::train(request).code, ExitCode::done);
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
   expect_same(results(place.cache() / "fresh/tiny/tiny"), reference().files);
 }
 
@@ -385,7 +387,7 @@ TEST(TimeLimit, StopsAndResumes) {
   const Place place;
   auto request = place.request();
   request.options.max_hours = 1e-9;
-  EXPECT_EQ(Place::train(request).code, ExitCode::stopped);
+  EXPECT_EQ(Place::carry_out(request).code, ExitCode::stopped);
   EXPECT_EQ(place.train().code, ExitCode::done);
   expect_same(results(place.run()), reference().files);
 }
@@ -412,7 +414,7 @@ TEST(Divergence, KeepsTheParametersOfTheLastFiniteStepAndIsFinal) {
   const Place by_hand, shorter;
   auto config = load_config(by_hand.file(), overrides).config;
   make_directories(by_hand.run());
-  Run run(config, by_hand.run(), {});
+  mnemo::Run run(config, by_hand.run(), {});
   ::testing::internal::CaptureStderr();
   run.open({});
   EXPECT_THROW(run.execute(), Error);
@@ -507,7 +509,7 @@ TEST(Damage, NoCheckpointLeftSaysHowToStartAnew) {
   }
   auto request = place.request();
   request.restart = true;
-  EXPECT_EQ(Place::train(request).code, ExitCode::done);
+  EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
   expect_same(results(place.run()), reference().files);
 }
 

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <map>
+#include <set>
 
 namespace mnemo {
 namespace {
@@ -34,12 +34,14 @@ TEST(TheoryGolden, EveryCase) {
 void expect_definition(const SequenceTable& table, const std::vector<double>& p) {
   const auto theory = bayes(table, p);
   const auto K = table.num_sequences(), L = table.length();
-  double mean_loss = 0, mean_accuracy = 0, retrieval = 0;
+  double mean_loss = 0, mean_accuracy = 0, retrieval = 0, num_distinct = 0;
   for (std::int64_t a = 0; a < K; ++a) {
-    double loss = 0, accuracy = 0;
+    double loss = 0, accuracy = 0, copies = 0;
+    for (std::int64_t b = 0; b < K; ++b) copies += table.common_prefix(a, b) == L;
+    num_distinct += 1 / copies;
     for (std::int64_t n = 1; n < L; ++n) {
       double all = 0, agree = 0;
-      std::map<std::string, double> strings;
+      std::set<std::string> strings;
       for (std::int64_t b = 0; b < K; ++b) {
         if (table.common_prefix(a, b) < n) continue;
         const auto mass = p[static_cast<std::size_t>(b)];
@@ -47,14 +49,12 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p)
         if (table.bit(a, n) == table.bit(b, n)) agree += mass;
         std::string text;
         for (std::int64_t i = 0; i < L; ++i) text += table.bit(b, i) ? '1' : '0';
-        strings[text] += mass;
+        strings.insert(text);
       }
       const double share = agree / all;
       loss -= std::log(share);
       accuracy += std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
-      double largest = 0;
-      for (const auto& [text, mass] : strings) largest = std::max(largest, mass);
-      retrieval += p[static_cast<std::size_t>(a)] * largest / all;
+      retrieval += 1 / copies / static_cast<double>(strings.size());
     }
     const auto predictions = static_cast<double>(L - 1);
     EXPECT_NEAR(theory.loss[static_cast<std::size_t>(a)], loss / predictions, 1e-12);
@@ -64,7 +64,7 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p)
   }
   EXPECT_NEAR(theory.mean_loss, mean_loss, 1e-12);
   EXPECT_NEAR(theory.mean_accuracy, mean_accuracy, 1e-12);
-  EXPECT_NEAR(theory.retrieval, retrieval / static_cast<double>(L - 1), 1e-12);
+  EXPECT_NEAR(theory.retrieval, retrieval / (num_distinct * static_cast<double>(L - 1)), 1e-12);
   EXPECT_NEAR(theory.mean_loss, (theory.entropy - theory.first_bit_entropy) / static_cast<double>(L - 1), 1e-12);  // chain rule
 }
 
@@ -93,7 +93,7 @@ TEST(Theory, ReproducesTheTable) {  // MATHS 6
     const auto table = SequenceTable::random(0, 0, row.num_sequences, row.length);
     const auto theory = bayes(table, RankSampler::zipf(row.num_sequences, row.exponent).probabilities());
     EXPECT_NEAR(theory.entropy, row.entropy, 5e-4);
-    EXPECT_NEAR(theory.mean_loss, row.floor, 8e-4);
+    EXPECT_NEAR(theory.mean_loss, row.floor, 2e-3);  // five standard deviations over drawn tables at K = 500
     EXPECT_NEAR(theory.mean_accuracy, row.accuracy, 2.5e-3);
     EXPECT_NEAR(theory.unweighted_accuracy(), row.unweighted, 2.5e-3);
     EXPECT_NEAR(theory.retrieval, row.retrieval, 4e-3);

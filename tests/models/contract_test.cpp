@@ -47,7 +47,7 @@ TEST(ModelContract, GradientIsThatOfTheLossByCentralDifferences) {
     model->gradient(rows);
     const auto gradient = model->parameters.gradient_RP().clone();
     auto flat = model->parameters.flat_RP();
-    for (std::int64_t i = 0; i < flat.size(1); i += 1 + flat.size(1) / 300) {
+    for (std::int64_t i = 0; i < flat.size(1); i += 1 + flat.size(1) / 150) {
       auto element = flat[0][i];
       const double value = element.item<double>(), h = 1e-5;
       const auto loss_at = [&](double x) {
@@ -81,7 +81,8 @@ TEST(ModelContract, NoLogitSeesItsOwnOrLaterBits) {
       // column c predicts bit c + 1 from bits 0..c; bitwise equal, since the shapes are
       EXPECT_TRUE(torch::equal(before.slice(1, 0, j), after.slice(1, 0, j))) << "bit " << j;
       EXPECT_TRUE(torch::equal(before[0], after[0]) && torch::equal(before[2], after[2]));
-      if (j + 1 < length && name.find("1x1") == std::string::npos) EXPECT_FALSE(torch::equal(before[1][j], after[1][j])) << "bit " << j;
+      const bool is_seen = j + 1 < length && name.find("1x1") == std::string::npos;  // LayerNorm of width 1 forgets its input
+      EXPECT_TRUE(!is_seen || !torch::equal(before[1][j], after[1][j])) << "bit " << j;
     }
   }
 }
@@ -113,9 +114,10 @@ TEST(ModelContract, FrozenParametersGetNoGradient) {
     EXPECT_FALSE(parameters.any_trainable());
     model->gradient(data.rows(torch::kFloat64));
     EXPECT_EQ(parameters.gradient_RP().abs().max().item<double>(), 0);
-    parameters.set_frozen(0, false);
+    const auto last = parameters.specs().size() - 1;
+    parameters.set_frozen(last, false);
     model->gradient(data.rows(torch::kFloat64));
-    EXPECT_GT(parameters.leaf(0).grad().abs().max().item<double>(), 0);
+    EXPECT_GT(parameters.leaf(last).grad().abs().max().item<double>(), 0);
     EXPECT_EQ(parameters.leaf(2).grad().abs().max().item<double>(), 0);
   }
 }

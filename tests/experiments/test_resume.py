@@ -1,0 +1,194 @@
+"""Stopping a run by signals, by kill -9 and by a second process, and going on: to the same bytes."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from engine import (
+    BINARY,
+    DONE,
+    LOCKED,
+    STOPPED,
+    Place,
+    assert_same_results,
+    assert_whole,
+    call,
+    environment,
+    make_place,
+    results,
+    start,
+    wait_for,
+)
+
+STEPS = 6000  # long enough to be hit by a signal
+KILLS = 100
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Results of the uninterrupted run."""
+    place = make_place(tmp_path_factory.mktemp("uninterrupted"), STEPS)
+    done = place.train()
+    assert done.returncode == DONE, done.stderr
+    return results(place.run)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return make_place(tmp_path, STEPS)
+
+
+def stop(place: Place, number: signal.Signals, *arguments: str) -> tuple[str, str]:
+    """Interrupts a run on its way; its standard output and error."""
+    process = place.start(*arguments)
+    place.wait_for_step(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == STOPPED, err
+    return out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_and_the_printed_command_resumes(
+    place: Place, expected: dict[str, bytes], number: signal.Signals
+) -> None:
+    out, _ = stop(place, number)
+    assert place.status()["state"] == "stopped"
+    assert 0 < place.status()["step"] < STEPS
+    assert_whole(place.run)
+    command = out.splitlines()[-1].strip()
+    assert out.splitlines()[-2].endswith("Resume with")
+    resumed = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), timeout=60)
+    assert resumed.returncode == DONE, resumed.stderr
+    assert "resumed at step" in resumed.stderr
+    assert place.status()["state"] == "done"
+    assert_same_results(place.run, expected)
+
+
+def test_the_printed_command_is_quoted_for_a_shell_and_does_not_restart(
+    tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    place = make_place(tmp_path / "it's a $HOME", STEPS)
+    out, _ = stop(place, signal.SIGINT, "--restart", "output.keep=3", "events.5.name='last'", "run=tiny")
+    command = out.splitlines()[-1].strip()
+    resumed = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), timeout=60)
+    assert resumed.returncode == DONE, resumed.stderr
+    assert "resumed at step" in resumed.stderr
+    assert_same_results(place.run, expected)
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    config = tmp_path / "large.yaml"
+    config.write_text(
+        "name: large\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 3000000, length: 32}\n"
+        "model: {kind: one_layer_attention}\noutput: {sequences: false}\n"
+    )
+    process = start([str(BINARY), "train", str(config), "--cache", str(tmp_path)])
+    wait_for((tmp_path / "large/large/LOCK").exists, process)
+    process.send_signal(signal.SIGINT)  # while it makes its sequences: nobody asks for signals yet
+    time.sleep(0.05)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_signal_before_the_first_step_is_kept(place: Place, expected: dict[str, bytes]) -> None:
+    process = place.start()
+    wait_for((place.run / "LOCK").exists, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == STOPPED
+    assert place.status()["step"] == 0
+    assert place.train().returncode == DONE
+    assert_same_results(place.run, expected)
+
+
+def test_a_time_limit_stops(place: Place) -> None:
+    stopped = place.train("--max-hours", "1e-7")
+    assert stopped.returncode == STOPPED, stopped.stderr
+    assert "--max-hours 1e-7" in stopped.stdout.splitlines()[-1]
+    assert place.status()["state"] == "stopped"
+
+
+def test_run_again_when_done(tmp_path: Path) -> None:
+    place = make_place(tmp_path, 40)
+    assert place.train().returncode == DONE
+    before = results(place.run)
+    again = place.train()
+    assert again.returncode == DONE
+    assert again.stdout.splitlines()[-1] == f"already done: {place.run}"
+    assert_same_results(place.run, before)
+
+
+def test_two_processes_on_one_run(place: Place, expected: dict[str, bytes]) -> None:
+    first = place.start()
+    wait_for((place.run / "metrics.jsonl").exists, first)
+    for arguments in ((), ("--restart",), ("train.steps=7000",)):
+        second = place.train(*arguments)
+        assert second.returncode == LOCKED, second.stderr
+        assert re.search(rf"in use by process {first.pid} on host \S+", second.stderr)
+        assert second.stdout == ""
+    assert first.poll() is None, "the first process ended too early for this test"
+    first.communicate(timeout=60)
+    assert first.returncode == DONE
+    assert not (place.cache / "tiny" / ".old").exists()
+    assert_same_results(place.run, expected)
+
+
+def test_a_killed_process_leaves_its_lock_free(place: Place, expected: dict[str, bytes]) -> None:
+    process = place.start("output.checkpoint_minutes=0.0005")
+    place.wait_for_step(process, 200)
+    process.kill()
+    process.communicate()
+    assert place.status()["state"] == "running"
+    resumed = place.train()
+    assert resumed.returncode == DONE, resumed.stderr
+    assert "resumed at step 0 " not in resumed.stderr
+    assert_same_results(place.run, expected)
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """At random moments of runs of which each ends in the bytes of the uninterrupted one."""
+    generator = random.Random(4)
+    kills = runs = in_training = 0
+    while kills < KILLS:
+        runs += 1
+        place = make_place(tmp_path / str(runs), STEPS, checkpoint_minutes=0.0005)
+        while kills < KILLS:
+            process = place.start()
+            try:
+                process.communicate(timeout=generator.uniform(0.05, 1.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                kills += 1
+                in_training += len(place.checkpoints) > 0
+                if place.run.exists():
+                    assert_whole(place.run)
+            else:
+                assert process.returncode == DONE
+                break
+        assert place.train().returncode == DONE
+        assert_same_results(place.run, expected)
+    assert in_training > KILLS / 2
+
+
+def test_start_up_is_quick(tmp_path: Path) -> None:
+    place = make_place(tmp_path, 40)
+    began = time.monotonic()
+    assert place.train().returncode == DONE
+    assert time.monotonic() - began < 6  # 0.6 s on an idle machine; the promise is 2 s to the first step
+
+
+def test_binary_says_its_version() -> None:
+    assert re.match(r"mnemo \d+\.\d+\.\d+ \(", call([str(BINARY), "--version"]).stdout)

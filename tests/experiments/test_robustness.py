@@ -1,0 +1,266 @@
+"""Full disks, unwritable places, corrupt files: the promised exit code, the path in the message, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine import (
+    BINARY,
+    CANNOT_CREATE,
+    DATA,
+    DONE,
+    IO,
+    Place,
+    assert_same_results,
+    assert_whole,
+    make_place,
+    mnemo_io,
+    point_of,
+    results,
+    wait_for,
+)
+
+STEPS = 200
+NOBODY = 65534
+Mount = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    place = make_place(tmp_path_factory.mktemp("uninterrupted"), STEPS)
+    done = place.train()
+    assert done.returncode == DONE, done.stderr
+    return results(place.run)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a tmpfs with these options on a new folder, or remounts it with others."""
+    folder = tmp_path / "disk"
+    mounted = False
+
+    def mount_with(options: str) -> Path:
+        nonlocal mounted
+        folder.mkdir(exist_ok=True)
+        options = f"remount,{options}" if mounted else options
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0 and not mounted:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        mounted = True
+        return folder
+
+    yield mount_with
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+# Full disk ------------------------------------------------------------------------------------------------------------
+
+
+def assert_fails_and_resumes(place: Place, free: Callable[[], object], expected: dict[str, bytes]) -> None:
+    """A run that keeps every checkpoint fills the disk; with more room the same command goes on."""
+    for _ in range(2):  # the second attempt finds the disk as full
+        failed = place.train()
+        assert failed.returncode == IO, failed.stderr
+        message = failed.stderr.splitlines()[-1]
+        assert " error " in message and str(place.run) in message
+        assert "No space left on device" in message or "File too large" in message
+        assert "already done" not in failed.stdout
+    assert_whole(place.run)
+    assert not list(place.run.rglob("*.safetensors.tmp"))
+    had_checkpoint = len(place.checkpoints) > 0
+    free()
+    resumed = place.train("output.keep=2")
+    assert resumed.returncode == DONE, resumed.stderr
+    assert ("resumed at step" in resumed.stderr) == had_checkpoint
+    assert "not usable" not in resumed.stderr
+    assert_same_results(place.run, expected)
+
+
+@pytest.mark.parametrize("kilobytes", [40, 120, 200, 400, 1000, 1600])
+def test_full_disk(mount: Mount, tmp_path: Path, expected: dict[str, bytes], kilobytes: int) -> None:
+    """Small disks are full before the first checkpoint, larger ones on the way."""
+    cache = mount(f"size={kilobytes}k")
+    place = make_place(tmp_path, STEPS, checkpoint_minutes=1e-9, keep=1000, cache=cache)
+    assert_fails_and_resumes(place, lambda: mount("size=64m"), expected)
+
+
+@pytest.mark.parametrize("files", [8, 30, 60])
+def test_disk_without_room_for_more_files(mount: Mount, tmp_path: Path, expected: dict[str, bytes], files: int) -> None:
+    cache = mount(f"size=64m,nr_inodes={files}")
+    place = make_place(tmp_path, STEPS, checkpoint_minutes=1e-9, keep=1000, cache=cache)
+    assert_fails_and_resumes(place, lambda: mount("size=64m,nr_inodes=10000"), expected)
+
+
+def test_disk_that_is_full_when_it_is_stopped(mount: Mount, tmp_path: Path) -> None:
+    """The checkpoint of Ctrl-C does not fit: exit 74, the one before intact."""
+    steps = 100_000
+    cache = mount("size=4m")
+    place = make_place(tmp_path, steps, cache=cache)
+    process = place.start()
+    place.wait_for_step(process)
+    process.send_signal(signal.SIGSTOP)
+    with open(cache / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            pass
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == IO, err
+    assert str(place.run) in err.splitlines()[-1] and "No space left on device" in err
+    assert_whole(place.run)
+    (cache / "filler").unlink()
+    assert place.train("--max-hours", "1e-9").returncode == 75
+
+
+def test_file_size_limit(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """As batch systems set it; SIGXFSZ would kill the process."""
+    place = make_place(tmp_path, STEPS)
+    small = place.train(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)))
+    assert small.returncode == IO, small.stderr
+    message = small.stderr.splitlines()[-1]
+    assert "step_0.0.safetensors" in message and "File too large" in message
+    assert place.status()["state"] == "failed"
+    assert place.train().returncode == DONE
+    assert_same_results(place.run, expected)
+
+
+# Unwritable places ----------------------------------------------------------------------------------------------------
+
+
+def test_cache_that_cannot_be_made(tmp_path: Path, mount: Mount) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    read_only = mount("ro")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/mnemo"), read_only):
+        for arguments in ((), ("--restart",)):
+            place = make_place(tmp_path, STEPS, cache=cache)
+            refused = place.train(*arguments)
+            assert refused.returncode == CANNOT_CREATE, (cache, refused.stderr)
+            assert str(cache) in refused.stderr.splitlines()[-1]
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_run_on_a_disk_that_became_read_only(mount: Mount, tmp_path: Path) -> None:
+    place = make_place(tmp_path, 40, cache=mount("size=4m"))
+    assert place.train().returncode == DONE
+    mount("ro")
+    refused = place.train()
+    assert refused.returncode == CANNOT_CREATE
+    assert str(place.run) in refused.stderr and "Read-only" in refused.stderr
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_cache_without_permission(tmp_path: Path, mode: int) -> None:
+    if os.getuid() != 0 or subprocess.run([str(BINARY), "--version"], user=NOBODY, capture_output=True).returncode != 0:
+        pytest.skip("needs root, and a binary that others may run")
+    # pytest's own folders are closed to others
+    folder = Path(f"/tmp/mnemo_permission_{os.getpid()}_{mode}")
+    try:
+        (folder / "cache").mkdir(parents=True)
+        place = make_place(folder, STEPS, cache=folder / "cache")
+        os.chmod(folder / "cache", mode)
+        for arguments in ((), ("--restart",)):
+            refused = place.train(*arguments, user=NOBODY, cwd="/")
+            assert refused.returncode == CANNOT_CREATE, refused.stderr
+            assert str(place.cache) in refused.stderr and "Permission denied" in refused.stderr
+    finally:
+        shutil.rmtree(folder)
+
+
+# Corrupt files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A run with two checkpoints after the switch, killed on its way: copy it, then break it."""
+    place = make_place(tmp_path_factory.mktemp("stopped"), STEPS, checkpoint_minutes=1e-9)
+    process = place.start()
+    wait_for(lambda: len(place.checkpoints) >= 2 and point_of(place.checkpoints[1])[0] > STEPS // 2, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(place.checkpoints) >= 2
+    return place
+
+
+@pytest.fixture
+def broken(stopped: Place, tmp_path: Path) -> Place:
+    place = make_place(tmp_path, STEPS)
+    shutil.copytree(stopped.run, place.run)
+    return place
+
+
+def assert_falls_back(place: Place, expected: dict[str, bytes]) -> None:
+    resumed = place.train()
+    assert resumed.returncode == DONE, resumed.stderr
+    assert "checkpoint not usable" in resumed.stderr
+    assert "going on from the checkpoint before it" in resumed.stderr
+    assert_same_results(place.run, expected)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 500, -1])
+def test_truncated_checkpoint(broken: Place, expected: dict[str, bytes], length: int) -> None:
+    newest = broken.checkpoints[0]
+    os.truncate(newest, length if length >= 0 else newest.stat().st_size + length)
+    assert_falls_back(broken, expected)
+
+
+@pytest.mark.parametrize("place_of_bit", [0, 8, 100, -1, -2000])
+def test_flipped_bit_in_a_checkpoint(broken: Place, expected: dict[str, bytes], place_of_bit: int) -> None:
+    newest = broken.checkpoints[0]
+    content = bytearray(newest.read_bytes())
+    content[place_of_bit] ^= 16
+    newest.write_bytes(content)
+    assert_falls_back(broken, expected)
+
+
+def test_every_checkpoint_corrupt(broken: Place, expected: dict[str, bytes]) -> None:
+    for checkpoint in broken.checkpoints:
+        os.truncate(checkpoint, 1000)
+    failed = broken.train()
+    assert failed.returncode == DATA
+    assert "--restart" in failed.stderr.splitlines()[-1]
+    restarted = broken.train("--restart")
+    assert restarted.returncode == DONE
+    assert_same_results(broken.run, expected)
+    assert (broken.cache / "tiny/.old/tiny.1/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval/phase_0/loss.npy", "eval/train/step.npy"])
+def test_damaged_appended_file(broken: Place, name: str) -> None:
+    """Damage before the mark of every checkpoint: refused, not passed over."""
+    path = broken.run / name
+    content = bytearray(path.read_bytes())
+    content[130] ^= 1
+    path.write_bytes(content)
+    failed = broken.train()
+    assert failed.returncode == DATA
+    assert name in failed.stderr and "--restart" in failed.stderr
+
+
+def test_damaged_config_of_a_run(broken: Place) -> None:
+    (broken.run / "config.yaml").write_text("name: [")
+    failed = broken.train()
+    assert failed.returncode == 78
+    assert str(broken.run / "config.yaml") in failed.stderr
+
+
+def test_damaged_status_and_meta_do_not_matter(broken: Place, expected: dict[str, bytes]) -> None:
+    (broken.run / "status.json").write_text("{")
+    (broken.run / "meta.json").write_text("[]")
+    assert broken.train().returncode == DONE
+    assert broken.status()["state"] == "done"
+    assert mnemo_io.read_json(broken.run / "meta.json")["sessions"]
+    assert_same_results(broken.run, expected)
