@@ -66,12 +66,16 @@ std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)
   std::string last_problem;
   for (const auto& point : points()) {
     if (!wanted(point)) continue;
+    bool restoring = false;
     try {
-      restore(point, Safetensors::read(path(point), Safetensors::Digest::required));
+      const auto file = Safetensors::read(path(point), Safetensors::Digest::required);
+      restoring = true;
+      restore(point, file);
       if (!last_problem.empty()) log_warning("going on from the checkpoint before it, step {}", point.step);
       return point;
     } catch (const Error& error) {
-      if (error.code() != ExitCode::data && error.code() != ExitCode::io) throw;
+      const bool unreadable = error.code() == ExitCode::io && !restoring;
+      if (error.code() != ExitCode::data && !unreadable) throw;
       last_problem = error.what();
       log_warning("checkpoint not usable: {}", last_problem);
     }

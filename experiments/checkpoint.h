@@ -29,7 +29,8 @@ class CheckpointStore {
   void save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
             const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
   /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
-  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad.
+  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, and what else
+  /// `restore` throws: a full disk is no reason to go back.
   std::optional<RunPoint> load(const std::function<bool(RunPoint)>& wanted,
                                const std::function<void(RunPoint, const Safetensors&)>& restore) const;
 

@@ -45,6 +45,11 @@ bool Schedule::due(std::int64_t step, std::int64_t steps) const {
   return every && step > 0 && step < steps && step % *every == 0;
 }
 
+std::int64_t Schedule::occurrences(std::int64_t steps) const {
+  if (at) return at->step(steps) <= steps ? 1 : 0;
+  return every ? (steps - 1) / *every : 0;
+}
+
 std::string_view kind_of(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kKind; }, event);
 }

@@ -39,6 +39,7 @@ struct Schedule {
     visit("every", self.every, "instead of at: n, 2n, ... before the last step", at_least(1));
   }
   bool due(std::int64_t step, std::int64_t steps) const;
+  std::int64_t occurrences(std::int64_t steps) const;  ///< in a whole run
 };
 
 // Each event is one struct: settings, and what it does to a run. `kChanges`: it changes data or weights, so that the step is evaluated

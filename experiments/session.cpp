@@ -49,30 +49,27 @@ std::string megabytes(double bytes) {
   return bytes >= 1e9 ? fmt::format("{:.1f} GB", bytes / 1e9) : fmt::format("{:.1f} MB", bytes / 1e6);
 }
 
-/// Bytes that a run will write, by kind.
+/// Bytes that a run will write, by kind; at most.
 void print_plan(const RunConfig& config, const fs::path& directory) {
   const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
   const auto parameters = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
-  double sets = 0, evaluations = 0, snapshots = 1, phases = 1;
-  for (std::int64_t step = 0; step <= config.train.steps; ++step) {
-    bool changes = false;
-    for (const auto& event : config.events) {
-      if (!schedule_of(event).due(step, config.train.steps)) continue;
-      changes = changes || changes_data_or_weights(event);
-      phases += std::holds_alternative<SwitchEvent>(event);
-      snapshots += std::holds_alternative<SnapshotEvent>(event);
-    }
-    const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
-                        static_cast<double>(config.eval.novel);
-    const double times = changes ? 2 : (step % config.eval.every == 0 || step == config.train.steps) ? 1 : 0;
-    evaluations += times;
-    sets += times * rows * 24;
-  }
+  const auto steps = config.train.steps;
+  const auto count = [&](const auto& is_counted) {
+    std::int64_t total = 0;
+    for (const auto& event : config.events) total += is_counted(event) ? schedule_of(event).occurrences(steps) : 0;
+    return static_cast<double>(total);
+  };
+  const double phases = 1 + count([](const auto& event) { return std::holds_alternative<SwitchEvent>(event); });
+  const double snapshots = 1 + count([](const auto& event) { return std::holds_alternative<SnapshotEvent>(event); });
+  const double evaluations = static_cast<double>(2 + (steps - 1) / config.eval.every) + 2 * count(changes_data_or_weights);
+  const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
+                      static_cast<double>(config.eval.novel);
+  const double sets = evaluations * rows * 24;  // presentations, last_seen, loss, accuracy
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
   fmt::print("model      {}\n", model_text(config));
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
-  fmt::print("schedule   {} steps of {} sequences, {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
+  fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
   fmt::print("disk       eval {}, checkpoints {}, weights {}, sequences {}\n", megabytes(sets),
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
              megabytes(config.output.sequences ? phases * K * L : 0));

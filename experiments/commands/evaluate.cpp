@@ -81,10 +81,8 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
     return sets;
   }
   std::int64_t phases = 1;
-  for (std::int64_t step = 0; step < config.train.steps; ++step) {
-    for (const auto& event : config.events) {
-      phases += std::holds_alternative<SwitchEvent>(event) && schedule_of(event).due(step, config.train.steps);
-    }
+  for (const auto& event : config.events) {
+    if (std::holds_alternative<SwitchEvent>(event)) phases += schedule_of(event).occurrences(config.train.steps);
   }
   const auto sampler = sampler_of(config);
   for (std::int64_t phase = 0; phase < phases; ++phase) {

@@ -26,7 +26,7 @@ from engine import (
     wait_for,
 )
 
-STEPS = 6000  # long enough to be hit by a signal
+STEPS = 2000  # long enough to be hit by a signal
 KILLS = 100
 
 
@@ -132,7 +132,7 @@ def test_run_again_when_done(tmp_path: Path) -> None:
 def test_two_processes_on_one_run(place: Place, expected: dict[str, bytes]) -> None:
     first = place.start()
     wait_for((place.run / "metrics.jsonl").exists, first)
-    for arguments in ((), ("--restart",), ("train.steps=7000",)):
+    for arguments in ((), ("--restart",), ("train.steps=3000",)):
         second = place.train(*arguments)
         assert second.returncode == LOCKED, second.stderr
         assert re.search(rf"in use by process {first.pid} on host \S+", second.stderr)

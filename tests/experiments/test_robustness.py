@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from engine import (
     mnemo_io,
     point_of,
     results,
-    wait_for,
 )
 
 STEPS = 200
@@ -86,7 +86,7 @@ def assert_fails_and_resumes(place: Place, free: Callable[[], object], expected:
     assert_same_results(place.run, expected)
 
 
-@pytest.mark.parametrize("kilobytes", [40, 120, 200, 400, 1000, 1600])
+@pytest.mark.parametrize("kilobytes", [40, 120, 400, 1000])
 def test_full_disk(mount: Mount, tmp_path: Path, expected: dict[str, bytes], kilobytes: int) -> None:
     """Small disks are full before the first checkpoint, larger ones on the way."""
     cache = mount(f"size={kilobytes}k")
@@ -94,7 +94,7 @@ def test_full_disk(mount: Mount, tmp_path: Path, expected: dict[str, bytes], kil
     assert_fails_and_resumes(place, lambda: mount("size=64m"), expected)
 
 
-@pytest.mark.parametrize("files", [8, 30, 60])
+@pytest.mark.parametrize("files", [8, 60])
 def test_disk_without_room_for_more_files(mount: Mount, tmp_path: Path, expected: dict[str, bytes], files: int) -> None:
     cache = mount(f"size=64m,nr_inodes={files}")
     place = make_place(tmp_path, STEPS, checkpoint_minutes=1e-9, keep=1000, cache=cache)
@@ -144,11 +144,9 @@ def test_cache_that_cannot_be_made(tmp_path: Path, mount: Mount) -> None:
     (tmp_path / "file").write_text("not a folder")
     read_only = mount("ro")
     for cache in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/mnemo"), read_only):
-        for arguments in ((), ("--restart",)):
-            place = make_place(tmp_path, STEPS, cache=cache)
-            refused = place.train(*arguments)
-            assert refused.returncode == CANNOT_CREATE, (cache, refused.stderr)
-            assert str(cache) in refused.stderr.splitlines()[-1]
+        refused = make_place(tmp_path, STEPS, cache=cache).train(*(["--restart"] if cache.name == "below" else []))
+        assert refused.returncode == CANNOT_CREATE, (cache, refused.stderr)
+        assert str(cache) in refused.stderr.splitlines()[-1]
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
@@ -161,17 +159,16 @@ def test_run_on_a_disk_that_became_read_only(mount: Mount, tmp_path: Path) -> No
     assert str(place.run) in refused.stderr and "Read-only" in refused.stderr
 
 
-@pytest.mark.parametrize("mode", [0o555, 0o000])
-def test_cache_without_permission(tmp_path: Path, mode: int) -> None:
+def test_cache_without_permission() -> None:
     if os.getuid() != 0 or subprocess.run([str(BINARY), "--version"], user=NOBODY, capture_output=True).returncode != 0:
         pytest.skip("needs root, and a binary that others may run")
     # pytest's own folders are closed to others
-    folder = Path(f"/tmp/mnemo_permission_{os.getpid()}_{mode}")
+    folder = Path(f"/tmp/mnemo_permission_{os.getpid()}")
     try:
         (folder / "cache").mkdir(parents=True)
         place = make_place(folder, STEPS, cache=folder / "cache")
-        os.chmod(folder / "cache", mode)
-        for arguments in ((), ("--restart",)):
+        for mode, arguments in ((0o555, ()), (0o000, ("--restart",))):
+            os.chmod(folder / "cache", mode)
             refused = place.train(*arguments, user=NOBODY, cwd="/")
             assert refused.returncode == CANNOT_CREATE, refused.stderr
             assert str(place.cache) in refused.stderr and "Permission denied" in refused.stderr
@@ -183,15 +180,23 @@ def test_cache_without_permission(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A run with two checkpoints after the switch, killed on its way: copy it, then break it."""
-    place = make_place(tmp_path_factory.mktemp("stopped"), STEPS, checkpoint_minutes=1e-9)
-    process = place.start()
-    wait_for(lambda: len(place.checkpoints) >= 2 and point_of(place.checkpoints[1])[0] > STEPS // 2, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert len(place.checkpoints) >= 2
+def in_memory() -> Iterator[Path]:
+    """A folder where fsync takes no time, if there is such a place."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, in_memory: Path) -> Place:
+    """What a run leaves that is killed at its end, with two checkpoints after the switch: copy it, then break it."""
+    place = make_place(tmp_path_factory.mktemp("stopped"), STEPS, checkpoint_minutes=1e-9, keep=1000, cache=in_memory)
+    assert place.train().returncode == DONE
+    (place.run / "final.safetensors").unlink()
+    (place.run / "status.json").write_text((place.run / "status.json").read_text().replace("done", "running"))
+    for checkpoint in place.checkpoints:
+        if point_of(checkpoint) not in ((140, 0), (165, 0)):
+            checkpoint.unlink()
+    assert len(place.checkpoints) == 2
     return place
 
 
@@ -210,14 +215,21 @@ def assert_falls_back(place: Place, expected: dict[str, bytes]) -> None:
     assert_same_results(place.run, expected)
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 500, -1])
+def test_whole_checkpoints(broken: Place, expected: dict[str, bytes]) -> None:
+    resumed = broken.train()
+    assert resumed.returncode == DONE and "resumed at step 165 " in resumed.stderr
+    assert "warning" not in resumed.stderr
+    assert_same_results(broken.run, expected)
+
+
+@pytest.mark.parametrize("length", [0, 500, -1])
 def test_truncated_checkpoint(broken: Place, expected: dict[str, bytes], length: int) -> None:
     newest = broken.checkpoints[0]
     os.truncate(newest, length if length >= 0 else newest.stat().st_size + length)
     assert_falls_back(broken, expected)
 
 
-@pytest.mark.parametrize("place_of_bit", [0, 8, 100, -1, -2000])
+@pytest.mark.parametrize("place_of_bit", [8, -2000])
 def test_flipped_bit_in_a_checkpoint(broken: Place, expected: dict[str, bytes], place_of_bit: int) -> None:
     newest = broken.checkpoints[0]
     content = bytearray(newest.read_bytes())

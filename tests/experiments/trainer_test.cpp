@@ -85,8 +85,8 @@ TEST(Trainer, AReplicaThatDivergesStopsAloneAtItsLastFiniteWeights) {
 }
 
 TEST(Trainer, FrozenGroupsAreBitwiseUnchangedAfterAThousandSteps) {
-  for (const auto& [name, config] : small_models()) {
-    SCOPED_TRACE(name);
+  {
+    const auto& config = small_models()[0].second;
     Pack pack({config}, {{1e-2, 0.9, 0.999, 1e-8, 0.1}}, {1}, torch::kFloat32, 20, 6, 4);
     for (std::int64_t step = 0; step < 20; ++step) pack.trainer->step(step);
     auto& parameters = pack.model->parameters;
