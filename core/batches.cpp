@@ -1,6 +1,7 @@
 #include "core/batches.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace mnemo {
 
@@ -9,25 +10,34 @@ Cells cells_of_rows(const SequenceTable& table, std::vector<std::int32_t> distin
   Cells cells;
   cells.length = table.length();
   cells.ranks = std::move(distinct);
-  const auto positions = static_cast<std::size_t>(table.length() - 1);
-  cells.cell_of.resize(cells.ranks.size() * positions);
-  for (std::size_t u = 0; u < cells.ranks.size(); ++u) {
-    const auto rank = cells.ranks[u];
-    const bool alone = u == 0 || sharing == Sharing::none;
-    const auto shared = alone ? 0 : static_cast<std::size_t>(table.common_prefix(cells.ranks[u - 1], rank));
-    for (std::size_t position = 0; position < positions; ++position) {
-      const std::size_t prefix = position + 1;  // bits this prediction reads
-      auto& cell = cells.cell_of[u * positions + position];
-      if (prefix > shared) {
-        cell = static_cast<std::int32_t>(cells.row.size());
-        cells.row.push_back(static_cast<std::int32_t>(u));
-        cells.position.push_back(static_cast<std::int32_t>(position));
-        cells.weight.insert(cells.weight.end(), {0.0, 0.0});
-      } else {
-        cell = cells.cell_of[(u - 1) * positions + position];
-      }
-      const bool next = table.bit(rank, static_cast<std::int64_t>(position) + 1);
-      cells.weight[2 * static_cast<std::size_t>(cell) + next] += row_weight[u] / static_cast<double>(positions);
+  const auto rows = cells.ranks.size(), positions = static_cast<std::size_t>(table.length() - 1);
+
+  // row u adds a cell at every position >= shared[u], where its prefix differs from that of the row before
+  std::vector<std::size_t> shared(rows, 0);
+  for (std::size_t u = 1; u < rows && sharing == Sharing::prefixes; ++u) {
+    shared[u] = std::min(positions, static_cast<std::size_t>(table.common_prefix(cells.ranks[u - 1], cells.ranks[u])));
+  }
+  const auto num_cells = rows * positions - std::accumulate(shared.begin(), shared.end(), std::size_t{0});
+  cells.row.resize(num_cells);
+  cells.position.resize(num_cells);
+  cells.weight.resize(2 * num_cells);
+  cells.cell_of.resize(rows * positions);
+
+  std::vector<std::uint8_t> bits(positions + 1);
+  std::size_t next_cell = 0;
+  for (std::size_t u = 0; u < rows; ++u) {
+    table.unpack({&cells.ranks[u], 1}, bits.data());
+    const double weight = row_weight[u] / static_cast<double>(positions);
+    auto* cell_of = cells.cell_of.data() + u * positions;
+    for (std::size_t position = 0; position < shared[u]; ++position) {
+      cell_of[position] = cell_of[position - positions];
+      cells.weight[2 * static_cast<std::size_t>(cell_of[position]) + bits[position + 1]] += weight;
+    }
+    for (std::size_t position = shared[u]; position < positions; ++position, ++next_cell) {
+      cell_of[position] = static_cast<std::int32_t>(next_cell);
+      cells.row[next_cell] = static_cast<std::int32_t>(u);
+      cells.position[next_cell] = static_cast<std::int32_t>(position);
+      cells.weight[2 * next_cell + bits[position + 1]] = weight;
     }
   }
   return cells;

@@ -6,27 +6,35 @@
 
 namespace mnemo {
 
-Rows make_rows(std::span<const ReplicaCells> replicas, torch::Dtype dtype, torch::Device device) {
-  const auto num_replicas = static_cast<std::int64_t>(replicas.size());
-  const auto length = replicas[0].table->length();
-  std::int64_t num_rows = 0, num_cells = 0;
-  for (const auto& replica : replicas) {
-    num_rows = std::max(num_rows, replica.cells->num_rows());
-    num_cells = std::max(num_cells, replica.cells->num_cells());
-  }
+std::int64_t Rows::num_rows() const {
+  std::int64_t most = 0;
+  for (const auto& replica : replicas_) most = std::max(most, replica.cells->num_rows());
+  return most;
+}
+
+std::int64_t Rows::num_cells() const {
+  std::int64_t most = 0;
+  for (const auto& replica : replicas_) most = std::max(most, replica.cells->num_cells());
+  return most;
+}
+
+const RowTensors& Rows::tensors() const {
+  if (tensors_) return *tensors_;
+  const auto R = num_replicas(), U = num_rows(), N = num_cells(), L = length();
   // pinned memory lets the copy to a GPU overlap with its work
-  const auto host = torch::TensorOptions().pinned_memory(device.is_cuda());
-  auto bits = torch::zeros({num_replicas, num_rows, length}, host.dtype(torch::kUInt8));
-  auto cell = torch::zeros({num_replicas, num_cells}, host.dtype(torch::kInt64));
-  auto weight = torch::zeros({num_replicas, num_cells, 2}, host.dtype(torch::kFloat64));
-  for (std::int64_t r = 0; r < num_replicas; ++r) {
-    const auto& [cells, table] = replicas[static_cast<std::size_t>(r)];
-    table->unpack(cells->ranks, bits.data_ptr<std::uint8_t>() + r * num_rows * length);
-    auto* target = cell.data_ptr<std::int64_t>() + r * num_cells;
-    for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * (length - 1) + cells->position[n];
-    std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<double>() + r * num_cells * 2);
+  const auto host = torch::TensorOptions().pinned_memory(device_.is_cuda());
+  auto bits = torch::zeros({R, U, L}, host.dtype(torch::kUInt8));
+  auto cell = torch::zeros({R, N}, host.dtype(torch::kInt64));
+  auto weight = torch::zeros({R, N, 2}, host.dtype(torch::kFloat64));
+  for (std::int64_t r = 0; r < R; ++r) {
+    const auto& [cells, table] = replicas_[static_cast<std::size_t>(r)];
+    table->unpack(cells->ranks, bits.data_ptr<std::uint8_t>() + r * U * L);
+    auto* target = cell.data_ptr<std::int64_t>() + r * N;
+    for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * (L - 1) + cells->position[n];
+    std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<double>() + r * N * 2);
   }
-  return {bits.to(device, /*non_blocking=*/true), cell.to(device, true), weight.to(dtype).to(device, true)};
+  tensors_ = {bits.to(device_, /*non_blocking=*/true), cell.to(device_, true), weight.to(dtype_).to(device_, true)};
+  return *tensors_;
 }
 
 }  // namespace mnemo

@@ -4,28 +4,45 @@
 
 #include <torch/types.h>
 
+#include <optional>
 #include <span>
 #include <vector>
 
 namespace mnemo {
 
-/// The cells of R replicas as tensors on the model's device. Replicas with fewer rows or cells than the longest are padded with
-/// zero bits and with cells of weight 0 at (row 0, position 0).
-struct Rows {
-  torch::Tensor bits_RUL;    ///< uint8 [R, U, L] distinct sequences
-  torch::Tensor cell_RN;     ///< int64 [R, N] row * (L-1) + position
-  torch::Tensor weight_RN2;  ///< [R, N, 2] loss weights for next bit 0 and 1, in the model's type
-
-  std::int64_t num_replicas() const { return bits_RUL.size(0); }
-  std::int64_t num_rows() const { return bits_RUL.size(1); }
-  std::int64_t length() const { return bits_RUL.size(2); }
-};
-
-/// One (cells, table) a replica; all of one length.
+/// The cells of one replica, and the table that their rows are ranks of. Both belong to the caller.
 struct ReplicaCells {
   const Cells* cells;
   const SequenceTable* table;
 };
-Rows make_rows(std::span<const ReplicaCells> replicas, torch::Dtype dtype, torch::Device device);
+
+/// The cells of R replicas as tensors. Replicas with fewer rows or cells than the longest are padded with zero bits and with
+/// cells of weight 0 at (row 0, position 0).
+struct RowTensors {
+  torch::Tensor bits_RUL;    ///< uint8 [R, U, L] distinct sequences
+  torch::Tensor cell_RN;     ///< int64 [R, N] row * (L-1) + position
+  torch::Tensor weight_RN2;  ///< [R, N, 2] loss weights for next bit 0 and 1, in the model's type
+};
+
+/// What a model is asked to predict: the cells of R replicas, all of one length. On the host they are as core/batches made them; the tensors
+/// are made when first asked for, on the model's device.
+class Rows {
+ public:
+  Rows(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device)
+      : replicas_(std::move(replicas)), dtype_(dtype), device_(device) {}
+
+  std::span<const ReplicaCells> replicas() const { return replicas_; }
+  std::int64_t num_replicas() const { return static_cast<std::int64_t>(replicas_.size()); }
+  std::int64_t num_rows() const;   ///< U, of the replica with most
+  std::int64_t num_cells() const;  ///< N, of the replica with most
+  std::int64_t length() const { return replicas_[0].table->length(); }
+  const RowTensors& tensors() const;
+
+ private:
+  std::vector<ReplicaCells> replicas_;
+  torch::Dtype dtype_;
+  torch::Device device_;
+  mutable std::optional<RowTensors> tensors_;
+};
 
 }  // namespace mnemo

@@ -39,13 +39,12 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
     const auto cells = cells_of_rows(table, std::move(block_ranks), weight);
-    const ReplicaCells replica{&cells, &table};
-    const auto rows = make_rows({&replica, 1}, flat.scalar_type(), flat.device());
+    const Rows rows({{&cells, &table}}, flat.scalar_type(), flat.device());
 
     const auto num_rows = cells.num_rows();
     const auto cell_of_UP = torch::tensor(torch::ArrayRef<std::int32_t>(cells.cell_of), torch::kInt32).to(flat.device());
-    const auto logits_UP = model.logits(rows).select(0, 0).index_select(0, cell_of_UP).view({num_rows, positions});
-    const auto next_UP = rows.bits_RUL.select(0, 0).slice(1, 1);
+    const auto logits_UP = model.predict(rows).select(0, 0).index_select(0, cell_of_UP).view({num_rows, positions});
+    const auto next_UP = rows.tensors().bits_RUL.select(0, 0).slice(1, 1);
     const auto loss_UP = torch::where(next_UP.to(torch::kBool), bce_of_one(logits_UP), bce_of_zero(logits_UP));
     const auto loss_U = loss_UP.to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
     const auto accuracy_U = accuracy_of(logits_UP, next_UP).to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();

@@ -222,6 +222,7 @@ void Run::open(const std::optional<RunConfig>& previous) {
   log_info("{}", model_text(config_));
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
            config_.train.batch_size, config_.precision, device_.device.str(), device_.reason, config_.threads);
+  log_info("training by {}", model_->form());
   if (resumed) log_info("resumed at step {} of {}", point_.step, config_.train.steps);
   status_->progress(point_.step, last_loss_);
   if (!resumed) save_checkpoint();

@@ -40,8 +40,8 @@ class EvaluationSeries {
   std::vector<std::pair<std::string, NpyAppender>> files_;  // presentations, last_seen, loss, accuracy, phase, step
 };
 
-/// status.json, renewed by a thread of its own so that a hung run shows. Says `running` when made, and `failed` in the end where nothing else
-/// was said. A failed write is only a warning's worth and is ignored.
+/// status.json, renewed by a thread of its own so that a hung run shows. Says `running` when made, and `failed` in the end
+/// where nothing else was said. A failed write is only a warning's worth and is ignored.
 class StatusFile {
  public:
   StatusFile(fs::path path, std::int64_t steps);

@@ -21,7 +21,7 @@ Losses Trainer::step(std::int64_t step) {
   for (std::size_t r = 0; r < replicas_.size(); ++r) replica_cells.push_back({&cells[r], replicas_[r].table});
   const auto& flat = model_.parameters.flat_RP();
 
-  const auto losses = model_.gradient(make_rows(replica_cells, flat.scalar_type(), flat.device()));
+  const auto losses = model_.gradient(Rows(std::move(replica_cells), flat.scalar_type(), flat.device()));
   finite_R_.mul_(finite_replicas(model_.parameters.gradient_RP(), losses.loss_R));
   finite_steps_R_.add_(finite_R_);
   adam_.step(finite_R_);

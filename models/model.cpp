@@ -6,10 +6,15 @@
 
 namespace mnemo {
 
+torch::Tensor Model::predict(const Rows& rows) {
+  torch::NoGradGuard no_grad;
+  return logits(rows);
+}
+
 Losses Model::gradient(const Rows& rows) {
   parameters.zero_gradient();
   const auto logits_RN = logits(rows);
-  const auto loss = weighted_loss(logits_RN, rows.weight_RN2);
+  const auto loss = weighted_loss(logits_RN, rows.tensors().weight_RN2);
   if (logits_RN.requires_grad()) logits_RN.backward(loss.dlogits_RN);
   return {loss.loss_R, loss.accuracy_R};
 }

@@ -5,6 +5,8 @@
 
 #include <torch/types.h>
 
+#include <string>
+
 namespace mnemo {
 
 /// What a step reports, [R] each, on the model's device.
@@ -21,6 +23,12 @@ class Model {
 
   /// Logit of P(next bit = 1) for every cell, [R, N]. Differentiable: this plain form is the specification of the model.
   virtual torch::Tensor logits(const Rows& rows) = 0;
+
+  /// The same logits for evaluation, without a graph. Here through logits(); a model may override it with a faster form.
+  virtual torch::Tensor predict(const Rows& rows);
+
+  /// How gradient() and predict() compute, for the log.
+  virtual std::string form() const { return "plain composition"; }
 
   /// Zeroes the flat gradient and fills it with that of the weighted loss. Here by autograd through logits(); a model may
   /// override it with a faster form of the same numbers.

@@ -1,5 +1,7 @@
 #include "models/one_layer_attention.h"
 
+#include "core/error.h"
+
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -84,8 +86,9 @@ Tensor OneLayerAttention::logits(const Rows& rows) {
   const auto R = rows.num_replicas(), C = config_.width();
   const auto positions = rows.num_rows() * (rows.length() - 1);
   // one index over all replicas picks the cells
-  const auto first = torch::arange(R, rows.cell_RN.options()).unsqueeze(1) * positions;
-  const auto o = attention(rows.bits_RUL).view({R * positions, C}).index_select(0, (rows.cell_RN + first).view(-1)).view({R, -1, C});
+  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
+  const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
+  const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
   auto h = torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1);
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
@@ -95,6 +98,103 @@ Tensor OneLayerAttention::logits(const Rows& rows) {
   }
   const auto z = linear(h, parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
+}
+
+// ---- the exact fast form on the CPU
+
+namespace {
+
+bool has_binary_form(const Parameters& parameters) {
+  return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3");
+}
+
+/// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.
+template <class Real>
+OneLayerTensors<Real> tensors_at(Real* row, const Parameters& parameters, std::int64_t mlp_layers) {
+  std::size_t next = 0;  // in the order of parameter_specs()
+  const auto take = [&] { return row + parameters.offset(next++); };
+  OneLayerTensors<Real> tensors{};
+  for (auto* tensor : {&tensors.wte, &tensors.wpe, &tensors.c_attn_weight, &tensors.c_attn_bias, &tensors.ln_weight, &tensors.ln_bias}) {
+    *tensor = take();
+  }
+  for (std::size_t j = 0; j < static_cast<std::size_t>(mlp_layers); ++j) {
+    tensors.mlp_weight[j] = take();
+    tensors.mlp_bias[j] = take();
+  }
+  tensors.head_weight = take();
+  tensors.head_bias = take();
+  return tensors;
+}
+
+}  // namespace
+
+OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, Parameters p)
+    : Model(std::move(p)), config_(config), binary_(config.attention != "dense" && has_binary_form(parameters)) {
+  if (config.attention == "binary" && !binary_) {
+    throw Error(ExitCode::config, "model.attention: binary needs the CPU, and one with AVX2; auto takes the dense form where it must");
+  }
+}
+
+std::string OneLayerAttention::form() const {
+  return binary_ ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
+}
+
+template <class Real>
+OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
+  if (!std::holds_alternative<OneLayerStep<Real>>(step_)) {
+    const OneLayerShape shape{config_.heads, config_.head_dim, config_.resolved_mlp_width(), config_.mlp_layers, length};
+    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads());
+  }
+  return std::get<OneLayerStep<Real>>(step_);
+}
+
+template <class Real>
+std::optional<Losses> OneLayerAttention::binary_gradient(const Rows& rows) {
+  torch::NoGradGuard no_grad;
+  parameters.zero_gradient();
+  const auto& flat = parameters.flat_RP();
+  Losses losses{torch::empty({flat.size(0)}, flat.options()), torch::empty({flat.size(0)}, flat.options())};
+  for (std::int64_t r = 0; r < flat.size(0); ++r) {
+    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+    const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
+    const auto gradient = tensors_at<Real>(parameters.gradient_RP().data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
+    const auto result = step<Real>(rows.length()).gradient(weights, gradient, *cells, *table);
+    if (!result) return {};
+    losses.loss_R.data_ptr<Real>()[r] = static_cast<Real>(result->loss);
+    losses.accuracy_R.data_ptr<Real>()[r] = static_cast<Real>(result->accuracy);
+  }
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    if (parameters.frozen(i)) parameters.leaf(i).grad().zero_();
+  }
+  return losses;
+}
+
+Losses OneLayerAttention::gradient(const Rows& rows) {
+  if (binary_) {
+    const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
+    if (auto losses = is_double ? binary_gradient<double>(rows) : binary_gradient<float>(rows)) return *losses;
+  }
+  return Model::gradient(rows);
+}
+
+template <class Real>
+std::optional<Tensor> OneLayerAttention::binary_logits(const Rows& rows) {
+  const auto& flat = parameters.flat_RP();
+  auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, flat.options());
+  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+    const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
+    if (!step<Real>(rows.length()).logits(weights, *cells, *table, logits_RN.data_ptr<Real>() + r * rows.num_cells())) return {};
+  }
+  return logits_RN;
+}
+
+Tensor OneLayerAttention::predict(const Rows& rows) {
+  if (binary_) {
+    const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
+    if (auto logits_RN = is_double ? binary_logits<double>(rows) : binary_logits<float>(rows)) return *logits_RN;
+  }
+  return Model::predict(rows);
 }
 
 }  // namespace mnemo

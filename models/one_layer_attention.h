@@ -2,10 +2,12 @@
 
 #include "core/config.h"
 #include "models/model.h"
+#include "models/ops/one_layer_step.h"
 
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace mnemo {
@@ -17,7 +19,7 @@ struct OneLayerAttentionConfig {
   std::int64_t heads = 4, head_dim = 16;
   std::int64_t mlp_layers = 3, mlp_width = 0;
   double mlp_ratio = 0;
-  std::string attention_init = "normal";
+  std::string attention = "auto", attention_init = "normal";
   double init_std = 0.02;
   std::optional<std::uint32_t> seed;
 
@@ -28,6 +30,8 @@ struct OneLayerAttentionConfig {
     visit("mlp_layers", self.mlp_layers, "MLP layers after attention", in_range(1, 8));
     visit("mlp_width", self.mlp_width, "width D of the MLP; 0 = C", in_range(0, 1 << 20));
     visit("mlp_ratio", self.mlp_ratio, "instead of mlp_width: D = round(mlp_ratio C); 0 = not used", in_range(0, 64));
+    visit("attention", self.attention, "how attention is computed, with equal results: binary = over the 2L distinct tokens (CPU), dense",
+          one_of({"auto", "dense", "binary"}));
     visit("attention_init", self.attention_init, "initial c_attn weights: normal, or zero", one_of({"normal", "zero"}));
     visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative());
     visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
@@ -42,19 +46,34 @@ struct OneLayerAttentionConfig {
 
 std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config, std::int64_t length);
 
-/// MATHS 2, in the plain LibTorch composition. Everything after attention runs over the distinct cells alone.
+/// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
+/// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
 class OneLayerAttention : public Model {
  public:
-  OneLayerAttention(const OneLayerAttentionConfig& config, Parameters parameters)
-      : Model(std::move(parameters)), config_(config) {}
+  /// Throws Error{config} where `attention: binary` is asked of a device or processor that has no such form.
+  OneLayerAttention(const OneLayerAttentionConfig& config, Parameters parameters);
 
   torch::Tensor logits(const Rows& rows) override;
+  torch::Tensor predict(const Rows& rows) override;
+  Losses gradient(const Rows& rows) override;
+  std::string form() const override;
+
+ protected:
+  /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
+  virtual torch::Tensor attention(const torch::Tensor& bits_RUL) const;
 
  private:
-  /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
-  torch::Tensor attention(const torch::Tensor& bits_RUL) const;
+  template <class Real>
+  OneLayerStep<Real>& step(std::int64_t length);
+  /// Nothing where the guard refuses.
+  template <class Real>
+  std::optional<Losses> binary_gradient(const Rows& rows);
+  template <class Real>
+  std::optional<torch::Tensor> binary_logits(const Rows& rows);
 
   OneLayerAttentionConfig config_;
+  bool binary_;
+  std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
 };
 
 }  // namespace mnemo

@@ -17,7 +17,7 @@ namespace mnemo {
 
 /// Every alternative of ModelConfig must have an entry: a test checks it.
 inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
-  OneLayerAttentionConfig narrow, wide, tiny;
+  OneLayerAttentionConfig narrow, wide, tiny, dense;
   narrow.heads = 2;
   narrow.head_dim = 4;
   wide.heads = 3;
@@ -26,7 +26,9 @@ inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
   wide.mlp_layers = 1;
   tiny.heads = tiny.head_dim = 1;
   tiny.mlp_layers = 8;
-  return {{"one_layer_attention 2x4", narrow}, {"one_layer_attention 3x5, D=9, 1 layer", wide}, {"one_layer_attention 1x1, 8 layers", tiny}};
+  dense = narrow;
+  dense.attention = "dense";
+  return {{"one_layer_attention 2x4", narrow}, {"one_layer_attention 2x4, dense", dense}, {"one_layer_attention 3x5, D=9, 1 layer", wide}, {"one_layer_attention 1x1, 8 layers", tiny}};
 }
 
 /// A Zipf batch of a random table.
@@ -42,10 +44,10 @@ class TestBatch {
     for (std::int32_t rank = 0; rank < table_.num_sequences(); ++rank) drawn_.push_back(rank);
   }
 
+  /// Valid until the next call.
   Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes) const {
-    const auto cells = cells_of_batch(table_, drawn_, sharing);
-    const ReplicaCells replica{&cells, &table_};
-    return make_rows({&replica, 1}, dtype, torch::kCPU);
+    cells_ = cells_of_batch(table_, drawn_, sharing);
+    return Rows({{&cells_, &table_}}, dtype, torch::kCPU);
   }
   const SequenceTable& table() const { return table_; }
   const RankSampler& sampler() const { return sampler_; }
@@ -54,6 +56,7 @@ class TestBatch {
   SequenceTable table_;
   RankSampler sampler_;
   std::vector<std::int32_t> drawn_;
+  mutable Cells cells_;
 };
 
 /// A model with its weights spread wide enough that attention and relus matter.

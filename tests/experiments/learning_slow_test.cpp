@@ -57,11 +57,9 @@ TEST(Learning, ReachesTheCeilingOfItsTopRanksAndNeverPassesTheStrictOne) {
 class Leaky : public OneLayerAttention {
  public:
   using OneLayerAttention::OneLayerAttention;
-  torch::Tensor logits(const Rows& rows) override {
-    auto shifted = rows;
-    shifted.bits_RUL = rows.bits_RUL.roll(-1, 2);
-    return OneLayerAttention::logits(shifted);
-  }
+
+ protected:
+  torch::Tensor attention(const torch::Tensor& bits_RUL) const override { return OneLayerAttention::attention(bits_RUL.roll(-1, 2)); }
 };
 
 TEST(Learning, TheStrictCeilingCatchesALeak) {
@@ -69,6 +67,7 @@ TEST(Learning, TheStrictCeilingCatchesALeak) {
   const auto sampler = RankSampler::zipf(30, 1);
   OneLayerAttentionConfig config;
   config.heads = 2;
+  config.attention = "dense";
   Parameters parameters(parameter_specs(config, 12), 1, torch::kFloat32, torch::kCPU);
   parameters.initialize(0, 0, parameter_specs(config, 12));
   Leaky model(config, std::move(parameters));

@@ -456,7 +456,9 @@ void stop_twice(const Place& place) {
 
 std::vector<fs::path> checkpoints_of(const Place& place) {  // newest first
   std::vector<fs::path> paths;
-  for (const auto& point : CheckpointStore(place.run() / "checkpoints", 2).points()) paths.push_back(place.checkpoint(point.step, point.actions));
+  for (const auto& point : CheckpointStore(place.run() / "checkpoints", 2).points()) {
+    paths.push_back(place.checkpoint(point.step, point.actions));
+  }
   return paths;
 }
 
@@ -518,7 +520,8 @@ TEST(Damage, NoCheckpointLeftSaysHowToStartAnew) {
 }
 
 TEST(Damage, OfAppendedFilesIsNeverPassedOver) {
-  for (const char* name : {"metrics.jsonl", "eval/train/loss.npy", "eval/phase_0/presentations.npy", "eval/phase_1/step.npy", "eval/novel/accuracy.npy"}) {
+  for (const char* name : {"metrics.jsonl", "eval/train/loss.npy", "eval/phase_0/presentations.npy",
+                           "eval/phase_1/step.npy", "eval/novel/accuracy.npy"}) {
     SCOPED_TRACE(name);
     const Place place;
     stop_twice(place);

@@ -194,7 +194,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, in_memory: Path) -> Place:
     (place.run / "final.safetensors").unlink()
     (place.run / "status.json").write_text((place.run / "status.json").read_text().replace("done", "running"))
     for checkpoint in place.checkpoints:
-        if point_of(checkpoint) not in ((140, 0), (165, 0)):
+        if point_of(checkpoint) not in ((150, 0), (165, 0)):
             checkpoint.unlink()
     assert len(place.checkpoints) == 2
     return place

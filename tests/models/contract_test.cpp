@@ -135,8 +135,7 @@ TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
     for (std::size_t i = 0; i < ranks.size(); ++i) {
       const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1));
       const auto& table = data.table();
-      const ReplicaCells replica{&cells, &table};
-      const auto alone = model->gradient(make_rows({&replica, 1}, torch::kFloat64, torch::kCPU));
+      const auto alone = model->gradient(Rows({{&cells, &table}}, torch::kFloat64, torch::kCPU));
       EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6);
       EXPECT_NEAR(scores.accuracy[i], alone.accuracy_R.item<double>(), 1e-6);
     }

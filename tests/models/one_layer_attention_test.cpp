@@ -43,9 +43,8 @@ void expect_golden_case(const nlohmann::json& golden, const ModelConfig& config)
   std::vector<double> sorted_weight;
   for (const auto rank : rows) sorted_weight.push_back(row_weight[static_cast<std::size_t>(rank)]);
   const auto cells = cells_of_rows(table, rows, sorted_weight);
-  const ReplicaCells replica{&cells, &table};
-  const auto tensors = make_rows({&replica, 1}, torch::kFloat64, torch::kCPU);
-  const auto logits = model->logits(tensors).detach();
+  const Rows tensors({{&cells, &table}}, torch::kFloat64, torch::kCPU);
+  const auto logits = model->predict(tensors);
   const auto losses = model->gradient(tensors);
   expect_golden(leaf_values(losses.loss_R), file, "loss");
 
@@ -69,8 +68,7 @@ void expect_golden_case(const nlohmann::json& golden, const ModelConfig& config)
   for (std::int64_t step = 0; step < steps.shape[0]; ++step) {
     const auto step_table = SequenceTable::from_array(view_of(steps.as<std::int64_t>().data() + step * batch * length, {batch, length}));
     const auto step_cells = cells_of_batch(step_table, step_table.order());
-    const ReplicaCells step_replica{&step_cells, &step_table};
-    const auto result = model->gradient(make_rows({&step_replica, 1}, torch::kFloat64, torch::kCPU));
+    const auto result = model->gradient(Rows({{&step_cells, &step_table}}, torch::kFloat64, torch::kCPU));
     adam_losses.push_back(result.loss_R.item<double>());
     adam.step(torch::ones({1}, torch::kUInt8));
   }
@@ -93,7 +91,14 @@ void expect_golden_case(const nlohmann::json& golden, const ModelConfig& config)
 TEST(OneLayerAttentionGolden, EveryCase) {
   const auto cases = golden_cases("one_layer_attention");
   ASSERT_FALSE(cases.empty());
-  for (const auto& golden : cases) expect_golden_case(golden, config_of(golden));
+  for (const auto& golden : cases) {
+    for (const char* attention : {"dense", "binary"}) {
+      auto config = config_of(golden);
+      config.attention = attention;
+      SCOPED_TRACE(attention);
+      expect_golden_case(golden, config);
+    }
+  }
 }
 
 TEST(OneLayerAttention, HasThePublishedNumberOfParameters) {
