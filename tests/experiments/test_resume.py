@@ -26,7 +26,7 @@ from engine import (
     wait_for,
 )
 
-STEPS = 1200  # long enough to be hit by a signal
+STEPS = 6000  # long enough to be hit by a signal
 KILLS = 100
 
 
@@ -133,7 +133,7 @@ def test_two_processes_on_one_run(place: Place, expected: dict[str, bytes]) -> N
     first = place.start()
     place.wait_for_step(first)
     first.send_signal(signal.SIGSTOP)  # it holds the lock all the same
-    for arguments in ((), ("--restart",), ("train.steps=3000",)):
+    for arguments in ((), ("--restart",), ("train.steps=9000",)):
         second = place.train(*arguments)
         assert second.returncode == LOCKED, second.stderr
         assert re.search(rf"in use by process {first.pid} on host \S+", second.stderr)
@@ -146,7 +146,7 @@ def test_two_processes_on_one_run(place: Place, expected: dict[str, bytes]) -> N
 
 
 def test_a_killed_process_leaves_its_lock_free(place: Place, expected: dict[str, bytes]) -> None:
-    process = place.start("output.checkpoint_minutes=0.0005")
+    process = place.start("output.checkpoint_minutes=0.00002")
     place.wait_for_step(process, 200)
     process.kill()
     process.communicate()

@@ -64,11 +64,11 @@ def test_off_a_terminal_a_line_every_ten_seconds(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_there_is_a_live_bar(tmp_path: Path) -> None:
-    code, text = call_on_terminal(make_place(tmp_path, 4000).command())
+    code, text = call_on_terminal(make_place(tmp_path, 30000).command())
     assert code == DONE
     bars = re.findall(r"\r\x1b\[K([█·]{24} [^\r]*)", text)
     assert len(bars) >= 2, text
-    assert re.match(r"[█·]{24} +\d+%  \d+/4000 ", bars[-1])
+    assert re.match(r"[█·]{24} +\d+%  \d+/30000 ", bars[-1])
     assert "loss 0." in bars[-1] and "steps/s" in text
     assert all(len(bar) < 80 for bar in bars)
     assert not TIMED.search(text)

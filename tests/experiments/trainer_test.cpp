@@ -5,8 +5,8 @@
 #include "experiments/theory.h"
 #include "testing_models.h"
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <torch/torch.h>
 
 #include <cstdlib>
@@ -107,15 +107,20 @@ TEST(Trainer, FrozenGroupsAreBitwiseUnchangedAfterAThousandSteps) {
 
 /// Ten losses of each small model beside those recorded earlier; MNEMO_UPDATE_RECORDED=1 records them anew.
 TEST(Trainer, TenLossesAreAsRecorded) {
-  const auto path = fs::path(MNEMO_SOURCE_DIR) / "tests/recorded/ten_losses.txt";
-  std::string text;
+  const auto path = fs::path(MNEMO_SOURCE_DIR) / "tests/recorded/ten_losses.json";
+  nlohmann::json measured;
   for (const auto& [name, config] : small_models()) {
     Pack pack({with_seed(config, 3)}, {{1e-2, 0.9, 0.999, 1e-8, 0}}, {7}, torch::kFloat64);
-    text += name + "\n";
-    for (std::int64_t step = 0; step < 10; ++step) text += fmt::format("  {:.12f}\n", pack.trainer->step(step).loss_R.item<double>());
+    for (std::int64_t step = 0; step < 10; ++step) measured[name].push_back(pack.trainer->step(step).loss_R.item<double>());
   }
-  if (std::getenv("MNEMO_UPDATE_RECORDED") != nullptr) std::ofstream(path) << text;
-  EXPECT_EQ(read_file(path), text);
+  if (std::getenv("MNEMO_UPDATE_RECORDED") != nullptr) std::ofstream(path) << measured.dump(1) << "\n";
+  const auto recorded = nlohmann::json::parse(read_file(path));
+  ASSERT_EQ(recorded.size(), measured.size());
+  for (const auto& [name, losses] : measured.items()) {
+    for (std::size_t step = 0; step < 10; ++step) {
+      EXPECT_NEAR(losses[step].get<double>(), recorded.at(name)[step].get<double>(), 1e-9) << name << ", step " << step;
+    }
+  }
 }
 
 }  // namespace
