@@ -2,7 +2,8 @@
 
 add_library(mnemo_options INTERFACE)
 target_compile_options(mnemo_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -Wshadow=local -Wno-psabi>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -Wshadow=local -Wno-psabi>
+  $<$<COMPILE_LANGUAGE:CXX>:-fno-math-errno>)   # so that sqrt vectorises; no other liberty with numbers
 # GCC 12 sees overflows in inlined std::string concatenation that are not there (its bugs 105329, 105651)
 target_compile_options(mnemo_options INTERFACE
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-stringop-overflow$<SEMICOLON>-Wno-array-bounds$<SEMICOLON>-Wno-restrict>)

@@ -585,7 +585,8 @@ def num_sequences(run: dict[str, Any]) -> int:
 def settings_line(run: dict[str, Any], separator: str = ", ") -> str:
     """Model, data and optimizer on one line: `one_layer_attention, heads 4, ..., K 1000, L 32, lr 0.001, seed 0`."""
     model, data, train = section(run, "model"), section(run, "data"), section(run, "train")
-    usual = {"mlp_width": 0, "mlp_ratio": 0, "attention_init": "normal", "init_std": 0.02}  # said only where it differs
+    # said only where it differs
+    usual = {"attention": "auto", "mlp_width": 0, "mlp_ratio": 0, "attention_init": "normal", "init_std": 0.02}
     pairs = [(key, value) for key, value in model.items() if key not in ("kind", "seed") and usual.get(key) != value]
     pairs += [("K", num_sequences(run)), ("L", data.get("length")), ("Zipf", data.get("zipf_exponent"))]
     pairs += [("batch", train.get("batch_size")), ("lr", train.get("lr")), ("seed", run["config"].get("seed"))]
