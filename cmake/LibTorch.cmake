@@ -71,5 +71,13 @@ target_link_options(LibTorch INTERFACE "-Wl,--no-as-needed")
 foreach(library IN LISTS torch_libraries)
   target_link_libraries(LibTorch INTERFACE "${MNEMO_TORCH_ROOT}/lib/lib${library}.so")
 endforeach()
+# OpenMP from the library that LibTorch brings, where it brings one: two in a process would each keep a pool of threads
+if(EXISTS "${MNEMO_TORCH_ROOT}/lib/libgomp.so.1")
+  target_compile_options(LibTorch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+  target_link_libraries(LibTorch INTERFACE "${MNEMO_TORCH_ROOT}/lib/libgomp.so.1")
+else()
+  find_package(OpenMP REQUIRED)
+  target_link_libraries(LibTorch INTERFACE OpenMP::OpenMP_CXX)
+endif()
 set(CMAKE_BUILD_RPATH "${MNEMO_TORCH_ROOT}/lib")
 set(CMAKE_INSTALL_RPATH "${MNEMO_TORCH_ROOT}/lib")   # elsewhere: LD_LIBRARY_PATH=<LibTorch>/lib

@@ -20,7 +20,6 @@ endif()
 set(MNEMO_KERNEL_OPTIONS -march=x86-64-v3 -ffp-contract=fast)
 
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED)   # LibTorch's own libgomp at run time
 find_path(MNEMO_YAML_INCLUDE yaml-cpp/yaml.h REQUIRED)
 find_library(MNEMO_YAML NAMES libyaml-cpp.a yaml-cpp REQUIRED)   # the archive first: an installed prefix needs LibTorch alone
 find_path(MNEMO_SPDLOG_INCLUDE spdlog/spdlog.h REQUIRED)

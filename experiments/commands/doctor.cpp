@@ -17,17 +17,11 @@ ExitCode print_doctor() {
   fmt::print("compiler    GCC {}\n", __VERSION__);
   fmt::print("LibTorch    {}\n", TORCH_VERSION);
   fmt::print("CUDA        built for {}\n", or_none(libtorch_cuda_version()));
-  fmt::print("driver      {}\n", driver_cuda_version().empty() ? "none" : "speaks CUDA up to " + driver_cuda_version());
+  const auto needed = libtorch_cuda_version().empty() ? std::string() : fmt::format("; LibTorch needs one for CUDA {} or later", libtorch_cuda_version());
+  fmt::print("driver      {}{}\n", driver_cuda_version().empty() ? "none" : "speaks CUDA up to " + driver_cuda_version(), needed);
   fmt::print("CPU         {} cores given to this process, LibTorch uses {}\n", available_cores(), at::get_cpu_capability());
   const auto obstacle = why_no_cuda();
-  if (obstacle.empty()) {
-    fmt::print("GPU         {}\n", torch::cuda::device_count());
-  } else {
-    fmt::print("GPU         off: {}\n", obstacle);
-    if (!libtorch_cuda_version().empty() && !driver_cuda_version().empty()) {
-      fmt::print("            this LibTorch needs a driver for CUDA {} or later\n", libtorch_cuda_version());
-    }
-  }
+  fmt::print("GPU         {}\n", obstacle.empty() ? fmt::format("{} usable", torch::cuda::device_count()) : "off: " + obstacle);
   fmt::print("device auto {}\n", choose_device("auto").device.str());
   fmt::print("scripts     {}\n", project_folder("scripts"));
   return ExitCode::done;

@@ -57,7 +57,7 @@ TEST(Learning, DenseAndBinaryAttentionGiveTheSameCurve) {
   const auto table = SequenceTable::random(6, 0, 100, 20);
   const auto sampler = RankSampler::zipf(100, 1);
   std::vector<std::vector<double>> curves;
-  for (const char* attention : {"dense", "binary"}) {
+  for (const char* attention : {"dense", "auto"}) {
     OneLayerAttentionConfig config;
     config.heads = 2;
     config.head_dim = 8;

@@ -92,7 +92,7 @@ TEST(OneLayerAttentionGolden, EveryCase) {
   const auto cases = golden_cases("one_layer_attention");
   ASSERT_FALSE(cases.empty());
   for (const auto& golden : cases) {
-    for (const char* attention : {"dense", "binary"}) {
+    for (const char* attention : {"dense", "auto"}) {
       auto config = config_of(golden);
       config.attention = attention;
       SCOPED_TRACE(attention);

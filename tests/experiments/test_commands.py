@@ -1,0 +1,87 @@
+"""evaluate, theory, config, doctor: what they print and write, against the files of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine import BINARY, DATA, DONE, Place, call, make_place, mnemo_io
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = make_place(tmp_path_factory.mktemp("commands"), 200)
+    assert place.train().returncode == DONE
+    return place
+
+
+def mnemo(*arguments: object, code: int = DONE) -> str:
+    done = call([str(BINARY), *map(str, arguments)])
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == DONE else done.stderr
+
+
+def test_evaluate_gives_the_last_row_of_every_set(place: Place, tmp_path: Path) -> None:
+    mnemo("evaluate", place.run, "--out", tmp_path)
+    run = mnemo_io.read_run(place.run)
+    for name in ("phase_0", "phase_1", "novel"):
+        assert np.array_equal(np.load(tmp_path / name / "rank.npy"), run["sets"][name]["rank"])
+        for column in ("loss", "accuracy"):
+            assert np.array_equal(np.load(tmp_path / name / f"{column}.npy"), run["sets"][name][column][-1])
+
+
+def test_evaluate_a_snapshot_gives_the_row_before_the_switch(place: Place, tmp_path: Path) -> None:
+    mnemo("evaluate", place.run, "--weights", "before", "--out", tmp_path)
+    columns = mnemo_io.read_run(place.run)["sets"]["phase_0"]
+    before = np.flatnonzero(columns["step"] == 100)[0]
+    assert np.array_equal(np.load(tmp_path / "phase_0/loss.npy"), columns["loss"][before])
+
+
+def test_evaluate_own_sequences(place: Place, tmp_path: Path) -> None:
+    phase_1 = np.load(place.run / "sequences/phase_1.npy")
+    np.save(tmp_path / "mine.npy", phase_1[[3, 0]].astype(np.int64))
+    mnemo("evaluate", place.run, "--sequences", tmp_path / "mine.npy", "--out", tmp_path)
+    last = mnemo_io.read_run(place.run)["sets"]["phase_1"]["loss"][-1]
+    assert np.allclose(np.load(tmp_path / "mine/loss.npy"), last[[3, 0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 9), np.int64), "expected shape (K, 8)"),
+        (np.full((2, 8), 2), "holds 2 at row 0, column 0; expected bits 0 and 1"),
+        (np.zeros((2, 8)), "holds floating-point numbers"),
+    ],
+)
+def test_evaluate_refuses_other_arrays(place: Place, tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "bad.npy", array)
+    assert message in mnemo("evaluate", place.run, "--sequences", tmp_path / "bad.npy", code=DATA)
+
+
+def test_evaluate_names_what_is_missing(place: Place, tmp_path: Path) -> None:
+    assert "no snapshot of this run" in mnemo("evaluate", place.run, "--weights", "nothing", code=DATA)
+    assert "is no run directory" in mnemo("evaluate", tmp_path, code=DATA)
+
+
+def test_theory_is_what_the_run_wrote(place: Place) -> None:
+    written = json.loads((place.run / "theory.json").read_text())["phases"]
+    for phase in (0, 1):
+        printed = json.loads(mnemo("theory", place.config, "--phase", phase, "--json"))
+        assert printed["loss_floor"] == pytest.approx(written[phase]["loss_floor"])
+        assert printed["accuracy_ceiling"] == pytest.approx(written[phase]["accuracy_ceiling"])
+    assert "loss floor" in mnemo("theory", place.config)
+
+
+def test_config_prints_what_the_run_keeps(place: Place) -> None:
+    assert mnemo("config", place.config) == (place.run / "config.yaml").read_text()
+    fields = mnemo("config", "--fields")
+    for key in ("train.lr", "data.zipf_exponent", "model.one_layer_attention.heads", "events[].freeze.params"):
+        assert key in fields
+
+
+def test_doctor_says_what_there_is() -> None:
+    text = mnemo("doctor")
+    for word in ("compiler", "LibTorch", "CUDA", "driver", "GPU", "device auto", "scripts"):
+        assert word in text
