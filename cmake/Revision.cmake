@@ -1,5 +1,6 @@
 # generated/revision.h: version and git revision, looked at in each build, written when they change.
 file(WRITE "${PROJECT_BINARY_DIR}/revision.cmake" [[
+cmake_minimum_required(VERSION 3.25)
 execute_process(COMMAND git describe --always --dirty --abbrev=12 WORKING_DIRECTORY "${SOURCE}"
   OUTPUT_VARIABLE revision OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 if(NOT revision)
