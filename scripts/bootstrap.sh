@@ -41,7 +41,7 @@ if [ ! -x "$python" ]; then
   python3 -m venv .venv
 fi
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  say "installing Python packages into .venv (LibTorch: about 1.9 GB to download, 5 GB on disk)"
+  say "installing Python packages into .venv (LibTorch: about 5 GB on disk)"
   for attempt in 1 2 3; do
     "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary "${PYTHON_PACKAGES[@]}" && break
     [ "$attempt" = 3 ] && { say "pip failed three times; run this script again to go on"; exit 1; }

@@ -131,6 +131,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
         time.sleep(0.005)
 
 
+def uninterrupted(root: Path, steps: int) -> dict[str, bytes]:
+    """Results of a run that nothing stops."""
+    place = make_place(root, steps)
+    done = place.train()
+    assert done.returncode == DONE, done.stderr
+    return results(place.run)
+
+
 def results(run: Path) -> dict[str, bytes]:
     """Relative path -> bytes of all that a resumed run promises to share with an uninterrupted one."""
     files = (path for path in run.rglob("*") if path.is_file())

@@ -23,6 +23,7 @@ from engine import (
     make_place,
     results,
     start,
+    uninterrupted,
     wait_for,
 )
 
@@ -33,10 +34,7 @@ KILLS = 100
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Results of the uninterrupted run."""
-    place = make_place(tmp_path_factory.mktemp("uninterrupted"), STEPS)
-    done = place.train()
-    assert done.returncode == DONE, done.stderr
-    return results(place.run)
+    return uninterrupted(tmp_path_factory.mktemp("uninterrupted"), STEPS)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from engine import (
     make_place,
     mnemo_io,
     point_of,
-    results,
+    uninterrupted,
 )
 
 STEPS = 200
@@ -34,10 +34,7 @@ Mount = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    place = make_place(tmp_path_factory.mktemp("uninterrupted"), STEPS)
-    done = place.train()
-    assert done.returncode == DONE, done.stderr
-    return results(place.run)
+    return uninterrupted(tmp_path_factory.mktemp("uninterrupted"), STEPS)
 
 
 @pytest.fixture
