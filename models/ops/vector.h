@@ -59,6 +59,12 @@ template <class Real>
 Vec<Real> relu(Vec<Real> x) {
   return x < Real{0} ? Vec<Real>{} : x;
 }
+/// Whether a mask holds in some lane.
+template <class Real>
+bool any(Mask<Real> mask) {
+  if constexpr (sizeof(Real) == 4) return __builtin_ia32_movmskps256((Vec<float>)mask) != 0;
+  else return __builtin_ia32_movmskpd256((Vec<double>)mask) != 0;
+}
 /// Lanes in pairs: 1 0 3 2 ...
 inline Vec<float> swap_neighbours(Vec<float> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
 inline Vec<double> swap_neighbours(Vec<double> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2); }
