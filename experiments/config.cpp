@@ -137,6 +137,7 @@ class Checker {
     }
     check_schedule(path, event);
     std::visit([&](const auto& e) { check_params(path, e); }, event);
+    std::visit([&](const auto& e) { check_memory(path, e); }, event);
   }
 
   void check_schedule(const std::string& path, const EventConfig& event) {
@@ -171,6 +172,15 @@ class Checker {
                                    fmt::join(parameter_groups(specs), ", ")));
         }
       }
+    }
+  }
+
+  template <class Event>
+  void check_memory(const std::string& path, const Event& event) {
+    if constexpr (requires { event.clear_memory; }) {
+      if (!event.clear_memory || has_memory(config_.model) || !source_.clean("model")) return;
+      source_.fail(path + ".clear_memory", retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
+                                                                    : fmt::format("{} has no memory", kind_of(config_.model)));
     }
   }
 

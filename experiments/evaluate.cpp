@@ -1,7 +1,6 @@
 #include "experiments/evaluate.h"
 
 #include "core/batches.h"
-#include "core/loss.h"
 #include "core/rows.h"
 
 #include <torch/torch.h>
@@ -30,7 +29,6 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return table.place(ranks[a]) < table.place(ranks[b]); });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto positions = table.length() - 1;
   const auto block = rows_per_block(model, table);
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {
     if (poll) poll();
@@ -38,16 +36,10 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     std::vector<std::int32_t> block_ranks;
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
-    const auto cells = cells_of_rows(table, std::move(block_ranks), weight);
-    const Rows rows({{&cells, &table}}, flat.scalar_type(), flat.device());
-
-    const auto num_rows = cells.num_rows();
-    const auto cell_of_UP = torch::tensor(torch::ArrayRef<std::int32_t>(cells.cell_of), torch::kInt32).to(flat.device());
-    const auto logits_UP = model.predict(rows).select(0, 0).index_select(0, cell_of_UP).view({num_rows, positions});
-    const auto next_UP = rows.tensors().bits_RUL.select(0, 0).slice(1, 1);
-    const auto loss_UP = torch::where(next_UP.to(torch::kBool), bce_of_one(logits_UP), bce_of_zero(logits_UP));
-    const auto loss_U = loss_UP.to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
-    const auto accuracy_U = accuracy_of(logits_UP, next_UP).to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
+    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, Sharing::prefixes, model.first_position());
+    const auto [loss_RUP, accuracy_RUP] = model.score(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto loss_U = loss_RUP[0].to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
+    const auto accuracy_U = accuracy_RUP[0].to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
     for (auto i = begin; i < end; ++i) {
       scores.loss[sorted[i]] = loss_U.data_ptr<float>()[i - begin];
       scores.accuracy[sorted[i]] = accuracy_U.data_ptr<float>()[i - begin];

@@ -10,7 +10,7 @@
 
 namespace mnemo {
 
-/// Per sequence, in the order of the ranks asked for: means over the L-1 predictions.
+/// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
 };

@@ -70,7 +70,7 @@ bool changes_data_or_weights(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kChanges; }, event);
 }
 
-void SwitchEvent::apply(Run& run) const { run.begin_next_phase(); }
+void SwitchEvent::apply(Run& run) const { run.begin_next_phase(clear_memory.value_or(true)); }
 
 void SnapshotEvent::apply(Run& run) const {
   run.write_snapshot(schedule.every ? fmt::format("{}_{}", name, run.step()) : name);

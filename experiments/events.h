@@ -45,17 +45,19 @@ struct Schedule {
 // Each event is one struct: settings, and what it does to a run. `kChanges`: it changes data or weights, so that the step is evaluated
 // before and after it.
 
-/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on.
+/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on. A model's memory is cleared unless said otherwise.
 struct SwitchEvent {
   static constexpr std::string_view kKind = "switch";
   static constexpr bool kChanges = true;
   Schedule schedule;
   std::string name;
+  std::optional<bool> clear_memory;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     Schedule::fields(self.schedule, visit);
     visit("name", self.name, "default: the kind");
+    visit("clear_memory", self.clear_memory, "of a model with a memory: false keeps what is stored; null = true");
   }
   void apply(Run& run) const;
 };

@@ -53,7 +53,7 @@ class Run {
 
   // What events act on.
   std::int64_t step() const { return point_.step; }
-  void begin_next_phase();
+  void begin_next_phase(bool clear_memory);
   void write_snapshot(const std::string& name);
   void set_frozen(const std::string& pattern, bool frozen);
 
@@ -83,7 +83,7 @@ class Run {
   void evaluate();
   void train_one_step();
   void check_finite();
-  void start_phase(SequenceTable table);
+  void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
   void open_series();
   void save_checkpoint();
@@ -119,6 +119,8 @@ class Run {
 /// The weights of a safetensors file of ours (a snapshot, final.safetensors) into replica 0 of a model. Throws Error{data} when a tensor is
 /// missing or has another shape.
 void load_weights(Model& model, const Safetensors& file);
+/// What such a file says that a model with a memory has stored.
+void load_memory(Model& model, const Safetensors& file);
 
 /// The tensors of replica 0 under their PyTorch names, on the CPU.
 void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata);
@@ -127,8 +129,7 @@ void write_weights(const fs::path& path, const Model& model, const std::map<std:
 SequenceTable first_table(const RunConfig& config);
 SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
 RankSampler sampler_of(const RunConfig& config);
-
-/// "one_layer_attention: 4 heads x 16, 3 MLP layers of 64, 12,345 parameters".
-std::string model_text(const RunConfig& config);
+/// The Bayes predictor of what the configured model predicts.
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler);
 
 }  // namespace mnemo

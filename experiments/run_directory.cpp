@@ -26,6 +26,7 @@ double resident_megabytes() {
 }
 
 constexpr const char* kMetrics = "metrics.jsonl";
+constexpr std::string_view kMeasures = "measures/";
 
 }  // namespace
 
@@ -148,6 +149,12 @@ void RunDirectory::begin(const FileMarks& marks) {
   if (mark != marks.end()) metrics_.rewind(mark->second);
   metrics_.truncate();
   series_.clear();
+  measures_.clear();
+  for (const auto& [name, mark_of_file] : marks) {
+    if (!name.starts_with(kMeasures)) continue;
+    const auto header = read_npy_header(file(name));
+    measure(name, header.dtype, {header.shape.begin() + 1, header.shape.end()});
+  }
 }
 
 EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
@@ -160,9 +167,28 @@ EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector
 }
 
 void RunDirectory::append_metrics(const MetricsLine& line) {
-  metrics_.append(fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}}}\n",
-                              line.step, line.phase, line.draws, json_number(line.train_loss),
-                              json_number(line.train_accuracy), json_number(line.lr)));
+  auto text = fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}",
+                          line.step, line.phase, line.draws, json_number(line.train_loss), json_number(line.train_accuracy), json_number(line.lr));
+  for (const auto& [name, value] : line.measures) text += fmt::format(", \"{}\": {}", name, json_number(value));
+  metrics_.append(text + "}\n");
+}
+
+NpyAppender& RunDirectory::measure(const std::string& path, Dtype dtype, const Shape& row) {
+  const auto found = measures_.find(path);
+  if (found != measures_.end()) return found->second;
+  make_directories(file(path).parent_path());
+  auto& appender = measures_.emplace(path, NpyAppender(file(path), dtype, row)).first->second;
+  const auto mark = marks_.find(path);
+  mark == marks_.end() ? appender.begin() : appender.rewind(mark->second);
+  return appender;
+}
+
+void RunDirectory::append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors) {
+  if (vectors.empty()) return;
+  for (const auto& [name, values] : vectors) {
+    measure(fmt::format("{}{}.npy", kMeasures, name), Dtype::f32, {static_cast<std::int64_t>(values.size())}).append(std::span(values));
+  }
+  measure(std::string(kMeasures) + "step.npy", Dtype::i64, {}).append(std::span<const std::int64_t>(&step, 1));
 }
 
 FileMarks RunDirectory::commit() {
@@ -172,6 +198,10 @@ FileMarks RunDirectory::commit() {
   for (auto& [set, series] : series_) {
     series.sync();
     series.mark(marks);
+  }
+  for (auto& [path, file] : measures_) {
+    file.sync();
+    marks[path] = file.mark();
   }
   return marks;
 }

@@ -78,6 +78,7 @@ Status read_status(const fs::path& run_directory);
 struct MetricsLine {
   std::int64_t step, phase, draws;
   double train_loss, train_accuracy, lr;
+  std::vector<std::pair<std::string, double>> measures;  ///< of the model
 };
 
 /// A number as JSON has it: shortest, and null where it is not finite.
@@ -96,6 +97,8 @@ class RunDirectory {
   /// The series of a set; made, and brought to the marks of begin(), when first asked for.
   EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
   void append_metrics(const MetricsLine& line);
+  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing where there are none.
+  void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
   /// fsyncs the append-only files and says where they stand.
   FileMarks commit();
 
@@ -105,10 +108,13 @@ class RunDirectory {
   void write_switches(const std::vector<std::int64_t>& phase_starts);
 
  private:
+  NpyAppender& measure(const std::string& path, Dtype dtype, const Shape& row);
+
   fs::path path_;
   AppendFile metrics_;
   FileMarks marks_;
   std::map<std::string, EvaluationSeries> series_;
+  std::map<std::string, NpyAppender> measures_;  // by path
 };
 
 }  // namespace mnemo

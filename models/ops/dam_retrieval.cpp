@@ -56,7 +56,7 @@ class DamRetrieval<Real>::Impl {
   void end_position(Worker& worker, const DamTensors<Real>& gradients, std::int64_t n);
 
   template <int N>
-  void load_tile(Worker& worker, const Cells& cells, const SequenceTable& table, std::int64_t n, const std::int32_t* first, std::int64_t count);
+  void load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count);
   template <int N, bool kGradient>
   void next_bit(Worker& worker, std::int64_t n);
   template <int N, bool kGradient, class Score>
@@ -69,6 +69,8 @@ class DamRetrieval<Real>::Impl {
   DamShape shape_;
   StoredPatterns<Real> stored_;
   Matrix<Real> B_;                                   // [H, L]
+  Matrix<Real> zeta_;                                // [U, L] +-1, the rows of the batch
+  std::int64_t max_rows_ = 0;
   std::int64_t first_position_ = 1;
   std::vector<std::int32_t> order_, first_;          // cells by position; where each position begins
   std::vector<std::int64_t> share_;                  // positions of each thread
@@ -85,8 +87,10 @@ void softmax(const Real* from, std::int64_t n, Real* to) {
   const auto padded = round_up(n, kLanes<Real>);
   std::copy(from, from + n, to);
   std::fill(to + n, to + padded, -std::numeric_limits<Real>::infinity());
-  const Real maximum = *std::max_element(from, from + n);
-  Vec<Real> sum{};
+  Vec<Real> best = load(to), sum{};
+  for (std::int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>) best = max<Real>(best, load(to + i));
+  Real maximum = best[0];
+  for (int lane = 1; lane < kLanes<Real>; ++lane) maximum = std::max(maximum, best[lane]);
   for (std::int64_t i = 0; i < padded; i += kLanes<Real>) {
     const auto e = exp(load(to + i) - maximum);
     sum += e;
@@ -96,20 +100,13 @@ void softmax(const Real* from, std::int64_t n, Real* to) {
   for (std::int64_t i = 0; i < padded; i += kLanes<Real>) store(to + i, load(to + i) * inverse);
 }
 
-/// dlogits += p (dp - sum of p dp).
+/// dlogits += p (dp - sum of p dp). p is padded as softmax() pads it, dp with any numbers.
 template <class Real>
 void add_softmax_backward(const Real* p, const Real* dp, std::int64_t n, Real* dlogits) {
-  Real mean = 0;
-  for (std::int64_t i = 0; i < n; ++i) mean += p[i] * dp[i];
+  Vec<Real> sum{};
+  for (std::int64_t i = 0; i < n; i += kLanes<Real>) sum += load(p + i) * load(dp + i);
+  const Real mean = sum_lanes(sum)[0];
   for (std::int64_t i = 0; i < n; ++i) dlogits[i] += p[i] * (dp[i] - mean);
-}
-
-/// to[c][r] = factor * from[r][c].
-template <class Real>
-void transpose(const Matrix<Real>& from, std::int64_t rows, std::int64_t columns, Real factor, Matrix<Real>& to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) to[c][r] = factor * from[r][c];
-  }
 }
 
 template <class Real>
@@ -126,9 +123,9 @@ DamRetrieval<Real>::Impl::Impl(const DamShape& shape, int threads) : shape_(shap
   for (int t = 0; t < threads; ++t) {
     auto& worker = workers_.emplace_back();
     worker.A = worker.dA = worker.dB = {H, L};
-    worker.cues = worker.dquery = {L, width};
+    worker.cues = worker.dquery = {round_up(L, kLanes<Real>), width};
     worker.query = {2 * round_up(L, kPatternBits), width};
-    worker.phi_hat = worker.dphi_hat = {H, width};
+    worker.phi_hat = worker.dphi_hat = {round_up(H, kLanes<Real>), width};
     worker.cues_C = worker.dquery_C = {width, L};
     worker.phi_hat_C = worker.dphi_hat_C = {width, H};
     worker.weight_zero = worker.weight_one = worker.logit = worker.dlogit = {1, width};
@@ -147,6 +144,10 @@ void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, st
   }
   stored_.set(memory, L);
   for (std::int64_t h = 0; h < H; ++h) softmax(weights.B_logits + h * L, L, B_[h]);
+  if (cells.num_rows() > max_rows_) zeta_ = {max_rows_ = cells.num_rows(), L};
+  for (std::int64_t u = 0; u < cells.num_rows(); ++u) {
+    for (std::int64_t i = 0; i < L; ++i) zeta_[u][i] = table.bit(cells.ranks[static_cast<std::size_t>(u)], i) ? 1 : -1;
+  }
   sort_cells(cells);
 }
 
@@ -233,20 +234,16 @@ void DamRetrieval<Real>::Impl::end_position(Worker& worker, const DamTensors<Rea
 /// Cells, their weights, cues zeta, and the query q' = eta B^T A(n) zeta.
 template <class Real>
 template <int N>
-void DamRetrieval<Real>::Impl::load_tile(Worker& worker, const Cells& cells, const SequenceTable& table, std::int64_t n,
-                                         const std::int32_t* first, std::int64_t count) {
+void DamRetrieval<Real>::Impl::load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count) {
   constexpr auto kWidth = N * kLanes<Real>;
   for (std::int64_t lane = 0; lane < kWidth; ++lane) {
     const auto cell = first[std::min(lane, count - 1)];
     worker.cells[lane] = cell;
     worker.weight_zero[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell)]) : 0;
     worker.weight_one[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell) + 1]) : 0;
-    const auto words = table.row(cells.ranks[static_cast<std::size_t>(cells.row[static_cast<std::size_t>(cell)])]);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Real cue = (words[static_cast<std::size_t>(i / 64)] >> (63 - i % 64) & 1) != 0 ? 1 : -1;
-      worker.cues[i][lane] = worker.cues_C[lane][i] = cue;
-    }
+    std::copy_n(zeta_[cells.row[static_cast<std::size_t>(cell)]], round_up(n, kLanes<Real>), worker.cues_C[lane]);
   }
+  transpose(worker.cues_C, kWidth, n, worker.cues);
   const auto into = [](Matrix<Real>& matrix) { return [&matrix](auto row, auto column, auto sum) { store(matrix[row] + column, sum); }; };
   multiply<Stored::plain>(shape_.heads, kWidth, all_of(n), worker.A[0], worker.A.stride(), worker.cues[0], worker.cues.stride(),
                           into(worker.phi_hat));
@@ -339,11 +336,14 @@ void DamRetrieval<Real>::Impl::backward(Worker& worker, std::int64_t n) {
   constexpr auto kWidth = N * kLanes<Real>;
   const auto H = shape_.heads, L = shape_.length;
   const auto eta = static_cast<Real>(shape_.eta);
+  for (std::int64_t j = 0; j < L; ++j) {
+    for (std::int64_t s = 0; s < kWidth; s += kLanes<Real>) store(worker.dquery[j] + s, eta * load(worker.dquery[j] + s));
+  }
   multiply<Stored::plain>(H, kWidth, all_of(L), B_[0], B_.stride(), worker.dquery[0], worker.dquery.stride(),
-                          [&](auto row, auto column, auto sum) { store(worker.dphi_hat[row] + column, eta * sum); });
-  transpose(worker.dphi_hat, H, kWidth, Real{1}, worker.dphi_hat_C);
-  transpose(worker.phi_hat, H, kWidth, eta, worker.phi_hat_C);
-  transpose(worker.dquery, L, kWidth, Real{1}, worker.dquery_C);
+                          [&](auto row, auto column, auto sum) { store(worker.dphi_hat[row] + column, sum); });
+  transpose(worker.dphi_hat, H, kWidth, worker.dphi_hat_C);
+  transpose(worker.phi_hat, H, kWidth, worker.phi_hat_C);
+  transpose(worker.dquery, L, kWidth, worker.dquery_C);
   add_transposed_product(kWidth, n, all_of(H), worker.dphi_hat_C[0], worker.dphi_hat_C.stride(), worker.cues_C[0], worker.cues_C.stride(),
                          worker.dA[0], worker.dA.stride());
   add_transposed_product(kWidth, L, all_of(H), worker.phi_hat_C[0], worker.phi_hat_C.stride(), worker.dquery_C[0],
@@ -364,7 +364,7 @@ auto DamRetrieval<Real>::Impl::gradient(const DamTensors<const Real>& weights, c
     const auto n = position + first_position_;
     begin_position(worker, weights, n);
     for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, table, n, first, count);
+      load_tile<N>(worker, cells, n, first, count);
       if (shape_.retrieval) {
         retrieve<N, true>(worker, cells, count, [&](const Target& target, Real loss, Real accuracy) {
           worker.loss[0] += target.weight * loss;
@@ -403,7 +403,7 @@ void DamRetrieval<Real>::Impl::logits(const DamTensors<const Real>& weights, std
     const auto n = position + first_position_;
     begin_position(worker, weights, n);
     for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, table, n, first, count);
+      load_tile<N>(worker, cells, n, first, count);
       next_bit<N, false>(worker, n);
       for (std::int64_t lane = 0; lane < count; ++lane) out[first[lane]] = worker.logit[0][lane];
     });
@@ -418,7 +418,7 @@ void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, s
     const auto n = position + first_position_;
     begin_position(worker, weights, n);
     for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, table, n, first, count);
+      load_tile<N>(worker, cells, n, first, count);
       retrieve<N, false>(worker, cells, count, [&](const Target& target, Real target_loss, Real target_accuracy) {
         const auto at = target.row * cells.num_positions() + position;
         loss[at] = target_loss;
