@@ -108,5 +108,5 @@ def test_retrieval_names_the_sequences_that_are_scored(tmp_path: Path) -> None:
         accuracy = run["sets"][name]["accuracy"][-1].mean()  # each set is its own memory, so none needs to have been seen
         assert accuracy > 2 * chance, name
     assert "memory" not in run["snapshots"]["before"]
-    ceiling = run["theory"][0]["accuracy"]
+    ceiling = run["theory"][0]["ceiling"]
     assert run["sets"]["phase_0"]["accuracy"][-1].mean() <= ceiling.mean() + 1e-6
