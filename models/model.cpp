@@ -19,4 +19,10 @@ Losses Model::gradient(const Rows& rows) {
   return {loss.loss_R, loss.accuracy_R};
 }
 
+std::int64_t Model::activation_width(std::int64_t length) const {
+  auto widest = length;  // a row of attention scores
+  for (const auto& spec : parameters.specs()) widest = std::max(widest, spec.shape[0]);
+  return widest;
+}
+
 }  // namespace mnemo

@@ -139,11 +139,20 @@ std::string OneLayerAttention::form() const {
   return binary_ ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
 }
 
+std::int64_t OneLayerAttention::activation_width(std::int64_t length) const {
+  return binary_ ? length / 4 + 16 : Model::activation_width(length);  // a byte for 4 bits, and indices: activations stay in cache
+}
+
+void OneLayerAttention::set_skip_dead_units(bool skip) {
+  skip_dead_units_ = skip;
+  step_ = std::monostate();
+}
+
 template <class Real>
 OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
   if (!std::holds_alternative<OneLayerStep<Real>>(step_)) {
     const OneLayerShape shape{config_.heads, config_.head_dim, config_.resolved_mlp_width(), config_.mlp_layers, length};
-    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads());
+    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads(), skip_dead_units_);
   }
   return std::get<OneLayerStep<Real>>(step_);
 }

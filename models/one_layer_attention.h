@@ -57,6 +57,10 @@ class OneLayerAttention : public Model {
   torch::Tensor predict(const Rows& rows) override;
   Losses gradient(const Rows& rows) override;
   std::string form() const override;
+  std::int64_t activation_width(std::int64_t length) const override;
+
+  /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
+  void set_skip_dead_units(bool skip);
 
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
@@ -72,7 +76,7 @@ class OneLayerAttention : public Model {
   std::optional<torch::Tensor> binary_logits(const Rows& rows);
 
   OneLayerAttentionConfig config_;
-  bool binary_;
+  bool binary_, skip_dead_units_ = true;
   std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
 };
 
