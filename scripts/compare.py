@@ -1,0 +1,456 @@
+#!/usr/bin/env python3
+"""Lay runs side by side by rank bin and presentations, beside the Bayes ceiling. Needs NumPy; --figure Matplotlib.
+
+What each number means is said where it is computed, in curves.py. Runs that differ in nothing but seeds are one member:
+its accuracies, losses and bits are means over the seeds, its presentations medians. Letters: T evaluations, S ranks of
+a bin, E bins, P phases, B bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import compare_output
+import curves
+import mnemo_io
+import numpy as np
+
+Rows = list  # of dicts with equal keys: a table
+Member = dict  # {"name": str, "paths": [Path, ...], "config": {...}}
+
+APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
+MOMENTS = ("start", "before", "end")
+
+
+# Members --------------------------------------------------------------------------------------------------------------
+
+
+def experiment(config: Any) -> Any:
+    """A configuration without what may differ between two seeds of one experiment."""
+    if isinstance(config, dict):
+        return {key: experiment(value) for key, value in config.items() if key not in APART}
+    return [experiment(item) for item in config] if isinstance(config, list) else config
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last directory names of each path, as many as tell all paths apart."""
+    parts = [path.resolve().parts for path in paths]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def members(arguments: Sequence[mnemo_io.PathLike], each: bool = False) -> list[Member]:
+    """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`."""
+    paths: dict[Path, None] = {}
+    for argument in arguments:
+        found = mnemo_io.find_runs(argument)
+        if not found:
+            reason = "holds no run (no config.yaml in it or one level below)"
+            raise FileNotFoundError(2, reason if Path(argument).exists() else "no such directory", str(argument))
+        paths.update(dict.fromkeys(found))
+    result: dict[Any, Member] = {}
+    for path, name in zip(paths, short_names(list(paths))):
+        config = mnemo_io.read_config(path / "config.yaml")
+        key = name if each else json.dumps(experiment(config), sort_keys=True)
+        result.setdefault(key, {"name": name, "paths": [], "config": config})["paths"].append(path)
+    for member in result.values():
+        count = len(member["paths"])
+        member["name"] += f" ({count} seeds)" if count > 1 else ""
+    return list(result.values())
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
+            yield prefix + key, value
+
+
+def differing_settings(compared: Sequence[Member]) -> list[str]:
+    """Names of the settings that tell the members apart."""
+    settings = [dict(flat(experiment(member["config"]))) for member in compared]
+    names = dict.fromkeys(name for setting in settings for name in setting if name not in ("name", "group"))
+    return [name for name in names if any(setting.get(name) != settings[0].get(name) for setting in settings)]
+
+
+def notes(compared: Sequence[Member], threshold: str) -> list[str]:
+    """What a reader must know before comparing the members."""
+    told = f"the first evaluation at which the bin's mean accuracy reaches {threshold} (> x: not by x)"
+    result = [f"presentations: mean over the ranks of a bin at {told}"]
+    for key, what in (("length", "L"), ("num_sequences", "K"), ("zipf_exponent", "the Zipf exponent")):
+        values = list(dict.fromkeys(member["config"].get("data", {}).get(key) for member in compared))
+        if len(values) > 1:
+            said = ", ".join(map(str, values))
+            result.append(f"{what} differs ({said}): compared by presentations, each against its own ceiling")
+    files = {str(member["config"].get("data", {}).get("file")) for member in compared}
+    if len(files) > 1:
+        result.append("the data files differ: compared by presentations, each against its own ceiling")
+    return result
+
+
+# One run --------------------------------------------------------------------------------------------------------------
+
+
+def predictions(run: dict[str, Any]) -> int:
+    """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
+    length = mnemo_io.section(run, "data").get("length")
+    if not isinstance(length, int) and run["sequences"]:
+        length = next(iter(run["sequences"].values())).shape[1]
+    if not isinstance(length, int):
+        raise ValueError(f"{run['path']}: neither data.length nor sequences say how long a sequence is")
+    return length if mnemo_io.section(run, "model").get("positions") == "from_0" else length - 1
+
+
+def num_parameters(run: dict[str, Any]) -> float:
+    """Trainable numbers in the final weights (a memory is none), NaN before there are any."""
+    weights = run["final"] or next(iter(run["snapshots"].values()), {})
+    return float(sum(tensor.size for name, tensor in weights.items() if name != "memory")) or math.nan
+
+
+def check_threshold(
+    run: dict[str, Any], threshold: tuple[bool, float], means: np.ndarray, bins: Sequence[curves.Bin]
+) -> None:
+    """Refuses an absolute threshold that the Bayes predictor itself does not reach."""
+    for value, ranks in zip(means, bins):
+        if not threshold[0] and threshold[1] > value:
+            raise argparse.ArgumentTypeError(
+                f"threshold {threshold[1]:g} is above the Bayes ceiling {value:.3f} of {curves.bin_label(ranks)} of "
+                f"{run['path']}; choose --bins with a higher ceiling, or --threshold ceiling:0.9"
+            )
+
+
+def measure(
+    run: dict[str, Any], bins: Sequence[curves.Bin], threshold: tuple[bool, float], replicates: int, seed: int
+) -> dict[str, Any]:
+    """All numbers of one run.
+
+    Returns
+    -------
+    dict
+        phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, seen (E,), resampled (E, B), bits_before,
+        bits_end, bits_bayes scalars}}; swaps {(event, set): {before, forgotten, swapped (E,), step}}; parameters;
+        stride; curves from `bin_curves`
+    """
+    result: dict[str, Any] = {"phases": {}, "parameters": num_parameters(run), "curves": curves.bin_curves(run, bins)}
+    for phase in curves.phases(run):
+        columns = curves.phase_columns(run["sets"], phase)
+        result["phases"][phase] = _phase_numbers(run, phase, columns, bins)
+        result["phases"][phase].update(_presentations(run, phase, columns, bins, threshold, replicates, seed))
+        result["stride"] = curves.stride(columns["rank"])
+    result["swaps"] = _swaps(run, bins)
+    return result
+
+
+def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
+    rank, numbers = columns["rank"], {}
+    bits = (predictions(run), mnemo_io.num_sequences(run))
+    for moment, row in zip(MOMENTS, curves.moments(columns, phase)):
+        for key in ("accuracy", "loss"):
+            values = np.full(len(rank), np.nan) if row is None else columns[key][row]
+            numbers[f"{key}_{moment}"] = curves.bin_mean(values, rank, bins)
+        numbers[f"bits_{moment}"] = curves.stored_bits(values, *bits)
+    unknown = np.full(len(rank), np.nan)
+    floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run["theory"], rank, phase))
+    numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
+    numbers["bits_bayes"] = curves.stored_bits(floor, *bits)
+    return numbers
+
+
+def _presentations(
+    run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin], threshold: tuple, replicates: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Presentations to the threshold by bin, the same for resampled ranks, and how many were seen in all."""
+    rows, rank = np.flatnonzero(columns["phase"] == phase), columns["rank"]
+    ceiling = curves.limits(run["theory"], rank, phase)[1]
+    if ceiling is not None:
+        check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
+    target = curves.target_accuracy(threshold, ceiling, len(rank))
+    point, seen = np.full(len(bins), np.nan), np.full(len(bins), np.nan)
+    resampled = np.full((len(bins), replicates), np.nan)
+    for index, ranks in enumerate(bins):
+        inside = curves.bin_columns(rank, ranks)
+        wanted = target[inside]
+        if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all():
+            continue
+        accuracy, presentations = (columns[key][:, inside][rows] for key in ("accuracy", "presentations"))
+        size = len(wanted)
+        generator = np.random.default_rng([seed, index])  # the same ranks in every phase: ratios are paired
+        weights = np.hstack([np.full((size, 1), 1 / size), curves.resampling(size, replicates, generator)])
+        times = curves.presentations_to(accuracy, presentations, wanted, weights)
+        point[index], resampled[index], seen[index] = times[0], times[1:], presentations[-1].mean()
+    return {"presentations": point, "resampled": resampled, "seen": seen}
+
+
+def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Sets `EVENT.phase_<k>` of swap tests beside `phase_<k>`, which was scored at the same step without the swap."""
+    result = {}
+    for name, swapped in run["sets"].items():
+        event, _, base = name.rpartition(".")
+        plain, phase = run["sets"].get(base), mnemo_io.set_phase(base, 0)
+        if not event or plain is None or phase is None or not len(swapped["step"]) or not len(plain["step"]):
+            continue
+        step = int(swapped["step"][-1])
+        rows = np.flatnonzero(plain["step"] <= step)
+        own = rows[plain["phase"][rows] == phase]
+        if len(own) == 0 or not np.array_equal(plain["rank"], swapped["rank"]):
+            continue
+        values = {"before": plain["accuracy"][own[-1]], "forgotten": plain["accuracy"][rows[-1]]}
+        values["swapped"] = swapped["accuracy"][-1]
+        result[event, base] = {key: curves.bin_mean(value, plain["rank"], bins) for key, value in values.items()}
+        result[event, base]["step"] = step
+    return result
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    compared: Sequence[Member], edges: Sequence[int] | None, threshold: str, replicates: int = 500
+) -> dict[str, Any]:
+    """Every table of the comparison, from members.
+
+    Returns
+    -------
+    dict
+        threshold, notes, members [{name, runs, settings, parameters}] and the tables bins, switches, swaps, memory,
+        distances: lists of flat records, numbers or None
+    """
+    wanted = curves.parse_threshold(threshold)
+    smallest = min(mnemo_io.num_sequences(mnemo_io.read_run(member["paths"][0])) for member in compared)
+    bins = curves.rank_bins(smallest, edges)
+    result: dict[str, Any] = {"threshold": threshold, "notes": notes(compared, threshold), "members": []}
+    tables: dict[str, Rows] = {name: [] for name in compare_output.TITLES if name != "ranking"}
+    all_seeds = []
+    for member in compared:
+        runs = [mnemo_io.read_run(path) for path in member["paths"]]
+        seeds = [measure(run, bins, wanted, replicates, index) for index, run in enumerate(runs)]
+        result["members"].append({
+            "name": member["name"], "runs": [str(path) for path in member["paths"]],
+            "settings": mnemo_io.settings_line(runs[0]), "parameters": seeds[0]["parameters"],
+        })  # fmt: skip
+        tables["bins"] += _bin_rows(member["name"], seeds, bins)
+        tables["swaps"] += _swap_rows(member["name"], seeds, bins)
+        tables["memory"] += _memory_rows(member["name"], seeds)
+        all_seeds.append((member["name"], seeds))
+    tables["switches"] = _switch_rows(tables["bins"])
+    for index, (name, seeds) in enumerate(all_seeds):
+        for other, others in all_seeds[index + 1 :]:
+            tables["distances"] += distance_rows(name, seeds, other, others, bins)
+    order = {member["name"]: index for index, member in enumerate(compared)}
+    tables["bins"].sort(key=lambda row: (row["first_rank"], row["phase"], order[row["run"]]))
+    tables["switches"].sort(key=lambda row: (row["first_rank"], row["switch"], order[row["run"]]))
+    return {**result, **tables}
+
+
+def _ranks(ranks: curves.Bin) -> dict[str, int]:
+    return {"first_rank": int(ranks[0]), "last_rank": int(ranks[1]) - 1}
+
+
+def _common_phases(seeds: Sequence[dict]) -> list[int]:
+    return [phase for phase in seeds[0]["phases"] if all(phase in numbers["phases"] for numbers in seeds)]
+
+
+def _bin_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+    rows = []
+    keys = [f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS] + ["ceiling", "floor", "seen"]
+    for phase in _common_phases(seeds):
+        numbers = [seed["phases"][phase] for seed in seeds]
+        first = [seed["phases"][min(seed["phases"])] for seed in seeds]
+        for index, ranks in enumerate(bins):
+            generator = np.random.default_rng(0)
+            means = {key: float(np.mean([number[key][index] for number in numbers])) for key in keys}
+            points = np.array([number["presentations"][index] for number in numbers])
+            resampled = np.array([number["resampled"][index] for number in numbers])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratios = np.array([number["presentations"][index] for number in first]) / points
+                paired = np.array([number["resampled"][index] for number in first]) / resampled
+            to = curves.median_over_seeds(points, resampled, generator)
+            speedup = curves.median_over_seeds(ratios, paired, generator)
+            bound = np.median(
+                [
+                    np.minimum(old["presentations"], old["seen"])[index] / min(point, number["seen"][index])
+                    for old, number, point in zip(first, numbers, points)
+                ]
+            )
+            if phase == min(seeds[0]["phases"]):
+                speedup, bound = np.full(3, np.nan), np.nan
+            row = {"run": name, **_ranks(ranks), "phase": phase, **means}
+            row.update(zip(("presentations", "presentations_low", "presentations_high"), map(float, to)))
+            row.update(zip(("speedup", "speedup_low", "speedup_high"), map(float, speedup)))
+            row["speedup_bound"] = float(bound)  # what is known where one of the two is censored
+            rows.append(row)
+    return rows
+
+
+def _switch_rows(bin_rows: Rows) -> Rows:
+    """Drop and recovery between the phases of each run and bin."""
+    by_key = {(row["run"], row["first_rank"], row["phase"]): row for row in bin_rows}
+    rows = []
+    for (name, first, phase), row in by_key.items():
+        old = by_key.get((name, first, phase - 1))
+        if old is not None:
+            drop, recovery = curves.switch_drop(
+                old["accuracy_before"], row["accuracy_start"], row["accuracy_before"]
+            )  # fmt: skip
+            rows.append({"run": name, "first_rank": first, "last_rank": row["last_rank"], "switch": phase,
+                         "drop": float(drop), "recovery": float(recovery)})  # fmt: skip
+    return rows
+
+
+def _swap_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+    rows = []
+    for event, base in seeds[0]["swaps"]:
+        found = [seed["swaps"][event, base] for seed in seeds if (event, base) in seed["swaps"]]
+        means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "forgotten", "swapped")}
+        recovery = curves.swap_recovery(**means)
+        for index, ranks in enumerate(bins):
+            row = {"run": name, "event": event, "set": base, **_ranks(ranks), "step": found[0]["step"]}
+            row.update({key: float(value[index]) for key, value in means.items()}, recovery=float(recovery[index]))
+            rows.append(row)
+    return rows
+
+
+def _memory_rows(name: str, seeds: Sequence[dict]) -> Rows:
+    rows = []
+    for phase in _common_phases(seeds):
+        keys = ("bits_before", "bits_end", "bits_bayes")
+        bits = {key: float(np.mean([seed["phases"][phase][key] for seed in seeds])) for key in keys}
+        parameters = seeds[0]["parameters"]
+        row = {"run": name, "phase": phase, **bits, "parameters": parameters}
+        row["bits_per_parameter"] = bits["bits_before"] / parameters
+        row["share_of_bayes"] = bits["bits_before"] / bits["bits_bayes"]
+        row["rank_stride"] = seeds[0]["stride"]
+        rows.append(row)
+    return rows
+
+
+def distance_rows(
+    name: str, seeds: Sequence[dict], other: str, others: Sequence[dict], bins: Sequence[curves.Bin]
+) -> Rows:
+    """Distances of two members by bin and phase: the mean over all pairs of their seeds."""
+    rows = []
+    for phase in (phase for phase in _common_phases(seeds) if phase in _common_phases(others)):
+        for index, ranks in enumerate(bins):
+            pairs = [
+                curves.curve_distance(*(tuple(x[:, index] for x in run["curves"][phase]) for run in (a, b)))
+                for a in seeds
+                for b in others
+            ]
+            distance, decades = np.mean(pairs, axis=0)
+            rows.append({"run": name, "other": other, "phase": phase, **_ranks(ranks),
+                         "distance": float(distance), "decades": float(decades)})  # fmt: skip
+    return rows
+
+
+def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[int] | None) -> dict[str, Any]:
+    """The candidates by their mean distance from the target, nearest first, with the settings that tell them apart."""
+    smallest = min(mnemo_io.num_sequences(mnemo_io.read_run(m["paths"][0])) for m in (target, *candidates))
+    bins = curves.rank_bins(smallest, edges)
+
+    def of(member: Member) -> list[dict]:
+        runs = (mnemo_io.read_run(path) for path in member["paths"])
+        return [{"curves": found, "phases": found} for found in (curves.bin_curves(run, bins) for run in runs)]
+
+    wanted, varying, rows = of(target), differing_settings(candidates), []
+    for member in candidates:
+        distances = distance_rows(target["name"], wanted, member["name"], of(member), bins)
+        finite = [row for row in distances if math.isfinite(row["distance"])]
+        settings = dict(flat(member["config"]))
+        rows.append({
+            "run": member["name"],
+            "distance": float(np.mean([row["distance"] for row in finite])) if finite else math.nan,
+            "decades": float(np.mean([row["decades"] for row in finite])) if finite else 0.0,
+            "curves": len(finite), **{name: settings.get(name) for name in varying},
+        })  # fmt: skip
+    rows.sort(key=lambda row: (not math.isfinite(row["distance"]), row["distance"]))
+    said = notes((target, *candidates), "")[1:]
+    said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
+    return {"notes": said, "members": [{"name": target["name"], "runs": [str(path) for path in target["paths"]]}],
+            "ranking": rows}  # fmt: skip
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def parse_edges(text: str) -> list[int]:
+    """`0,10,100` as numbers; argparse reports the ValueError."""
+    edges = [int(word) for word in text.split(",")]
+    curves.rank_bins(max(edges) + 1, edges)
+    return edges
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo compare",
+        description="Lay runs side by side by rank bin and presentations, beside the Bayes ceiling.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo compare cache/switch/switch                          one run: phases, re-learning speed-up, stored bits
+  mnemo compare cache/a/seed=0 cache/a/seed=1 cache/b/b      the two seeds count as one member, with intervals
+  mnemo compare cache/a                                      every run in a folder of runs
+  mnemo compare TRANSFORMER DAM --figure both.png            one over the other, with the ceiling
+  mnemo compare TRANSFORMER --against cache/dam_sweep        which of these runs has the most similar curves?
+  mnemo compare RUN --format csv --table swaps               one table for a spreadsheet
+
+A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of the ranks; 0.9 is an accuracy.
+Intervals are 95 % bootstrap intervals over ranks and seeds, the same at every call.
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
+    parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
+    parser.add_argument("--threshold", metavar="T", default="ceiling:0.9", help="ceiling:SHARE or an accuracy")
+    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
+    parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
+    parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")
+    parser.add_argument("--figure", metavar="OUT", type=Path, help="draw the curves: .png, .pdf or .svg")
+    parser.add_argument("--replicates", metavar="B", type=int, default=500, help="bootstrap replicates (default 500)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    if arguments.replicates < 1:
+        return mnemo_io.usage_error(f"--replicates must be at least 1, got {arguments.replicates}")
+    compared = members(arguments.runs, arguments.each)
+    try:
+        curves.parse_threshold(arguments.threshold)
+        if arguments.against is None:
+            result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
+        elif len(compared) != 1:
+            return mnemo_io.usage_error("--against wants one run (or the seeds of one), got " + str(len(compared)))
+        else:
+            own = {path.resolve() for path in compared[0]["paths"]}
+            candidates = members([p for p in mnemo_io.find_runs(arguments.against) if p.resolve() not in own])
+            if not candidates:
+                return mnemo_io.usage_error(f"{arguments.against} holds no other run")
+            result = rank_against(compared[0], candidates, arguments.bins)
+            nearest = result["ranking"][0]["run"]
+            compared += [member for member in candidates if member["name"] == nearest]
+    except argparse.ArgumentTypeError as error:
+        return mnemo_io.usage_error(str(error))
+    tables = [arguments.table] if arguments.table else [name for name in compare_output.TITLES if name in result]
+    if tables[0] not in result:
+        verb = "needs" if tables[0] == "ranking" else "does not go with"
+        return mnemo_io.usage_error(f"--table {tables[0]} {verb} --against")
+    if arguments.figure is not None:
+        import compare_figure
+
+        compare_figure.draw_to(arguments.figure, compared, arguments.bins)
+        print(arguments.figure, file=sys.stderr)
+    compare_output.write(result, arguments.format, tables, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))
