@@ -154,7 +154,7 @@ def measure(
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers = columns["rank"], {}
     bits = (predictions(run), mnemo_io.num_sequences(run))
-    for moment, row in zip(MOMENTS, curves.moments(columns, phase)):
+    for moment, row in zip(MOMENTS, curves.moments(columns, phase, len(run["switches"]))):
         for key in ("accuracy", "loss"):
             values = np.full(len(rank), np.nan) if row is None else columns[key][row]
             numbers[f"{key}_{moment}"] = curves.bin_mean(values, rank, bins)
@@ -265,31 +265,35 @@ def _bin_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> R
     keys = [f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS] + ["ceiling", "floor", "seen"]
     for phase in _common_phases(seeds):
         numbers = [seed["phases"][phase] for seed in seeds]
-        first = [seed["phases"][min(seed["phases"])] for seed in seeds]
+        first = [seed["phases"][min(seed["phases"])] for seed in seeds] if phase else []
         for index, ranks in enumerate(bins):
-            generator = np.random.default_rng(0)
             means = {key: float(np.mean([number[key][index] for number in numbers])) for key in keys}
-            points = np.array([number["presentations"][index] for number in numbers])
+            reached = np.array([number["presentations"][index] for number in numbers])
             resampled = np.array([number["resampled"][index] for number in numbers])
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratios = np.array([number["presentations"][index] for number in first]) / points
-                paired = np.array([number["resampled"][index] for number in first]) / resampled
-            to = curves.median_over_seeds(points, resampled, generator)
-            speedup = curves.median_over_seeds(ratios, paired, generator)
-            bound = np.median(
-                [
-                    np.minimum(old["presentations"], old["seen"])[index] / min(point, number["seen"][index])
-                    for old, number, point in zip(first, numbers, points)
-                ]
-            )
-            if phase == min(seeds[0]["phases"]):
-                speedup, bound = np.full(3, np.nan), np.nan
-            row = {"run": name, **_ranks(ranks), "phase": phase, **means}
-            row.update(zip(("presentations", "presentations_low", "presentations_high"), map(float, to)))
-            row.update(zip(("speedup", "speedup_low", "speedup_high"), map(float, speedup)))
-            row["speedup_bound"] = float(bound)  # what is known where one of the two is censored
-            rows.append(row)
+            median, low, high = curves.median_over_seeds(reached, resampled, np.random.default_rng(0))
+            times = {"presentations": median, "presentations_low": low, "presentations_high": high}
+            rows.append({"run": name, **_ranks(ranks), "phase": phase, **means,
+                         **{key: float(value) for key, value in times.items()},
+                         **_speedup(first, numbers, index)})  # fmt: skip
     return rows
+
+
+def _speedup(first: Sequence[dict], numbers: Sequence[dict], index: int) -> dict[str, float]:
+    """Presentations in the first phase / in this one, with interval; the bound holds where one is censored."""
+    keys = ("speedup", "speedup_low", "speedup_high", "speedup_bound")
+    if not first:
+        return dict.fromkeys(keys, math.nan)
+
+    def ratios(key: str, most: str | None = None) -> np.ndarray:
+        pairs = [(old[key][index], new[key][index]) for old, new in zip(first, numbers)]
+        if most:
+            limits = [(old[most][index], new[most][index]) for old, new in zip(first, numbers)]
+            pairs = np.minimum(pairs, limits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.array([old / new for old, new in pairs])
+
+    values = curves.median_over_seeds(ratios("presentations"), ratios("resampled"), np.random.default_rng(0))
+    return dict(zip(keys, map(float, [*values, np.median(ratios("presentations", most="seen"))])))
 
 
 def _switch_rows(bin_rows: Rows) -> Rows:
@@ -299,9 +303,7 @@ def _switch_rows(bin_rows: Rows) -> Rows:
     for (name, first, phase), row in by_key.items():
         old = by_key.get((name, first, phase - 1))
         if old is not None:
-            drop, recovery = curves.switch_drop(
-                old["accuracy_before"], row["accuracy_start"], row["accuracy_before"]
-            )  # fmt: skip
+            drop, recovery = curves.switch_drop(old["accuracy_before"], row["accuracy_start"], row["accuracy_before"])
             rows.append({"run": name, "first_rank": first, "last_rank": row["last_rank"], "switch": phase,
                          "drop": float(drop), "recovery": float(recovery)})  # fmt: skip
     return rows
@@ -389,6 +391,12 @@ def parse_edges(text: str) -> list[int]:
     return edges
 
 
+def checked_threshold(text: str) -> str:
+    """A threshold as typed; argparse reports the ValueError."""
+    curves.parse_threshold(text)
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemo compare",
@@ -408,7 +416,9 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
     parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
-    parser.add_argument("--threshold", metavar="T", default="ceiling:0.9", help="ceiling:SHARE or an accuracy")
+    parser.add_argument(
+        "--threshold", metavar="T", default="ceiling:0.9", type=checked_threshold, help="ceiling:SHARE or an accuracy"
+    )
     parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
@@ -424,7 +434,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return mnemo_io.usage_error(f"--replicates must be at least 1, got {arguments.replicates}")
     compared = members(arguments.runs, arguments.each)
     try:
-        curves.parse_threshold(arguments.threshold)
         if arguments.against is None:
             result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
         elif len(compared) != 1:

@@ -83,6 +83,7 @@ def _draw_run(
 
 def _finish(panel: Any, title: str) -> None:
     panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     panel.set_xlabel("presentations (mean over the ranks of a bin)")
     panel.set_title(title, loc="left", color=plot_run.INK)
     low, _ = panel.get_ylim()

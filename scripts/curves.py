@@ -135,7 +135,7 @@ def phase_columns(sets: dict[str, dict[str, np.ndarray]], phase: int) -> dict[st
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
 
 
-def moments(columns: dict[str, np.ndarray], phase: int) -> tuple[int | None, int | None, int | None]:
+def moments(columns: dict[str, np.ndarray], phase: int, last_phase: int) -> tuple[int | None, int | None, int | None]:
     """Rows of `phase_columns` that tell its story: (start, before, end).
 
     start
@@ -143,13 +143,15 @@ def moments(columns: dict[str, np.ndarray], phase: int) -> tuple[int | None, int
     before
         The last row of the phase: right before the switch that ended it, or the end of the run.
     end
-        The last row of the run; None where the sequences were no longer scored then (`train` after a switch).
+        The last row of the run, whose phase is `last_phase`; None where the sequences were no longer scored then (`train`
+        after a switch).
     """
-    own = np.flatnonzero(columns["phase"] == phase)
-    if len(own) == 0:
-        return None, None, len(columns["step"]) - 1
-    outlived = columns["phase"][-1] != phase
-    return int(own[0]), int(own[-1]), len(columns["step"]) - 1 if outlived else int(own[-1])
+    own, end = np.flatnonzero(columns["phase"] == phase), len(columns["step"]) - 1
+    return (
+        int(own[0]) if len(own) else None,
+        int(own[-1]) if len(own) else None,
+        end if columns["phase"][end] == last_phase else None,
+    )
 
 
 def phases(run: dict[str, Any]) -> list[int]:
