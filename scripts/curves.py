@@ -143,7 +143,7 @@ def moments(columns: dict[str, np.ndarray], phase: int, last_phase: int) -> tupl
     before
         The last row of the phase: right before the switch that ended it, or the end of the run.
     end
-        The last row of the run, whose phase is `last_phase`; None where the sequences were no longer scored then (`train`
+        The last row of the run (its phase: `last_phase`); None where the sequences were no longer scored then (`train`
         after a switch).
     """
     own, end = np.flatnonzero(columns["phase"] == phase), len(columns["step"]) - 1
