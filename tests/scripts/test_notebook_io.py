@@ -58,7 +58,8 @@ def test_torch_records_in_every_container(tmp_path):
     torch = pytest.importorskip("torch")
     weight = torch.arange(6.0).reshape(2, 3)
     record = {
-        "weight": weight, "view": weight.T, "part": weight[1, 1:], "none": torch.zeros(0, 3), "scalar": torch.tensor(3.0),
+        "weight": weight, "view": weight.T, "part": weight[1, 1:], "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(3.0),
         "parameter": torch.nn.Parameter(weight), "state": torch.nn.Linear(3, 2).state_dict(),
         "args": argparse.Namespace(device=torch.device("cuda:0")), "row": np.arange(3.0), "bits": torch.ones(4).long(),
     }  # fmt: skip
