@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Check exported notebook records field by field against what notebooks read, and say what would fail.
 
-Each check yields sentences `field: what is wrong`; none means that the record holds. Runs nothing in the files; needs NumPy
-alone. Letters: K sequences, L bits, C width, F head dimension, D MLP width, S rows, B rows a batch.
+Each check yields sentences `field: what is wrong`; none means that the record holds. Runs nothing in the files; needs
+NumPy alone. Letters: K sequences, L bits, C width, F head dimension, D MLP width, S rows, B rows a batch.
 """
 
 from __future__ import annotations

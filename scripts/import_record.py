@@ -206,7 +206,8 @@ def config_of(run: Transformer, name: str) -> dict[str, Any]:
         "name": group, "group": group, "run": name, "seed": seed,
         "data": {"num_sequences": run.num_sequences, "length": run.length, "zipf_exponent": exponent, "seed": seed},
         "model": {key: value for key, value in model.items() if value is not None},
-        "train": {"steps": run.steps, "batch_size": run.batch_size, "lr": number(args.get("lr")), "log_every": run.epoch_steps},
+        "train": {"steps": run.steps, "batch_size": run.batch_size, "lr": number(args.get("lr")),
+                  "log_every": run.epoch_steps},
         "eval": {"every": run.epoch_steps}, "events": switches,
     }  # fmt: skip
 
@@ -346,8 +347,9 @@ def write_dam(record: dict, folder: Path, name: str) -> list[str]:
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
         for log, phase, step in zip(logs, phases, steps):
             at = step + (switch if phase else 0)
-            line = {"step": at, "phase": phase, "draws": at * sizes["BATCH_SIZE"],
-                    "train_loss": number(log.get("loss")), "train_accuracy": number(log.get("accuracy")), "lr": number(args.get("lr"))}  # fmt: skip
+            line = {"step": at, "phase": phase, "draws": at * sizes["BATCH_SIZE"]}
+            line.update(train_loss=number(log.get("loss")), train_accuracy=number(log.get("accuracy")))
+            line["lr"] = number(args.get("lr"))
             file.write(json.dumps(line) + "\n")
     last = {"step": at, "steps": at, "loss": line["train_loss"]}
     write_json(folder / "status.json", {"state": "done", **last})
@@ -388,10 +390,10 @@ def import_record(path: mnemo_io.PathLike, folder: mnemo_io.PathLike) -> list[st
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemo import",
-        description="Turn an old notebook record into a run directory for compare, plot and show. Nothing in it is run.",
+        description="Turn an old notebook record into a run directory for compare, plot and show; runs nothing in it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  mnemo import old/run.pkl                        writes cache/imported/run; sequences from beside it
+  mnemo import old/run.pkl                     writes cache/imported/run
   mnemo import old/dam_0.pt --to cache/old/dam_0
 
 exit codes: 0 done, 64 usage, 65 no record that can be mapped (the reason is said), 73 the directory exists, 74 I/O""",
