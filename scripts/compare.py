@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +84,39 @@ def differing_settings(compared: Sequence[Member]) -> list[str]:
     return [name for name in names if any(setting.get(name) != settings[0].get(name) for setting in settings)]
 
 
+def common_ranks(paths: Sequence[Path]) -> dict[int, np.ndarray]:
+    """True ranks that every run has scored, by phase; a run without set `phase_<k>` counts with its `train`."""
+    result: dict[int, np.ndarray] = {}
+    scored = [{file.parent.name: file for file in path.glob("eval/*/rank.npy")} for path in paths]
+    names = {name for files in scored for name in files if re.fullmatch(r"phase_[0-9]{1,9}", name)}
+    for phase in sorted(int(name[len("phase_") :]) for name in names) or [0]:
+        for files in scored:
+            file = files.get(f"phase_{phase}", files.get("train"))
+            if file is not None:
+                rank = mnemo_io.read_npy(file, np.int64, 1)
+                result[phase] = np.intersect1d(result[phase], rank) if phase in result else rank
+    return result
+
+
+def read(path: Path, common: dict[int, np.ndarray]) -> dict[str, Any]:
+    """A run cut to the ranks that all compared runs have scored, so that means are over the same ranks."""
+    run = mnemo_io.read_run(path)
+    return {**run, "sets": curves.cut_ranks(run["sets"], common)}
+
+
+def all_paths(compared: Sequence[Member]) -> list[Path]:
+    return [path for member in compared for path in member["paths"]]
+
+
+def bins_of(common: dict[int, np.ndarray], compared: Sequence[Member], edges: Sequence[int] | None) -> list[curves.Bin]:
+    """Rank bins of the smallest K, or of --bins."""
+    runs = (mnemo_io.read_run(member["paths"][0]) for member in compared)
+    smallest = min(mnemo_io.num_sequences(run) for run in runs)
+    scored = np.concatenate([*common.values(), np.empty(0, np.int64)])
+    bins = curves.rank_bins(smallest, edges)
+    return [ranks for ranks in bins if ((scored >= ranks[0]) & (scored < ranks[1])).any()] or bins
+
+
 def notes(compared: Sequence[Member], threshold: str) -> list[str]:
     """What a reader must know before comparing the members."""
     told = f"the first evaluation at which the bin's mean accuracy reaches {threshold} (> x: not by x)"
@@ -92,6 +126,12 @@ def notes(compared: Sequence[Member], threshold: str) -> list[str]:
         if len(values) > 1:
             said = ", ".join(map(str, values))
             result.append(f"{what} differs ({said}): compared by presentations, each against its own ceiling")
+    counts = {
+        len(mnemo_io.read_npy(file)) for path in all_paths(compared) for file in path.glob("eval/phase_0/rank.npy")
+    }
+    counts |= {len(rank) for phase, rank in common_ranks(all_paths(compared)).items() if phase == 0}
+    if len(counts) > 1:
+        result.append(f"all numbers are over the {min(counts)} ranks that every run has scored")
     files = {str(member["config"].get("data", {}).get("file")) for member in compared}
     if len(files) > 1:
         result.append("the data files differ: compared by presentations, each against its own ceiling")
@@ -130,7 +170,12 @@ def check_threshold(
 
 
 def measure(
-    run: dict[str, Any], bins: Sequence[curves.Bin], threshold: tuple[bool, float], replicates: int, seed: int
+    run: dict[str, Any],
+    bins: Sequence[curves.Bin],
+    threshold: tuple[bool, float],
+    replicates: int,
+    seed: int = 0,
+    only_seed: bool = True,
 ) -> dict[str, Any]:
     """All numbers of one run.
 
@@ -145,7 +190,9 @@ def measure(
     for phase in curves.phases(run):
         columns = curves.phase_columns(run["sets"], phase)
         result["phases"][phase] = _phase_numbers(run, phase, columns, bins)
-        result["phases"][phase].update(_presentations(run, phase, columns, bins, threshold, replicates, seed))
+        result["phases"][phase].update(
+            _presentations(run, phase, columns, bins, threshold, replicates, seed, only_seed)
+        )
         result["stride"] = curves.stride(columns["rank"])
     result["swaps"] = _swaps(run, bins)
     return result
@@ -154,7 +201,7 @@ def measure(
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers = columns["rank"], {}
     bits = (predictions(run), mnemo_io.num_sequences(run))
-    for moment, row in zip(MOMENTS, curves.moments(columns, phase, len(run["switches"]))):
+    for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
         for key in ("accuracy", "loss"):
             values = np.full(len(rank), np.nan) if row is None else columns[key][row]
             numbers[f"{key}_{moment}"] = curves.bin_mean(values, rank, bins)
@@ -167,7 +214,14 @@ def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.B
 
 
 def _presentations(
-    run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin], threshold: tuple, replicates: int, seed: int
+    run: dict,
+    phase: int,
+    columns: dict,
+    bins: Sequence[curves.Bin],
+    threshold: tuple,
+    replicates: int,
+    seed: int,
+    only_seed: bool,
 ) -> dict[str, np.ndarray]:
     """Presentations to the threshold by bin, the same for resampled ranks, and how many were seen in all."""
     rows, rank = np.flatnonzero(columns["phase"] == phase), columns["rank"]
@@ -175,11 +229,12 @@ def _presentations(
     if ceiling is not None:
         check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
     target = curves.target_accuracy(threshold, ceiling, len(rank))
-    point, seen = np.full(len(bins), np.nan), np.full(len(bins), np.nan)
+    point, seen, sizes = np.full(len(bins), np.nan), np.full(len(bins), np.nan), np.zeros(len(bins), int)
     resampled = np.full((len(bins), replicates), np.nan)
     for index, ranks in enumerate(bins):
         inside = curves.bin_columns(rank, ranks)
         wanted = target[inside]
+        sizes[index] = len(wanted)
         if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all():
             continue
         accuracy, presentations = (columns[key][:, inside][rows] for key in ("accuracy", "presentations"))
@@ -188,7 +243,9 @@ def _presentations(
         weights = np.hstack([np.full((size, 1), 1 / size), curves.resampling(size, replicates, generator)])
         times = curves.presentations_to(accuracy, presentations, wanted, weights)
         point[index], resampled[index], seen[index] = times[0], times[1:], presentations[-1].mean()
-    return {"presentations": point, "resampled": resampled, "seen": seen}
+        if len(wanted) == 1:
+            resampled[index] = np.nan if only_seed else point[index]  # one rank of one seed says nothing of its spread
+    return {"presentations": point, "resampled": resampled, "seen": seen, "size": sizes}
 
 
 def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -200,11 +257,11 @@ def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[
         if not event or plain is None or phase is None or not len(swapped["step"]) or not len(plain["step"]):
             continue
         step = int(swapped["step"][-1])
-        rows = np.flatnonzero(plain["step"] <= step)
-        own = rows[plain["phase"][rows] == phase]
-        if len(own) == 0 or not np.array_equal(plain["rank"], swapped["rank"]):
+        row = int(np.searchsorted(plain["step"], step, "right")) - 1
+        before = curves.moments(plain, phase, run["switches"])[1]
+        if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):
             continue
-        values = {"before": plain["accuracy"][own[-1]], "forgotten": plain["accuracy"][rows[-1]]}
+        values = {"before": plain["accuracy"][min(before, row)], "forgotten": plain["accuracy"][row]}
         values["swapped"] = swapped["accuracy"][-1]
         result[event, base] = {key: curves.bin_mean(value, plain["rank"], bins) for key, value in values.items()}
         result[event, base]["step"] = step
@@ -226,14 +283,14 @@ def compare(
         distances: lists of flat records, numbers or None
     """
     wanted = curves.parse_threshold(threshold)
-    smallest = min(mnemo_io.num_sequences(mnemo_io.read_run(member["paths"][0])) for member in compared)
-    bins = curves.rank_bins(smallest, edges)
+    common = common_ranks(all_paths(compared))
+    bins = bins_of(common, compared, edges)
     result: dict[str, Any] = {"threshold": threshold, "notes": notes(compared, threshold), "members": []}
     tables: dict[str, Rows] = {name: [] for name in compare_output.TITLES if name != "ranking"}
     all_seeds = []
     for member in compared:
-        runs = [mnemo_io.read_run(path) for path in member["paths"]]
-        seeds = [measure(run, bins, wanted, replicates, index) for index, run in enumerate(runs)]
+        runs = [read(path, common) for path in member["paths"]]
+        seeds = [measure(run, bins, wanted, replicates, i, len(runs) == 1) for i, run in enumerate(runs)]
         result["members"].append({
             "name": member["name"], "runs": [str(path) for path in member["paths"]],
             "settings": mnemo_io.settings_line(runs[0]), "parameters": seeds[0]["parameters"],
@@ -272,7 +329,8 @@ def _bin_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> R
             resampled = np.array([number["resampled"][index] for number in numbers])
             median, low, high = curves.median_over_seeds(reached, resampled, np.random.default_rng(0))
             times = {"presentations": median, "presentations_low": low, "presentations_high": high}
-            rows.append({"run": name, **_ranks(ranks), "phase": phase, **means,
+            size = int(numbers[0]["size"][index])
+            rows.append({"run": name, **_ranks(ranks), "ranks": size, "phase": phase, **means,
                          **{key: float(value) for key, value in times.items()},
                          **_speedup(first, numbers, index)})  # fmt: skip
     return rows
@@ -356,11 +414,11 @@ def distance_rows(
 
 def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[int] | None) -> dict[str, Any]:
     """The candidates by their mean distance from the target, nearest first, with the settings that tell them apart."""
-    smallest = min(mnemo_io.num_sequences(mnemo_io.read_run(m["paths"][0])) for m in (target, *candidates))
-    bins = curves.rank_bins(smallest, edges)
+    common = common_ranks(all_paths((target, *candidates)))
+    bins = bins_of(common, (target, *candidates), edges)
 
     def of(member: Member) -> list[dict]:
-        runs = (mnemo_io.read_run(path) for path in member["paths"])
+        runs = (read(path, common) for path in member["paths"])
         return [{"curves": found, "phases": found} for found in (curves.bin_curves(run, bins) for run in runs)]
 
     wanted, varying, rows = of(target), differing_settings(candidates), []

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compare
 import curves
-import mnemo_io
 import numpy as np
 import plot_run
 
@@ -32,8 +32,9 @@ def draw_to(output: Path, compared: Sequence[dict], edges: Sequence[int] | None)
         raise ValueError(f"a figure tells at most {len(DASHES)} members apart, got {len(compared)}; name fewer runs")
     import matplotlib
 
-    runs = [[mnemo_io.read_run(path) for path in member["paths"]] for member in compared]
-    bins = curves.rank_bins(min(mnemo_io.num_sequences(seeds[0]) for seeds in runs), edges)
+    common = compare.common_ranks(compare.all_paths(compared))
+    bins = compare.bins_of(common, compared, edges)
+    runs = [[compare.read(path, common) for path in member["paths"]] for member in compared]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
         matplotlib.rcParams.update({"backend": "agg", **plot_run.STYLE})

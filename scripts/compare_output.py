@@ -33,8 +33,15 @@ def _presentations_text(row: dict[str, Any]) -> str:
     if math.isinf(row["presentations"]):
         return f"> {row['seen']:,.4g}" if row["seen"] < 100 else f"> {row['seen']:,.0f}"
     digits = 0 if row["presentations"] >= 100 else 1
-    low, high = (_number(row[f"presentations_{end}"], digits) for end in ("low", "high"))
-    return f"{_number(row['presentations'], digits)} [{low}, {high}]"
+    return _number(row["presentations"], digits) + _interval(row, "presentations", digits)
+
+
+def _interval(row: dict[str, Any], key: str, digits: int) -> str:
+    """` [low, high]`; nothing where the spread is not known."""
+    if math.isnan(row[f"{key}_low"]):
+        return ""
+    low, high = (_number(row[f"{key}_{end}"], digits) for end in ("low", "high"))
+    return f" [{low}, {high}]"
 
 
 def _speedup_text(row: dict[str, Any]) -> str:
@@ -42,8 +49,7 @@ def _speedup_text(row: dict[str, Any]) -> str:
         return "-"
     if math.isinf(row["speedup"]) or row["speedup"] == 0.0:  # the first phase never got there, or this one did not
         return f"{'<' if row['speedup'] == 0.0 else '>'} {_number(row['speedup_bound'], 2)}x"
-    low, high = (_number(row[f"speedup_{end}"], 2) for end in ("low", "high"))
-    return f"{_number(row['speedup'], 2)}x [{low}, {high}]"
+    return f"{_number(row['speedup'], 2)}x" + _interval(row, "speedup", 2)
 
 
 def _cells(table: str, row: dict[str, Any]) -> dict[str, str]:

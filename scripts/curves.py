@@ -6,6 +6,7 @@ row of a subset. Letters: T evaluations, S evaluated ranks, K sequences, E bins.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,23 +136,44 @@ def phase_columns(sets: dict[str, dict[str, np.ndarray]], phase: int) -> dict[st
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
 
 
-def moments(columns: dict[str, np.ndarray], phase: int, last_phase: int) -> tuple[int | None, int | None, int | None]:
-    """Rows of `phase_columns` that tell its story: (start, before, end).
+def cut_ranks(
+    sets: dict[str, dict[str, np.ndarray]], common: dict[int, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Sets cut to the ranks in `common` of their phase; `train`, whose phase changes, to those in all of it.
+
+    A swap test's set `EVENT.phase_<k>` goes with `phase_<k>`; other sets stay as they are.
+    """
+    result = {}
+    for name, columns in sets.items():
+        _, _, phase = name.rpartition("phase_")
+        if name == "train" and common:
+            ranks = [rank for rank in common.values() if len(rank)]
+            keep = functools.reduce(np.intersect1d, ranks) if ranks else np.empty(0, np.int64)
+        else:
+            keep = common.get(int(phase)) if phase.isdigit() and phase != name else None
+        result[name] = columns if keep is None else select_ranks(columns, keep)
+    return result
+
+
+def moments(
+    columns: dict[str, np.ndarray], phase: int, switches: Sequence[dict[str, int]]
+) -> tuple[int | None, int | None, int | None]:
+    """Rows of `phase_columns` that tell its story: (start, before, end), None where there is no such row.
 
     start
         The first row of the phase: at step 0, or right after the switch that began it.
     before
-        The last row of the phase: right before the switch that ended it, or the end of the run.
+        The last row before the switch that ended it; without one the last row.
     end
-        The last row of the run (its phase: `last_phase`); None where the sequences were no longer scored then (`train`
-        after a switch).
+        The last row of the run. `train` has none after a switch: other sequences are scored then.
     """
-    own, end = np.flatnonzero(columns["phase"] == phase), len(columns["step"]) - 1
-    return (
-        int(own[0]) if len(own) else None,
-        int(own[-1]) if len(own) else None,
-        end if columns["phase"][end] == last_phase else None,
-    )
+    at = {0: 0, **{entry["phase"]: entry["step"] for entry in switches}}
+    step, last = columns["step"], len(columns["step"]) - 1
+    start = rows_after(step, at.get(phase, 0)).start
+    before = rows_before(step, at[phase + 1]).stop - 1 if phase + 1 in at else last
+    if not 0 <= start <= before:
+        start = before = None
+    return start, before, last if columns["phase"][last] == len(switches) else None
 
 
 def phases(run: dict[str, Any]) -> list[int]:

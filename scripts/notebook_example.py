@@ -30,7 +30,7 @@ BLOCK = 256  # sequences a forward pass
 
 
 def load_records(pattern: str) -> list[dict[str, Any]]:
-    """The records that a pattern finds, each with its sequences (None where there are none), fewest parameters first."""
+    """The records that a pattern finds, each with its sequences (None without), fewest parameters first."""
     records = []
     for file in sorted(glob.glob(pattern)):
         if file.endswith("_sequences.pkl"):

@@ -166,6 +166,24 @@ def test_different_lengths_are_said(make_run, capsys):
     assert max(row["last_rank"] for row in result["bins"]) == 99
 
 
+def test_runs_that_scored_different_ranks_are_compared_over_the_common_ones(make_run, capsys):
+    full, sampled = reseed(make_run("full"), 0), reseed(make_run("sampled"), 0, model__heads=8)
+    for folder in sampled.glob("eval/phase_*"):
+        for name in ("rank", "presentations", "last_seen", "loss", "accuracy"):
+            np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[..., ::10])
+    result = result_of(capsys, full, sampled)
+    first, second = result["bins"][:2]
+    assert (first["run"], second["run"], first["ranks"]) == ("full", "sampled", 1)
+    assert first["accuracy_before"] == second["accuracy_before"]
+    assert first["presentations_low"] is None  # one rank of one seed has no interval
+    assert [row["distance"] for row in result["distances"]] == [0] * 6
+    assert result["memory"][0]["rank_stride"] == 10
+    assert any("over the 20 ranks that every run has scored" in note for note in result["notes"])
+    alone = result_of(capsys, full)
+    assert alone["bins"][0]["ranks"] == 10
+    assert not any("every run" in note for note in alone["notes"])
+
+
 def test_a_run_with_train_alone_and_without_theory_is_compared(run_dir, tmp_path, capsys):
     for name in ("phase_0", "phase_1"):
         (run_dir / "eval" / name).rename(tmp_path / name)

@@ -39,12 +39,28 @@ def test_of_two_rows_at_one_step_the_first_is_before_the_events():
 # Phases ---------------------------------------------------------------------------------------------------------------
 
 
-def test_moments_are_the_first_and_last_row_of_the_phase_and_the_last_of_the_run():
-    both = columns([0, 0, 0, 1, 1], [0, 1], 0.9)
-    assert curves.moments(both, 0, last_phase=1) == (0, 2, 4)
-    assert curves.moments(both, 1, last_phase=1) == (3, 4, 4)
-    assert curves.moments(both, 1, last_phase=2) == (3, 4, None)
-    assert curves.moments(both, 2, last_phase=2) == (None, None, None)
+def test_moments_are_right_after_and_before_the_switches_and_at_the_end():
+    one, two = [{"phase": 1, "step": 30}], [{"phase": 1, "step": 30}, {"phase": 2, "step": 50}]
+    both = columns([0, 0, 0, 0, 1, 1], [0, 1], 0.9)
+    both["step"] = np.array([0, 10, 20, 30, 30, 40])
+    assert curves.moments(both, 0, one) == (0, 3, 5)
+    assert curves.moments(both, 1, one) == (4, 5, 5)
+    assert curves.moments(both, 1, two) == (4, 5, None)  # no longer scored at the end
+    once = {**both, "step": np.array([0, 10, 20, 30, 40, 50]), "phase": np.array([0, 0, 0, 1, 1, 1])}
+    assert curves.moments(once, 0, one) == (0, 3, 5)  # one row at the switch is before and after it
+    later = columns([2, 2], [0, 1], 0.9)
+    later["step"] = np.array([50, 60])
+    assert curves.moments(later, 0, two) == (None, None, 1)
+
+
+def test_cut_ranks_keeps_what_is_common():
+    sets = {"train": columns([0], [0, 10, 20], 0.9), "phase_0": columns([0], [0, 1, 10], 0.9),
+            "swap.phase_0": columns([0], [0, 1, 10], 0.9), "novel": columns([0], [0, 1], 0.5)}  # fmt: skip
+    cut = curves.cut_ranks(sets, {0: np.array([0, 10])})
+    assert {name: found["rank"].tolist() for name, found in cut.items()} == {
+        "train": [0, 10], "phase_0": [0, 10], "swap.phase_0": [0, 10], "novel": [0, 1]
+    }  # fmt: skip
+    assert cut["phase_0"]["accuracy"].shape == (1, 2)
 
 
 def test_train_stands_in_for_a_phase_that_has_no_set_and_has_no_end_after_the_switch():
