@@ -238,11 +238,10 @@ def _presentations(
         if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all():
             continue
         accuracy, presentations = (columns[key][:, inside][rows] for key in ("accuracy", "presentations"))
-        size = len(wanted)
         generator = np.random.default_rng([seed, index])  # the same ranks in every phase: ratios are paired
-        weights = np.hstack([np.full((size, 1), 1 / size), curves.resampling(size, replicates, generator)])
-        times = curves.presentations_to(accuracy, presentations, wanted, weights)
-        point[index], resampled[index], seen[index] = times[0], times[1:], presentations[-1].mean()
+        found = curves.bootstrap_presentations(accuracy, presentations, wanted, replicates, generator)
+        point[index], resampled[index] = found
+        seen[index] = presentations[-1].mean()
         if len(wanted) == 1:
             resampled[index] = np.nan if only_seed else point[index]  # one rank of one seed says nothing of its spread
     return {"presentations": point, "resampled": resampled, "seen": seen, "size": sizes}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+MAX_WEIGHTS = 1 << 22  # elements of bootstrap weights held at once
 Bin = tuple  # (first rank, one past the last rank)
 
 
@@ -260,6 +261,19 @@ def resampling(size: int, replicates: int, generator: np.random.Generator) -> np
     drawn = generator.integers(0, size, (replicates, size))
     drawn += size * np.arange(replicates)[:, None]
     return np.bincount(drawn.reshape(-1), minlength=replicates * size).reshape(replicates, size).T / size
+
+
+def bootstrap_presentations(
+    accuracy: np.ndarray, presentations: np.ndarray, target: np.ndarray, replicates: int, generator: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """`presentations_to` of the mean over S ranks, and of `replicates` means over resampled ranks, (B,)."""
+    accuracy, presentations = accuracy.astype(np.float64), presentations.astype(np.float64)
+    size = len(target)
+    point = presentations_to(accuracy, presentations, target, np.full((size, 1), 1 / size))[0]
+    block = max(1, MAX_WEIGHTS // size)
+    counts = [min(block, replicates - begin) for begin in range(0, replicates, block)]
+    drawn = (resampling(size, count, generator) for count in counts)
+    return point, np.concatenate([presentations_to(accuracy, presentations, target, weights) for weights in drawn])
 
 
 def median_over_seeds(values: np.ndarray, resampled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
