@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import compare
 import curves
+import members
 import numpy as np
 import plot_run
 
@@ -32,9 +32,9 @@ def draw_to(output: Path, compared: Sequence[dict], edges: Sequence[int] | None)
         raise ValueError(f"a figure tells at most {len(DASHES)} members apart, got {len(compared)}; name fewer runs")
     import matplotlib
 
-    common = compare.common_ranks(compare.all_paths(compared))
-    bins = compare.bins_of(common, compared, edges)
-    runs = [[compare.read(path, common) for path in member["paths"]] for member in compared]
+    common = members.common_ranks(members.all_paths(compared))
+    bins = members.bins_of(common, compared, edges)
+    runs = [[members.read(path, common) for path in member["paths"]] for member in compared]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
         matplotlib.rcParams.update({"backend": "agg", **plot_run.STYLE})

@@ -11,6 +11,7 @@ import sys
 import compare
 import compare_figure
 import curves
+import members
 import mnemo_io
 import numpy as np
 import pytest
@@ -58,23 +59,23 @@ def swap_test(run_dir, gain=0.2):
 def test_runs_that_differ_only_in_seeds_are_one_member(make_run):
     a, b, c = (reseed(make_run(f"a/s{seed}"), seed) for seed in range(3))
     other = reseed(make_run("b/s0"), 0, train__lr=3e-3)
-    found = compare.members([a, b, other, c])
+    found = members.find([a, b, other, c])
     assert [member["name"] for member in found] == ["a/s0 (3 seeds)", "b/s0"]
     assert found[0]["paths"] == [a, b, c]
-    assert len(compare.members([a, b, other, c], each=True)) == 4
-    assert [len(member["paths"]) for member in compare.members([a.parent])] == [3]
-    assert compare.members([a, a])[0]["paths"] == [a]
+    assert len(members.find([a, b, other, c], each=True)) == 4
+    assert [len(member["paths"]) for member in members.find([a.parent])] == [3]
+    assert members.find([a, a])[0]["paths"] == [a]
 
 
 def test_a_member_is_named_by_its_directory(make_run):
     a, b = reseed(make_run("x/demo"), 0), reseed(make_run("y/demo"), 0, model__heads=8)
-    assert [member["name"] for member in compare.members([a, b])] == ["x/demo", "y/demo"]
-    assert [member["name"] for member in compare.members([a])] == ["demo"]
+    assert [member["name"] for member in members.find([a, b])] == ["x/demo", "y/demo"]
+    assert [member["name"] for member in members.find([a])] == ["demo"]
 
 
 def test_differing_settings_name_what_tells_members_apart(make_run):
     a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 1, model__heads=8, train__lr=0.1)
-    assert compare.differing_settings(compare.members([a, b])) == ["model.heads", "train.lr"]
+    assert members.differing_settings(members.find([a, b])) == ["model.heads", "train.lr"]
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------

@@ -293,3 +293,18 @@ def test_sequences_file_under_either_name(tmp_path):
     assert notebook_io.sequences_file(record).name == "run_sequences.pkl"
     (tmp_path / "run_all_sequences.pkl").touch()
     assert notebook_io.sequences_file(record).name == "run_all_sequences.pkl"
+
+
+def test_scripts_need_numpy_alone():
+    code = "import sys; sys.modules.update(torch=None, matplotlib=None, pandas=None)\n"
+    code += "import compare, export_check, import_record, utils, io, pickle, numpy\n"
+    code += "content = io.BytesIO(pickle.dumps(numpy.arange(3.0)))\nprint(utils.CPU_Unpickler(content).load().sum())"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY / "scripts",
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout == "3.0\n", result.stderr
