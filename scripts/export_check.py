@@ -42,6 +42,7 @@ KEYS = (
     "positional_encoding", "token_embedding",
 )  # fmt: skip
 METRICS = {"sequence_rank": np.int64, "true_rank": np.int64, "logsoftmaxloss": np.float32, "accuracy": np.float32}
+MAX_LAYERS = 1000
 LENGTH = 50  # the scalar that notebooks expect under `length`, whatever L is
 DAM_ARGS = ("eta", "lr", "INIT_STD", "N", "H", "M", "K", "BATCH_SIZE", "NUM_STEPS", "NUM_ITERS_PER_LOG", "savedir",
             "prefix", "is_freeze_A", "device")  # fmt: skip
@@ -83,6 +84,8 @@ def check_args(args: Any) -> Problems:
             yield f"args.{name}: must be {kind.__name__}, is {type(args[name]).__name__}"
         elif name in CHOICES and args[name] not in CHOICES[name]:
             yield f"args.{name}: must be one of {', '.join(map(repr, CHOICES[name]))}, is {args[name]!r}"
+        elif name in ("num_layers", "num_mlp_layers") and args[name] > MAX_LAYERS:
+            yield f"args.{name}: is {args[name]}"
         elif kind is int and args[name] < (1 if name not in ("seed", "probe_every_iter", "num_mlp_layers") else 0):
             yield f"args.{name}: must be positive, is {args[name]}"
 
@@ -144,7 +147,7 @@ def check_metrics(name: str, metrics: Any) -> Problems:
         return
     if not metrics:  # not evaluated at this log
         return
-    size = len(metrics["accuracy"]) if isinstance(metrics.get("accuracy"), np.ndarray) else 0
+    size = metrics["accuracy"].size if isinstance(metrics.get("accuracy"), np.ndarray) else 0
     for key, dtype in METRICS.items():
         if key in metrics or key != "true_rank":
             yield from check_array(f"{name}.{key}", metrics.get(key), dtype, (size,))
@@ -312,6 +315,9 @@ def check_dam(record: Any) -> Problems:
         return
     logs = record.get("logs")
     for index, log in enumerate(logs if isinstance(logs, list) else []):
+        if not isinstance(log, dict):
+            yield f"logs[{index}]: must be a dict, is {type(log).__name__}"
+            continue
         if log.get("phase") not in ("train", "eval") or type(log.get("step")) is not int:
             yield f"logs[{index}]: phase must be train or eval, step an int"
         if not isinstance(log.get("accuracy"), np.float32):

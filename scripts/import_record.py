@@ -131,6 +131,8 @@ class Transformer:
         counts = [
             row_array(log, "num_apppearances", f"logs[{i}]", self.num_sequences) for i, log in enumerate(self.logs)
         ]
+        if any(not np.isfinite(count).all() or (count < 0).any() for count in counts):
+            raise ValueError("logs: num_apppearances must be counts")
         self.counts = [count.astype(np.int64) for count in counts]
         self.starts = record_rows.first_epochs(self.logs, self.batch_size * self.epoch_steps)
         self.bits = _bits(sequences, self)
@@ -188,8 +190,8 @@ def config_of(run: Transformer, name: str) -> dict[str, Any]:
     group = str(args.get("wandb_group_name") or "imported")
     seed = args.get("seed") if isinstance(args.get("seed"), int) else None
     known = {"OneLayerAttention": "one_layer_attention", "gpt": "gpt"}
-    if args.get("arch") not in known:
-        raise ValueError(f"args: arch must be one of {', '.join(known)}, is {args.get('arch')!r}")
+    if field(args, "arch", str, "args") not in known:
+        raise ValueError(f"args: arch must be one of {', '.join(known)}, is {args['arch'][:80]!r}")
     model: dict[str, Any] = {"kind": known[args["arch"]]}
     model.update(heads=positive(args, "num_heads", "args"), head_dim=positive(args, "num_hidden_features", "args"))
     if model["kind"] == "gpt":
@@ -261,7 +263,9 @@ def weights(tensors: Any, prefix: str = "") -> dict[str, np.ndarray]:
 def snapshots_of(record: dict) -> dict[str, dict[str, np.ndarray]]:
     """{name: {tensor: array}} from mlp_state_dict, c_attn_state_dict and model_<epoch>."""
     result: dict[str, dict[str, np.ndarray]] = {}
-    mlp, attention = record.get("mlp_state_dict") or {}, record.get("c_attn_state_dict") or {}
+    mlp, attention = (
+        record[key] if isinstance(record.get(key), dict) else {} for key in ("mlp_state_dict", "c_attn_state_dict")
+    )
     for name in dict.fromkeys([*mlp, *attention]):
         result[str(name)] = {**weights(mlp.get(name)), **weights(attention.get(name), "c_attn.")}
     for key, value in record.items():

@@ -9,6 +9,7 @@ import sys
 
 import bayes
 import compare
+import export_check
 import import_record
 import mnemo_io
 import notebook_record
@@ -235,3 +236,36 @@ def test_bayes_limits_agree_with_a_loop_over_prefixes():
     floor, ceiling = bayes.limits(bits, p)
     assert floor == pytest.approx(loss, abs=1e-12)
     assert ceiling == pytest.approx(right, abs=1e-12)
+
+
+def places(value, path=()):
+    """Every key and index in a nested record, by its path."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+JUNK = (None, [], {}, "x", -1, 1.5, float("nan"), True, np.zeros(3), np.array(np.inf), np.zeros((2, 2), int), [[1]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_junk_in_any_field_is_refused_or_harmless_never_an_accident(tmp_path):
+    generator = np.random.default_rng(0)
+    paths = list(places(record(epochs=3, switches=(2,))[0]))
+    for path in paths:
+        for junk in (JUNK[index] for index in generator.choice(len(JUNK), 3, replace=False)):
+            content, sequences = record(epochs=3, switches=(2,), wrap=lambda array: array)
+            target = content
+            for key in path[:-1]:
+                target = target[key]
+            target[path[-1]] = junk
+            list(export_check.check_record(content))
+            list(export_check.check_sequences(sequences, content))
+            try:
+                import_record.Transformer(content, sequences)
+                import_record.snapshots_of(content)
+                import_record.config_of(import_record.Transformer(content, sequences), "x")
+            except ValueError:
+                pass
