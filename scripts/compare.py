@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def measure(
     -------
     dict
         phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, seen (E,), resampled (E, B), bits_before,
-        bits_end, bits_bayes scalars}}; swaps {(event, set): {before, forgotten, swapped (E,), step}}; parameters;
+        bits_end, bits_bayes scalars}}; swaps {(event, set): {before, unswapped, swapped (E,), step}}; parameters;
         stride; curves from `bin_curves`
     """
     result: dict[str, Any] = {"phases": {}, "parameters": num_parameters(run), "curves": curves.bin_curves(run, bins)}
@@ -89,13 +90,12 @@ def measure(
 
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers = columns["rank"], {}
-    bits = (predictions(run), mnemo_io.num_sequences(run))
+    unknown, bits = np.full(len(rank), np.nan), (predictions(run), mnemo_io.num_sequences(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
-        for key in ("accuracy", "loss"):
-            values = np.full(len(rank), np.nan) if row is None else columns[key][row]
-            numbers[f"{key}_{moment}"] = curves.bin_mean(values, rank, bins)
-        numbers[f"bits_{moment}"] = curves.stored_bits(values, *bits)
-    unknown = np.full(len(rank), np.nan)
+        accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
+        numbers[f"accuracy_{moment}"] = curves.bin_mean(accuracy, rank, bins)
+        numbers[f"loss_{moment}"] = curves.bin_mean(loss, rank, bins)
+        numbers[f"bits_{moment}"] = curves.stored_bits(loss, *bits)
     floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run["theory"], rank, phase))
     numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
     numbers["bits_bayes"] = curves.stored_bits(floor, *bits)
@@ -141,15 +141,15 @@ def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[
     result = {}
     for name, swapped in run["sets"].items():
         event, _, base = name.rpartition(".")
-        plain, phase = run["sets"].get(base), mnemo_io.set_phase(base, 0)
-        if not event or plain is None or phase is None or not len(swapped["step"]) or not len(plain["step"]):
+        plain, match = run["sets"].get(base), re.fullmatch(r"phase_([0-9]{1,9})", base)
+        if not event or plain is None or match is None or not len(swapped["step"]) or not len(plain["step"]):
             continue
-        step = int(swapped["step"][-1])
+        step, phase = int(swapped["step"][-1]), int(match.group(1))
         row = int(np.searchsorted(plain["step"], step, "right")) - 1
         before = curves.moments(plain, phase, run["switches"])[1]
         if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):
             continue
-        values = {"before": plain["accuracy"][min(before, row)], "forgotten": plain["accuracy"][row]}
+        values = {"before": plain["accuracy"][min(before, row)], "unswapped": plain["accuracy"][row]}
         values["swapped"] = swapped["accuracy"][-1]
         result[event, base] = {key: curves.bin_mean(value, plain["rank"], bins) for key, value in values.items()}
         result[event, base]["step"] = step
@@ -187,6 +187,10 @@ def compare(
         tables["swaps"] += _swap_rows(member["name"], seeds, bins)
         tables["memory"] += _memory_rows(member["name"], seeds)
         all_seeds.append((member["name"], seeds))
+    for name in dict.fromkeys(row["run"] for row in tables["bins"] if math.isnan(row["ceiling"]) and wanted[0]):
+        result["notes"].append(
+            f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
+        )
     tables["switches"] = _switch_rows(tables["bins"])
     for index, (name, seeds) in enumerate(all_seeds):
         for other, others in all_seeds[index + 1 :]:
@@ -259,7 +263,7 @@ def _swap_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> 
     rows = []
     for event, base in seeds[0]["swaps"]:
         found = [seed["swaps"][event, base] for seed in seeds if (event, base) in seed["swaps"]]
-        means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "forgotten", "swapped")}
+        means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "unswapped", "swapped")}
         recovery = curves.swap_recovery(**means)
         for index, ranks in enumerate(bins):
             row = {"run": name, "event": event, "set": base, **_ranks(ranks), "step": found[0]["step"]}
@@ -309,9 +313,16 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
         runs = (members.read(path, common) for path in member["paths"])
         return [{"curves": found, "phases": found} for found in (curves.bin_curves(run, bins) for run in runs)]
 
+    said = members.notes((target, *candidates), "")[1:]
+    said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
     wanted, varying, rows = of(target), members.differing_settings(candidates), []
     for member in candidates:
-        distances = distance_rows(target["name"], wanted, member["name"], of(member), bins)
+        try:
+            found = of(member)
+        except ValueError as error:  # a sweep may hold a run that has not begun
+            said.append(f"left out: {error}")
+            continue
+        distances = distance_rows(target["name"], wanted, member["name"], found, bins)
         finite = [row for row in distances if math.isfinite(row["distance"])]
         settings = dict(members.flat(member["config"]))
         rows.append({
@@ -321,8 +332,6 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
             "curves": len(finite), **{name: settings.get(name) for name in varying},
         })  # fmt: skip
     rows.sort(key=lambda row: (not math.isfinite(row["distance"]), row["distance"]))
-    said = members.notes((target, *candidates), "")[1:]
-    said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
     return {"notes": said, "members": [{"name": target["name"], "runs": [str(path) for path in target["paths"]]}],
             "ranking": rows}  # fmt: skip
 
@@ -390,8 +399,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not candidates:
                 return mnemo_io.usage_error(f"{arguments.against} holds no other run")
             result = rank_against(compared[0], candidates, arguments.bins)
-            nearest = result["ranking"][0]["run"]
-            compared += [member for member in candidates if member["name"] == nearest]
+            nearest = [row["run"] for row in result["ranking"][:1]]
+            compared += [member for member in candidates if member["name"] in nearest]
     except argparse.ArgumentTypeError as error:
         return mnemo_io.usage_error(str(error))
     tables = [arguments.table] if arguments.table else [name for name in compare_output.TITLES if name in result]

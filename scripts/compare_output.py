@@ -13,7 +13,7 @@ import curves
 TITLES = {
     "bins": "accuracy and loss: right after the switch that began the phase (start), before the next one, at the end",
     "switches": "drop at the switch, and the share of it that came back by the end of the phase",
-    "swaps": "swap tests: accuracy before the switch, at the test without and with the old weights",
+    "swaps": "swap tests: accuracy before the switch, at the test without the swap and with it",
     "memory": "stored bits: sum over sequences of (ln 2 - loss) / ln 2 over all predictions",
     "distances": "distance: mean absolute difference of accuracy over log presentations, where both curves are",
     "ranking": "runs by their mean distance from the first, over rank bins and phases",
@@ -67,7 +67,7 @@ def _cells(table: str, row: dict[str, Any]) -> dict[str, str]:
     if table == "switches":
         return {**ranks, "switch": str(row["switch"]), "run": row["run"], **{k: three[k] for k in ("drop", "recovery")}}
     if table == "swaps":
-        keys = ("before", "forgotten", "swapped", "recovery")
+        keys = ("before", "unswapped", "swapped", "recovery")
         names = {"run": row["run"], "event": row["event"], "set": row["set"]}
         return {**names, **ranks, "step": f"{row['step']:,}", **{key: three[key] for key in keys}}
     if table == "memory":

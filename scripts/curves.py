@@ -309,9 +309,9 @@ def switch_drop(before: np.ndarray, start: np.ndarray, after: np.ndarray) -> tup
     return before - start, share(after - start, before - start)
 
 
-def swap_recovery(before: np.ndarray, forgotten: np.ndarray, swapped: np.ndarray) -> np.ndarray:
-    """Share of what was forgotten that a swap brings back: (swapped - forgotten) / (before - forgotten), accuracies."""
-    return share(swapped - forgotten, before - forgotten)
+def swap_recovery(before: np.ndarray, unswapped: np.ndarray, swapped: np.ndarray) -> np.ndarray:
+    """Share of the lost accuracy that a swap of weights brings back: (swapped - unswapped) / (before - unswapped)."""
+    return share(swapped - unswapped, before - unswapped)
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

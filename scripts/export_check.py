@@ -286,10 +286,10 @@ def check_sequences(value: Any, record: Any = None) -> Problems:
         problem = array_problem(array, np.int64, shape)
         if problem or not np.isin(array, (0, 1)).all():
             yield f"sequences[{phase}]: {problem or 'holds something else than 0 and 1'}"
-        elif not isinstance(start, list) or len(start) != len(array) or any(entry != start[0] for entry in start):
+        elif not isinstance(start, list) or len(start) != len(array) or any(type(n) is not int for n in start):
+            yield f"switch_start_iter[{phase}]: must be {len(array)} int, one a sequence"
+        elif len(set(start)) > 1:
             yield f"switch_start_iter[{phase}]: must be one epoch, {len(array)} times"
-        elif type(start[0]) is not int:
-            yield f"switch_start_iter[{phase}]: must hold int, holds {type(start[0]).__name__}"
     if record is None or any(True for _ in check_record(record)):
         return
     args = record["args"]

@@ -154,7 +154,7 @@ def test_swap_recovery_beside_the_same_evaluation_without_the_swap(run_dir, caps
     old = result_of(capsys, run_dir)["bins"][0]
     assert (rows[0]["event"], rows[0]["set"], rows[0]["step"], len(rows)) == ("swap", "phase_0", 2000, 3)
     assert rows[0]["before"] == pytest.approx(old["accuracy_before"])
-    assert rows[0]["forgotten"] == pytest.approx(old["accuracy_end"])
+    assert rows[0]["unswapped"] == pytest.approx(old["accuracy_end"])
     assert rows[0]["swapped"] == pytest.approx(old["accuracy_end"] + 0.2)
     assert rows[0]["recovery"] == pytest.approx(0.2 / (old["accuracy_before"] - old["accuracy_end"]), abs=1e-4)
 
@@ -193,7 +193,9 @@ def test_a_run_with_train_alone_and_without_theory_is_compared(run_dir, tmp_path
     assert rows[0]["accuracy_end"] is None
     assert rows[0]["ceiling"] is None
     assert rows[0]["presentations"] is not None
-    assert result_of(capsys, run_dir)["bins"][0]["presentations"] is None  # no ceiling, no relative threshold
+    result = result_of(capsys, run_dir)  # no ceiling, no relative threshold
+    assert result["bins"][0]["presentations"] is None
+    assert any("no Bayes ceiling is known" in note for note in result["notes"])
 
 
 @pytest.mark.parametrize("options", [{"switches": ()}, {"until": 0}, {"until": 1000}, {"switches": (500, 1000, 1500)}])
@@ -226,6 +228,10 @@ def test_against_leaves_the_run_itself_out_and_wants_one_run(make_run, capsys):
     other = reseed(make_run("group/b"), 0, model__heads=8)
     assert [row["run"] for row in result_of(capsys, target, "--against", target.parent)["ranking"]] == ["b"]
     assert compare.main([str(target), str(other), "--against", str(target.parent)]) == 64
+    (reseed(make_run("group/c"), 0, model__heads=1) / "eval").rename(target.parent / "elsewhere")
+    result = result_of(capsys, target, "--against", target.parent)
+    assert [row["run"] for row in result["ranking"]] == ["b"]
+    assert any(note.startswith("left out: ") and "group/c" in note for note in result["notes"])
 
 
 # Output ---------------------------------------------------------------------------------------------------------------
