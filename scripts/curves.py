@@ -211,17 +211,19 @@ def parse_threshold(text: str) -> tuple[bool, float]:
     """`ceiling:0.9` as (True, .9): a share of the way from chance to the ceiling; `0.9` as (False, .9): an accuracy."""
     relative = text.startswith("ceiling:")
     value = float(text[len("ceiling:") :] if relative else text)
-    if not (0.0 < value <= 1.0 if relative else 0.5 < value <= 1.0):
-        raise ValueError(f"a threshold is ceiling:SHARE with 0 < SHARE <= 1, or an accuracy in (0.5, 1], got {text!r}")
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
     return relative, value
 
 
-def target_accuracy(threshold: tuple[bool, float], ceiling: np.ndarray | None, size: int) -> np.ndarray:
-    """Accuracy at which each rank counts as learned, (S,): .5 + share (ceiling - .5), or the same number for all."""
+def target_accuracy(
+    threshold: tuple[bool, float], ceiling: np.ndarray | None, size: int, chance: float = 0.5
+) -> np.ndarray:
+    """Accuracy at which each rank counts as learned, (S,): chance + share (ceiling - chance), or one number for all."""
     relative, value = threshold
     if not relative:
         return np.full(size, value)
-    return np.full(size, np.nan) if ceiling is None else 0.5 + value * (ceiling - 0.5)
+    return np.full(size, np.nan) if ceiling is None else chance + value * (ceiling - chance)
 
 
 def presentations_to(

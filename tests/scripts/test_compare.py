@@ -148,6 +148,14 @@ def test_a_model_that_predicts_bit_1_too_has_one_prediction_more(make_run, capsy
     assert dam == pytest.approx(plain * 16 / 15)
 
 
+def test_a_model_that_names_sequences_has_another_chance_and_stores_no_bits(make_run, capsys):
+    result = result_of(capsys, reseed(make_run("a"), 0, model__objective="retrieval"), "--threshold", "ceiling:0.8")
+    plain = result_of(capsys, reseed(make_run("b"), 0), "--threshold", "ceiling:0.8")
+    assert result["memory"][0]["bits_before"] is None
+    assert any("chance is 1/K" in note for note in result["notes"])
+    assert result["bins"][0]["presentations"] < plain["bins"][0]["presentations"]  # from 1/200 up, 80 % is a lower bar
+
+
 def test_swap_recovery_beside_the_same_evaluation_without_the_swap(run_dir, capsys):
     swap_test(run_dir)
     rows = result_of(capsys, run_dir)["swaps"]
@@ -257,7 +265,7 @@ def test_refusals_name_the_reason(run_dir, tmp_path):
     assert result.returncode == 64
     assert "above the Bayes ceiling 0." in result.stderr and "of ranks 0-9 of" in result.stderr
     for wrong in (
-        ["--threshold", "0.2"],
+        ["--threshold", "1.2"],
         ["--bins", "3,1"],
         ["--table", "ranking"],
         ["--replicates", "0"],

@@ -75,7 +75,7 @@ def test_train_stands_in_for_a_phase_that_has_no_set_and_has_no_end_after_the_sw
 # Thresholds -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["ceiling:0", "ceiling:1.1", "0.5", "1.5", "ceiling:", "x", "nan"])
+@pytest.mark.parametrize("text", ["ceiling:0", "ceiling:1.1", "0", "1.5", "ceiling:", "x", "nan"])
 def test_thresholds_that_make_no_sense_are_refused(text):
     with pytest.raises(ValueError):
         curves.parse_threshold(text)
@@ -84,6 +84,7 @@ def test_thresholds_that_make_no_sense_are_refused(text):
 def test_a_relative_threshold_is_a_share_of_the_way_from_chance_to_the_ceiling():
     target = curves.target_accuracy(curves.parse_threshold("ceiling:0.9"), np.array([1.0, 0.7]), 2)
     assert target == pytest.approx([0.95, 0.68])
+    assert curves.target_accuracy((True, 0.9), np.array([0.6]), 1, chance=0.1) == pytest.approx([0.55])
     assert curves.target_accuracy(curves.parse_threshold("0.9"), None, 2).tolist() == [0.9, 0.9]
     assert np.isnan(curves.target_accuracy(curves.parse_threshold("ceiling:0.9"), None, 2)).all()
 
