@@ -58,6 +58,9 @@ class OneLayerAttention : public Model {
   Losses gradient(const Rows& rows) override;
   std::string form() const override;
 
+  /// What the plain form computes on its way to the logits, for every cell: the output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
+
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
   virtual torch::Tensor attention(const torch::Tensor& bits_RUL) const;
