@@ -166,7 +166,7 @@ void RunDirectory::append_metrics(const MetricsLine& line) {
 }
 
 FileMarks RunDirectory::commit() {
-  FileMarks marks;
+  auto marks = marks_;  // of series that this session has not asked for yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
   for (auto& [set, series] : series_) {

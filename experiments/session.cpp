@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -64,7 +65,15 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   const double evaluations = static_cast<double>(2 + (steps - 1) / config.eval.every) + 2 * count(changes_data_or_weights);
   const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
                       static_cast<double>(config.eval.novel);
-  const double sets = evaluations * rows * 24;  // presentations, last_seen, loss, accuracy
+  const double swap_tests = count([](const auto& event) { return std::holds_alternative<SwapTestEvent>(event); });
+  const double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
+  double features = 0;
+  for (const auto& event : config.events) {
+    if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
+      features += static_cast<double>(e->schedule.occurrences(steps) * e->sequences) * std::ceil((L - 1) / static_cast<double>(e->stride)) * 4 *
+                  static_cast<double>(hidden_width(config.model));
+    }
+  }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
   fmt::print("model      {}\n", model_text(config));
@@ -73,6 +82,7 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   fmt::print("disk       eval {}, checkpoints {}, weights {}, sequences {}\n", megabytes(sets),
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
              megabytes(config.output.sequences ? phases * K * L : 0));
+  if (features > 0) fmt::print("           features {}\n", megabytes(features));
   fmt::print("nothing was written\n");
 }
 
@@ -94,6 +104,14 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
     throw Error(ExitCode::resources,
                 fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
                             config.data.num_sequences, config.data.length, config.train.batch_size, model_text(config)));
+  }
+}
+
+void print_result(const fs::path& directory, const RunConfig& config) {
+  print_summary(directory, config);
+  if (const auto status = read_status(directory); status.state == "at_chance") {
+    fmt::print("at chance: ended at step {} of {} by train.stop_if. Another train.lr, or train.stop_if=null, makes another run\n", status.step,
+               config.train.steps);
   }
 }
 
@@ -147,8 +165,9 @@ ExitCode train(const TrainRequest& request) {
       throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
                                                   directory.string(), status.step));
     }
-    if (status.state == "done" && status.step == config.train.steps && fs::exists(directory / "final.safetensors")) {
-      print_summary(directory, config);
+    const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+    if (at_end && fs::exists(directory / "final.safetensors")) {
+      print_result(directory, config);
       fmt::print("already done: {}\n", directory.string());
       return ExitCode::done;
     }
@@ -159,7 +178,7 @@ ExitCode train(const TrainRequest& request) {
   if (result == ExitCode::stopped) {
     fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
   } else {
-    print_summary(directory, config);
+    print_result(directory, config);
     fmt::print("results: {}\n", directory.string());
     fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
   }

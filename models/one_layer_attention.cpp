@@ -82,7 +82,7 @@ Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   return torch::matmul(scores.softmax(-1), v).transpose(2, 3).reshape({R, U, P, C});
 }
 
-Tensor OneLayerAttention::logits(const Rows& rows) {
+std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {
   const auto R = rows.num_replicas(), C = config_.width();
   const auto positions = rows.num_rows() * (rows.length() - 1);
   // one index over all replicas picks the cells
@@ -90,13 +90,18 @@ Tensor OneLayerAttention::logits(const Rows& rows) {
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
-  auto h = torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1);
+  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) +
+                             parameters["ln_f.bias"].unsqueeze(1)};
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
     const auto name = fmt::format("linear_modules.{}.", j);
-    const auto layer = linear(h, parameters[name + "weight"], parameters[name + "bias"]).relu();
-    h = j == 0 ? layer : layer + h;
+    const auto layer = linear(layers.back(), parameters[name + "weight"], parameters[name + "bias"]).relu();
+    layers.push_back(j == 0 ? layer : layer + layers.back());
   }
-  const auto z = linear(h, parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
+  return layers;
+}
+
+Tensor OneLayerAttention::logits(const Rows& rows) {
+  const auto z = linear(hidden_layers(rows).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
 

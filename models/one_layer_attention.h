@@ -62,6 +62,9 @@ class OneLayerAttention : public Model {
   /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
   void set_skip_dead_units(bool skip);
 
+  /// What the plain form computes on its way to the logits, for every cell: the output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
+
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
   virtual torch::Tensor attention(const torch::Tensor& bits_RUL) const;

@@ -22,6 +22,16 @@ std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }
 
+std::vector<torch::Tensor> hidden_layers(const Model& model, const Rows& rows) {
+  if (const auto* transformer = dynamic_cast<const OneLayerAttention*>(&model)) return transformer->hidden_layers(rows);
+  throw std::invalid_argument("[hidden_layers] this model has none");
+}
+
+std::int64_t hidden_width(const ModelConfig& config) {
+  const auto* transformer = std::get_if<OneLayerAttentionConfig>(&config);
+  return transformer ? transformer->width() + transformer->mlp_layers * transformer->resolved_mlp_width() : 0;
+}
+
 namespace {
 
 std::unique_ptr<Model> construct(const OneLayerAttentionConfig& config, Parameters parameters) {

@@ -20,6 +20,12 @@ std::int64_t num_parameters(const ModelConfig& config, std::int64_t length);
 /// The seed of the initial weights; whoever reads a configuration has set it.
 std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 
+/// The hidden layers of a model's plain form for every cell, [R, N, width] each, the input of the MLP first. Throws std::invalid_argument for
+/// a model that has none.
+std::vector<torch::Tensor> hidden_layers(const Model& model, const Rows& rows);
+/// Their widths together; 0 = none.
+std::int64_t hidden_width(const ModelConfig& config);
+
 /// R replicas of one shape, each with the initial weights of its own seed and init_std.
 std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::int64_t length, torch::Dtype dtype,
                                   torch::Device device);
