@@ -2,6 +2,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "experiments/attention_measures.h"
+#include "experiments/notebook_pickle.h"
 #include "revision.h"
 
 #include <fmt/format.h>
@@ -242,6 +244,7 @@ ExitCode Run::execute() {
       save_checkpoint();
     } else {
       write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+      write_notebook_pickles(directory_.path(), config_);
     }
   } catch (const Error& error) {
     progress_.reset();
@@ -345,14 +348,40 @@ void Run::log_metrics() {
 
 // ---- evaluation
 
+/// What `eval` asks for beside the arrays that every set has.
+std::vector<Column> Run::further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const {
+  std::vector<Column> columns;
+  if (config_.eval.by_position) {
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - 1};
+    columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
+  }
+  if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
+  return columns;
+}
+
 void Run::open_series() {
   const auto& eval = config_.eval;
-  const auto current = static_cast<std::int64_t>(phases_.size()) - 1;
-  directory_.series("train", strided_ranks(config_.data.num_sequences, eval.train_stride));
-  for (std::int64_t phase = 0; phase <= current; ++phase) {
-    directory_.series(fmt::format("phase_{}", phase), strided_ranks(config_.data.num_sequences, eval.validation_stride));
+  const auto K = config_.data.num_sequences;
+  const auto open = [&](const std::string& set, const std::vector<std::int32_t>& ranks, std::int64_t num_sequences) {
+    directory_.series(set, ranks);
+    if (const auto columns = further_columns(std::ssize(ranks), num_sequences); !columns.empty()) directory_.arrays("eval/" + set, columns);
+    const auto bins_file = directory_.file("eval/" + set + "/by_position_bins.npy");
+    if (!eval.by_position || fs::exists(bins_file)) return;
+    std::vector<std::int64_t> edges;
+    for (const auto& [begin, end] : rank_bins(num_sequences)) edges.insert(edges.end(), {begin, end});
+    write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
+  };
+  const auto train_ranks = strided_ranks(K, eval.train_stride);
+  open("train", train_ranks, K);
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) open(fmt::format("phase_{}", phase), strided_ranks(K, eval.validation_stride), K);
+  if (novel_) open("novel", strided_ranks(novel_->num_sequences(), 1), novel_->num_sequences());
+  if (eval.attention.empty()) return;
+  std::vector<Column> columns;
+  for (const auto& name : eval.attention) {
+    columns.push_back({name, Dtype::f32, attention_measure_shape(name, attention_heads(config_.model), config_.data.length, std::ssize(train_ranks))});
   }
-  if (novel_) directory_.series("novel", strided_ranks(novel_->num_sequences(), 1));
+  columns.push_back({"step", Dtype::i64, {}});
+  directory_.arrays("attention", columns);
 }
 
 void Run::evaluate() {
@@ -360,25 +389,29 @@ void Run::evaluate() {
   const auto& eval = config_.eval;
   const auto current = phases_.size() - 1;
   const auto poll_here = [this] { poll(); };
+  const ScoreOptions options{eval.by_position, eval.completion ? eval.completion->prefix : 0};
   // everything is scored before anything is written: an interrupted evaluation leaves no rows
   std::map<std::string, Scores> scores;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
     const auto set = fmt::format("phase_{}", phase);
-    scores[set] = score(*model_, phases_[phase].table, directory_.series(set, {}).ranks(), poll_here);
+    scores[set] = score(*model_, phases_[phase].table, directory_.series(set, {}).ranks(), poll_here, options);
   }
   const auto& train_ranks = directory_.series("train", {}).ranks();
   const auto& current_scores = scores[fmt::format("phase_{}", current)];
-  if (eval.train_stride % eval.validation_stride == 0) {
+  if (eval.train_stride % eval.validation_stride == 0 && !eval.by_position) {
     auto& train = scores["train"];
     for (const auto rank : train_ranks) {
       const auto row = static_cast<std::size_t>(rank / eval.validation_stride);
       train.loss.push_back(current_scores.loss[row]);
       train.accuracy.push_back(current_scores.accuracy[row]);
+      if (eval.completion) train.completed.push_back(current_scores.completed[row]);
     }
   } else {
-    scores["train"] = score(*model_, phases_[current].table, train_ranks, poll_here);
+    scores["train"] = score(*model_, phases_[current].table, train_ranks, poll_here, options);
   }
-  if (novel_) scores["novel"] = score(*model_, *novel_, directory_.series("novel", {}).ranks(), poll_here);
+  if (novel_) scores["novel"] = score(*model_, *novel_, directory_.series("novel", {}).ranks(), poll_here, options);
+  std::vector<std::vector<float>> attention;
+  if (!eval.attention.empty()) attention = measure_attention(*model_, config_.model, phases_[current].table, train_ranks, eval.attention, poll_here);
 
   const auto append = [&](const std::string& set, const Phase* history) {
     auto& series = directory_.series(set, {});
@@ -387,12 +420,21 @@ void Run::evaluate() {
       presentations.push_back(history ? history->presentations[static_cast<std::size_t>(rank)] : 0);
       last_seen.push_back(history ? history->last_seen[static_cast<std::size_t>(rank)] : -1);
     }
+    std::vector<ArrayView> further;
+    if (eval.by_position) further = {row_of(scores[set].loss_by_position), row_of(scores[set].accuracy_by_position)};
+    if (eval.completion) further.push_back(row_of(scores[set].completed));
+    if (!further.empty()) directory_.arrays("eval/" + set, {}).append(further);
     series.append(point_.step, static_cast<std::int64_t>(current), presentations, last_seen, scores[set]);
     last_accuracy_[set] = scores[set].accuracy;
   };
   append("train", &phases_[current]);
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) append(fmt::format("phase_{}", phase), &phases_[phase]);
   if (novel_) append("novel", nullptr);
+  if (eval.attention.empty()) return;
+  std::vector<ArrayView> measures;
+  for (const auto& measure : attention) measures.push_back(row_of(measure));
+  measures.push_back(view_of(&point_.step, {}));
+  directory_.arrays("attention", {}).append(measures);
 }
 
 std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {
