@@ -121,10 +121,10 @@ print(sorted(value), type(value["sequences"][0]).__name__, value["sequences"][0]
 def test_numpy_form_needs_no_torch(run: Path, tmp_path: Path) -> None:
     mnemo("export", run, "--tree", tmp_path, "--format", "numpy")
     files = sorted(map(str, tmp_path.rglob("*.pkl")))
-    done = subprocess.run([sys.executable, "-c", CLEAN_PYTHON, *files[::-1]], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CLEAN_PYTHON, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "['sequences', 'switch_start_iter'] ndarray int64\n"
-    assert {argument for opcode, argument in opcodes(Path(files[1])) if opcode == "GLOBAL"} == GLOBALS
+    assert {argument for opcode, argument in opcodes(Path(files[0])) if opcode == "GLOBAL"} == GLOBALS
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -461,8 +461,7 @@ def test_a_taken_name_gets_a_number(run: Path, tmp_path: Path) -> None:
 
 def test_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     assert "is no run directory" in mnemo("export", tmp_path, code=DATA)
-    text = mnemo("train", write_config(tmp_path), "--max-hours", "1e-9", "--cache", tmp_path, code=STOPPED)
-    assert "Resume" in text or text == ""
+    mnemo("train", write_config(tmp_path), "--max-hours", "1e-9", "--cache", tmp_path, code=STOPPED)
     assert "is not over (its state is stopped)" in mnemo("export", tmp_path / "noted/noted", code=DATA)
 
 
