@@ -23,7 +23,9 @@ class RankSampler {
 
  private:
   std::vector<double> probabilities_;
+  static constexpr int kGuideBits = 16;
   std::vector<std::uint64_t> first_beyond_;  // rank a owns [first_beyond_[a-1], first_beyond_[a]); the last rank has no entry
+  std::vector<std::int32_t> guide_;          // owner of the smallest integer with given high bits: where a search begins, and ends
 };
 
 /// The draws of a training run: B ranks a step, a function of (seed, step) alone. Made ahead of time, a chunk of steps at once.

@@ -3,6 +3,7 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/safetensors.h"
+#include "experiments/notebook_pickle.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -18,7 +19,7 @@ namespace mnemo {
 
 namespace {
 
-constexpr double kMaxTableBits = 0x1p40;
+constexpr double kMaxTableBits = 0x1p40, kMaxAttentionBytes = 0x1p28;
 constexpr std::size_t kMaxNameLength = 100;
 
 bool may_stand_in_run_name(char c) {
@@ -48,7 +49,9 @@ class Checker {
     check_sizes();
     check_model();
     check_stop_if();
+    check_measures();
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
+    check_pickles();
     if (!source_.clean("events") || !source_.clean("train")) return;
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_references(i);
     check_outputs();
@@ -145,6 +148,22 @@ class Checker {
     const auto& train = config_.train;
     if (!train.stop_if || train.stop_if->after <= train.steps || !source_.clean("train")) return;
     source_.fail("train.stop_if.after", fmt::format("{} is beyond the last step ({})", train.stop_if->after, train.steps));
+  }
+
+  void check_measures() {
+    const auto& eval = config_.eval;
+    const auto length = config_.data.length;
+    if (eval.completion && eval.completion->prefix >= length && source_.clean("data.length") && source_.clean("eval.completion")) {
+      source_.fail("eval.completion.prefix", fmt::format("must be less than the length of a sequence ({}), got {}", length, eval.completion->prefix));
+    }
+    if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
+    const auto heads = attention_heads(config_.model);
+    if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size()) source_.fail("eval.attention", "names a measure twice");
+    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", kind_of(config_.model)));
+    const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
+    if (maps > kMaxAttentionBytes) {
+      source_.fail("eval.attention", fmt::format("the attention maps of one sequence would take {:.1e} bytes; the limit is 2^28", maps));
+    }
   }
 
   void check_event(std::size_t i) {
@@ -306,6 +325,14 @@ class Checker {
         source_.fail(fmt::format("events.{}", i), fmt::format("writes {}, as events.{} does at step {}; give it another name", files[0], j, *number));
       }
     }
+  }
+
+  /// Where pickles are asked for, and not merely written because everything fits.
+  void check_pickles() {
+    const auto& output = config_.output;
+    const bool asked = output.pickle ? *output.pickle != "none" : output.epoch_steps || output.pickle_rows;
+    if (!asked || !source_.clean("train") || !source_.clean("eval") || !source_.clean("events") || !source_.clean("output")) return;
+    for (const auto& [key, what] : notebook_problems(config_)) source_.fail("output." + key, what);
   }
 
   ConfigSource& source_;

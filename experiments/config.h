@@ -63,8 +63,20 @@ struct TrainConfig {
   }
 };
 
+struct CompletionConfig {
+  std::int64_t prefix = 16;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("prefix", self.prefix, "bits that are given", at_least(1));
+  }
+};
+
 struct EvalConfig {
   std::int64_t every = 500, train_stride = 10, validation_stride = 1, novel = 256;
+  bool by_position = false;
+  std::optional<CompletionConfig> completion;
+  std::vector<std::string> attention;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -72,6 +84,10 @@ struct EvalConfig {
     visit("train_stride", self.train_stride, "set `train`: every n-th rank of the current sequences", at_least(1));
     visit("validation_stride", self.validation_stride, "sets `phase_<k>`: every n-th rank of each phase", at_least(1));
     visit("novel", self.novel, "size of the set `novel` of sequences never trained on; 0 = none", in_range(0, 1 << 24));
+    visit("by_position", self.by_position, "also loss and accuracy by rank bin and position");
+    visit("completion", self.completion, "also whether greedy continuation from a prefix gives the sequence; null = not asked");
+    visit("attention", self.attention, "measures of the attention maps of set `train`: vertical_bars, decorrelation, attn_reps",
+          one_of({"vertical_bars", "decorrelation", "attn_reps"}));
   }
 };
 
@@ -79,12 +95,19 @@ struct OutputConfig {
   double checkpoint_minutes = 5;
   std::int64_t keep = 2;
   bool sequences = true;
+  std::optional<std::string> pickle, pickle_rows;
+  std::optional<std::int64_t> epoch_steps;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("checkpoint_minutes", self.checkpoint_minutes, "minutes between checkpoints", positive());
     visit("keep", self.keep, "checkpoints kept", in_range(1, 1000));
     visit("sequences", self.sequences, "write sequences/phase_<k>.npy");
+    visit("pickle", self.pickle, "files for notebooks: torch, numpy or none; null = torch where eval.every can be their epoch, else none",
+          one_of({"torch", "numpy", "none"}));
+    visit("pickle_rows", self.pickle_rows, "rows of test_metrics: current, all_phases, all_validation or all_ranks; null = as published",
+          one_of({"current", "all_phases", "all_validation", "all_ranks"}));
+    visit("epoch_steps", self.epoch_steps, "steps of an outer iteration in the pickles; null = eval.every", at_least(1));
   }
 };
 

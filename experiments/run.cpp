@@ -2,6 +2,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "experiments/attention_measures.h"
+#include "experiments/notebook_pickle.h"
 #include "revision.h"
 
 #include <fmt/format.h>
@@ -245,6 +247,7 @@ ExitCode Run::execute() {
       save_checkpoint();
     } else {
       write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+      write_notebook_pickles(directory_.path(), config_);
     }
   } catch (const Error& error) {
     progress_.reset();
@@ -368,39 +371,85 @@ std::vector<Run::EvaluatedSet> Run::sets() const {
   return list;
 }
 
+/// What `eval` asks for beside the arrays that every set has.
+std::vector<Column> Run::further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const {
+  std::vector<Column> columns;
+  if (config_.eval.by_position) {
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - 1};
+    columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
+  }
+  if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
+  return columns;
+}
+
 void Run::open_series() {
-  for (const auto& set : sets()) directory_.series(set.name, set.ranks);
+  for (const auto& [name, table, ranks, history] : sets()) {
+    directory_.series(name, ranks);
+    if (const auto columns = further_columns(std::ssize(ranks), table->num_sequences()); !columns.empty()) directory_.arrays("eval/" + name, columns);
+    const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
+    if (!config_.eval.by_position || fs::exists(bins_file)) continue;
+    std::vector<std::int64_t> edges;
+    for (const auto& [begin, end] : rank_bins(table->num_sequences())) edges.insert(edges.end(), {begin, end});
+    write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
+  }
+  if (config_.eval.attention.empty()) return;
+  const auto num_ranks = std::ssize(strided_ranks(config_.data.num_sequences, config_.eval.train_stride));
+  std::vector<Column> columns;
+  for (const auto& name : config_.eval.attention) {
+    columns.push_back({name, Dtype::f32, attention_measure_shape(name, attention_heads(config_.model), config_.data.length, num_ranks)});
+  }
+  columns.push_back({"step", Dtype::i64, {}});
+  directory_.arrays("attention", columns);
 }
 
 void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on) {
   const auto& eval = config_.eval;
   const auto current = fmt::format("phase_{}", phases_.size() - 1);
+  const bool is_own = prefix.empty();  // not a swap test, which has the common arrays alone
+  const auto options = is_own ? ScoreOptions{eval.by_position, eval.completion ? eval.completion->prefix : 0} : ScoreOptions{};
   auto wanted = sets();
   std::erase_if(wanted, [&](const auto& set) { return !on.empty() && std::find(on.begin(), on.end(), set.name) == on.end(); });
   // everything is scored before anything is written: an interrupted evaluation leaves no rows
   std::map<std::string, Scores> scores;
   for (const auto& set : wanted) {
     const auto whole = scores.find(current);
-    if (set.name == "train" && whole != scores.end() && eval.train_stride % eval.validation_stride == 0) {
+    if (set.name == "train" && whole != scores.end() && eval.train_stride % eval.validation_stride == 0 && !options.by_position) {
       auto& train = scores["train"];
       for (const auto rank : set.ranks) {
         const auto row = static_cast<std::size_t>(rank / eval.validation_stride);
         train.loss.push_back(whole->second.loss[row]);
         train.accuracy.push_back(whole->second.accuracy[row]);
+        if (options.completion_prefix > 0) train.completed.push_back(whole->second.completed[row]);
       }
     } else {
-      scores[set.name] = score(*model_, *set.table, set.ranks, [this] { poll(); });
+      scores[set.name] = score(*model_, *set.table, set.ranks, [this] { poll(); }, options);
     }
   }
+  std::vector<std::vector<float>> attention;
+  if (is_own && !eval.attention.empty()) {
+    const auto ranks = strided_ranks(config_.data.num_sequences, eval.train_stride);
+    attention = measure_attention(*model_, config_.model, phases_.back().table, ranks, eval.attention, [this] { poll(); });
+  }
+
   for (const auto& [name, table, ranks, history] : wanted) {
     std::vector<std::int64_t> presentations, last_seen;
     for (const auto rank : ranks) {
       presentations.push_back(history ? history->presentations[static_cast<std::size_t>(rank)] : 0);
       last_seen.push_back(history ? history->last_seen[static_cast<std::size_t>(rank)] : -1);
     }
-    directory_.series(prefix + name, ranks).append(point_.step, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scores[name]);
-    if (prefix.empty()) last_accuracy_[name] = scores[name].accuracy;
+    const auto& scored = scores[name];
+    std::vector<ArrayView> further;
+    if (options.by_position) further = {row_of(scored.loss_by_position), row_of(scored.accuracy_by_position)};
+    if (options.completion_prefix > 0) further.push_back(row_of(scored.completed));
+    if (!further.empty()) directory_.arrays("eval/" + name, {}).append(further);
+    directory_.series(prefix + name, ranks).append(point_.step, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
+    if (is_own) last_accuracy_[name] = scored.accuracy;
   }
+  if (attention.empty()) return;
+  std::vector<ArrayView> measures;
+  for (const auto& measure : attention) measures.push_back(row_of(measure));
+  measures.push_back(view_of(&point_.step, {}));
+  directory_.arrays("attention", {}).append(measures);
 }
 
 std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {

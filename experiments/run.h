@@ -104,6 +104,7 @@ class Run {
   void start_phase(SequenceTable table);
   void write_phase_files();
   void open_series();
+  std::vector<Column> further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const;
   void save_checkpoint();
   void restore(RunPoint point, const Safetensors& file);
   void forget_outputs_of_the_end(std::int64_t old_steps) const;

@@ -31,39 +31,23 @@ constexpr const char* kMetrics = "metrics.jsonl";
 
 std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
 
-// ---- EvaluationSeries
+// ---- arrays that grow
 
-EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
-    : folder_("eval/" + set), ranks_(std::move(ranks)) {
-  const auto folder = run_directory / folder_;
-  make_directories(folder);
-  const auto rank = widened(ranks_);
-  const Shape row{static_cast<std::int64_t>(ranks_.size())};
-  write_npy(folder / "rank.npy", view_of(rank.data(), row));
-  const auto add = [&](const char* name, Dtype dtype, const Shape& shape) {
-    files_.emplace_back(name, NpyAppender(folder / (std::string(name) + ".npy"), dtype, shape));
-  };
-  add("presentations", Dtype::i64, row);
-  add("last_seen", Dtype::i64, row);
-  add("loss", Dtype::f32, row);
-  add("accuracy", Dtype::f32, row);
-  add("phase", Dtype::i64, {});
-  add("step", Dtype::i64, {});
+GrowingArrays::GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns) {
+  make_directories(run_directory / folder);
+  for (const auto& [name, dtype, row] : columns) {
+    const auto path = fmt::format("{}/{}.npy", folder, name);
+    files_.emplace_back(path, NpyAppender(run_directory / path, dtype, row));
+  }
 }
 
-void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
-                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
-  files_[0].second.append(std::span(presentations));
-  files_[1].second.append(std::span(last_seen));
-  files_[2].second.append(std::span(scores.loss));
-  files_[3].second.append(std::span(scores.accuracy));
-  files_[4].second.append(std::span<const std::int64_t>(&phase, 1));
-  files_[5].second.append(std::span<const std::int64_t>(&step, 1));
+void GrowingArrays::append(const std::vector<ArrayView>& rows) {
+  for (std::size_t i = 0; i < files_.size(); ++i) files_[i].second.append(rows.at(i));
 }
 
-void EvaluationSeries::begin(const FileMarks& marks) {
-  for (auto& [name, file] : files_) {
-    const auto mark = marks.find(fmt::format("{}/{}.npy", folder_, name));
+void GrowingArrays::begin(const FileMarks& marks) {
+  for (auto& [path, file] : files_) {
+    const auto mark = marks.find(path);
     if (mark == marks.end()) {
       file.begin();
     } else {
@@ -72,12 +56,32 @@ void EvaluationSeries::begin(const FileMarks& marks) {
   }
 }
 
-void EvaluationSeries::mark(FileMarks& marks) const {
-  for (const auto& [name, file] : files_) marks[fmt::format("{}/{}.npy", folder_, name)] = file.mark();
+void GrowingArrays::mark(FileMarks& marks) const {
+  for (const auto& [path, file] : files_) marks[path] = file.mark();
 }
 
-void EvaluationSeries::sync() {
-  for (auto& [name, file] : files_) file.sync();
+void GrowingArrays::sync() {
+  for (auto& [path, file] : files_) file.sync();
+}
+
+namespace {
+
+std::vector<Column> columns_of_a_set(const Shape& row) {
+  return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row},
+          {"accuracy", Dtype::f32, row},      {"phase", Dtype::i64, {}},      {"step", Dtype::i64, {}}};
+}
+
+}  // namespace
+
+EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
+    : ranks_(std::move(ranks)), arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks_)})) {
+  const auto rank = widened(ranks_);
+  write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}));
+}
+
+void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
+  arrays_.append({row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}), view_of(&step, {})});
 }
 
 // ---- StatusFile
@@ -148,12 +152,22 @@ void RunDirectory::begin(const FileMarks& marks) {
   if (mark != marks.end()) metrics_.rewind(mark->second);
   metrics_.truncate();
   series_.clear();
+  arrays_.clear();
 }
 
 EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
   auto found = series_.find(set);
   if (found == series_.end()) {
     found = series_.emplace(set, EvaluationSeries(path_, set, ranks)).first;
+    found->second.arrays().begin(marks_);
+  }
+  return found->second;
+}
+
+GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector<Column>& columns) {
+  auto found = arrays_.find(folder);
+  if (found == arrays_.end()) {
+    found = arrays_.emplace(folder, GrowingArrays(path_, folder, columns)).first;
     found->second.begin(marks_);
   }
   return found->second;
@@ -169,10 +183,12 @@ FileMarks RunDirectory::commit() {
   auto marks = marks_;  // of series that this session has not asked for yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
-  for (auto& [set, series] : series_) {
-    series.sync();
-    series.mark(marks);
-  }
+  const auto add = [&](GrowingArrays& arrays) {
+    arrays.sync();
+    arrays.mark(marks);
+  };
+  for (auto& [folder, arrays] : arrays_) add(arrays);
+  for (auto& [set, series] : series_) add(series.arrays());
   return marks;
 }
 

@@ -3,6 +3,8 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "experiments/attention_measures.h"
+#include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
 
 #include <fmt/format.h>
@@ -66,7 +68,7 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
                       static_cast<double>(config.eval.novel);
   const double swap_tests = count([](const auto& event) { return std::holds_alternative<SwapTestEvent>(event); });
-  const double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
+  double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
   double features = 0;
   for (const auto& event : config.events) {
     if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
@@ -74,14 +76,21 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
                   static_cast<double>(hidden_width(config.model));
     }
   }
+  if (config.eval.completion) sets += evaluations * rows;
+  if (config.eval.by_position) sets += evaluations * 8 * L * static_cast<double>(rank_bins(config.data.num_sequences).size()) * (2 + phases);
+  double attention = 0;
+  for (const auto& name : config.eval.attention) {
+    const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
+    attention += 4 * evaluations * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
+  }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
   fmt::print("model      {}\n", model_text(config));
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
-  fmt::print("disk       eval {}, checkpoints {}, weights {}, sequences {}\n", megabytes(sets),
+  fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(sets), megabytes(attention),
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
-             megabytes(config.output.sequences ? phases * K * L : 0));
+             megabytes(config.output.sequences ? phases * K * L : 0), megabytes(notebook_bytes(config)));
   if (features > 0) fmt::print("           features {}\n", megabytes(features));
   fmt::print("nothing was written\n");
 }

@@ -63,23 +63,39 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return torch::baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2));
 }
 
-}  // namespace
-
-Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
-  const auto R = bits_RUL.size(0), U = bits_RUL.size(1), P = bits_RUL.size(2) - 1;
-  const auto H = config_.heads, F = config_.head_dim, C = config_.width();
+/// Queries, keys and values of every position, [3, R, U, H, P, F].
+Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
+  const auto R = bits_RUP.size(0), U = bits_RUP.size(1), P = bits_RUP.size(2);
+  const auto H = config.heads, F = config.head_dim, C = config.width();
   const auto& wte = parameters["wte.weight"];  // [R, 2, C]
-  const auto is_one = bits_RUL.slice(2, 0, P).to(torch::kBool).unsqueeze(-1);
+  const auto is_one = bits_RUP.to(torch::kBool).unsqueeze(-1);
   const auto token = [&](std::int64_t bit) { return wte.select(1, bit).view({R, 1, 1, C}); };
   const auto x = torch::where(is_one, token(1), token(0)) + parameters["wpe.weight"].slice(1, 0, P).unsqueeze(1);
 
   const auto qkv = linear(x.reshape({R, U * P, C}), parameters["c_attn.weight"], parameters["c_attn.bias"]);
-  const auto heads = qkv.view({R, U, P, 3, H, F}).permute({3, 0, 1, 4, 2, 5});  // [3, R, U, H, P, F]
-  const auto q = heads[0], k = heads[1], v = heads[2];
-  const auto future = torch::ones({P, P}, qkv.options().dtype(torch::kBool)).triu(1);
-  const auto scores = (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(F)))
-                          .masked_fill(future, -std::numeric_limits<double>::infinity());
-  return torch::matmul(scores.softmax(-1), v).transpose(2, 3).reshape({R, U, P, C});
+  return qkv.view({R, U, P, 3, H, F}).permute({3, 0, 1, 4, 2, 5});
+}
+
+/// Causal softmax(q k^T / sqrt(F)), the diagonal included.
+Tensor causal_weights(const Tensor& q, const Tensor& k) {
+  const auto P = q.size(-2);
+  const auto future = torch::ones({P, P}, q.options().dtype(torch::kBool)).triu(1);
+  return (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1))))
+      .masked_fill(future, -std::numeric_limits<double>::infinity())
+      .softmax(-1);
+}
+
+}  // namespace
+
+Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
+  const auto qkv = queries_keys_values(config, parameters, bits_RUP);
+  return causal_weights(qkv[0], qkv[1]);
+}
+
+Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
+  const auto qkv = queries_keys_values(config_, parameters, bits_RUL.slice(2, 0, bits_RUL.size(2) - 1));
+  const auto o_RUHPF = torch::matmul(causal_weights(qkv[0], qkv[1]), qkv[2]);
+  return o_RUHPF.transpose(2, 3).flatten(3);
 }
 
 std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {

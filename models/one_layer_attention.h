@@ -46,6 +46,9 @@ struct OneLayerAttentionConfig {
 
 std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config, std::int64_t length);
 
+/// What each position pays attention to, of the plain form: [R, U, H, P, P] for bits uint8 [R, U, P]; rows sum to 1, later keys get 0.
+torch::Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const torch::Tensor& bits_RUP);
+
 /// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
 /// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
 class OneLayerAttention : public Model {

@@ -58,4 +58,24 @@ std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::in
   return std::visit([&](const auto& config) { return construct(config, std::move(parameters)); }, replicas[0]);
 }
 
+std::int64_t attention_heads(const ModelConfig& config) {
+  const auto heads = []<class Config>(const Config& model) -> std::int64_t {
+    if constexpr (requires(Parameters& p, torch::Tensor& bits) { attention_maps(model, p, bits); }) return model.heads;
+    else return 0;
+  };
+  return std::visit(heads, config);
+}
+
+torch::Tensor attention_maps_of(const ModelConfig& config, const Parameters& parameters, const torch::Tensor& bits_UL) {
+  const auto replicas = parameters.flat_RP().size(0);
+  const auto maps = [&]<class Config>(const Config& model) -> torch::Tensor {
+    if constexpr (requires { attention_maps(model, parameters, bits_UL); }) {
+      return attention_maps(model, parameters, bits_UL.expand({replicas, -1, -1}))[0];
+    } else {
+      throw std::logic_error("[attention] this model has none");
+    }
+  };
+  return std::visit(maps, config);
+}
+
 }  // namespace mnemo

@@ -84,7 +84,7 @@ class Workload {
   /// Does the work once. Returns the mean loss; waits for the device only where `wanted`.
   double work(bool wanted) {
     if (setting_.benchmark == "evaluate") {
-      const auto scores = score(*model_, table_, ranks_, {}, sharing_);
+      const auto scores = score(*model_, table_, ranks_, {}, {.sharing = sharing_});
       return std::accumulate(scores.loss.begin(), scores.loss.end(), 0.0) / static_cast<double>(scores.loss.size());
     }
     const auto losses = trainer_->step(step_++);

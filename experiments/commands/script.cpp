@@ -34,8 +34,10 @@ std::string python() {
   return fs::exists(own) ? own.string() : "python3";
 }
 
-ExitCode run_script(const Script& script, const std::vector<std::string>& arguments) {
-  const auto path = fs::path(project_folder("scripts")) / script.file;
+}  // namespace
+
+ExitCode run_script(const std::string& file, const std::vector<std::string>& arguments) {
+  const auto path = fs::path(project_folder("scripts")) / file;
   if (!fs::exists(path)) throw Error(ExitCode::cannot_create, fmt::format("{}: is missing; reinstall mnemo", path.string()));
   const auto interpreter = python();
   std::vector<std::string> words{interpreter, path.string()};
@@ -46,8 +48,6 @@ ExitCode run_script(const Script& script, const std::vector<std::string>& argume
   execvp(argv[0], argv.data());
   throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
 }
-
-}  // namespace
 
 std::string project_folder(const std::string& name) {
   std::error_code none;
@@ -61,7 +61,7 @@ void add_scripts(CLI::App& app, Command& chosen) {
     command->prefix_command();
     command->set_help_flag();  // the script has its own
     command->callback([command, &script, &chosen] {
-      chosen = [command, &script] { return run_script(script, command->remaining()); };
+      chosen = [command, &script] { return run_script(script.file, command->remaining()); };
     });
   }
 }

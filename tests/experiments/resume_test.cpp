@@ -155,6 +155,33 @@ TEST(Resume, StopsSoonAndOftenWithinOneRun) {
   }
 }
 
+TEST(Resume, MeasuresAndPicklesHaveTheSameBytesToo) {
+  const std::vector<std::string> overrides{"run=tiny",
+                                           "train.log_every=4",
+                                           "eval.every=4",
+                                           "eval.by_position=true",
+                                           "eval.completion={prefix: 2}",
+                                           "eval.attention=[vertical_bars, decorrelation, attn_reps]"};
+  const Place whole;
+  auto request = whole.request(overrides);
+  std::int64_t polls = 0;
+  request.options.stop = [&] { return ++polls < 0; };
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
+  const auto expected = results(whole.run());
+  for (const char* path : {"tiny.pkl", "tiny_sequences.pkl", "attention/attn_reps.npy", "attention/step.npy", "eval/train/completed.npy",
+                           "eval/phase_1/by_position_loss.npy", "eval/novel/by_position_bins.npy"}) {
+    EXPECT_TRUE(expected.contains(path)) << path;
+  }
+  EXPECT_EQ(read_npy_header(whole.run() / "attention/attn_reps.npy").shape, (Shape{8, 4, 1, 6, 6}));
+  for (std::int64_t k = 1; k <= polls; k += 7) {
+    SCOPED_TRACE(fmt::format("stopped at poll {}", k));
+    const Place place;
+    ASSERT_EQ(place.train_until_poll(k, overrides).code, ExitCode::stopped);
+    ASSERT_EQ(place.train(overrides).code, ExitCode::done);
+    expect_same(results(place.run()), expected);
+  }
+}
+
 TEST(Resume, StopWithinAnEvaluationLeavesNoRow) {
   const Place place;
   ASSERT_EQ(place.train_until_poll(3).code, ExitCode::stopped);  // the first evaluation: its own poll, the first set, the second
