@@ -179,6 +179,7 @@ class Checker {
     const auto check_fields = [&]<class Event>(const Event& e) {
       if constexpr (requires { e.params; }) check_params(path + ".params", e.params);
       if constexpr (requires { e.freeze; }) check_params(path + ".freeze", e.freeze);
+      if constexpr (requires { e.clear_memory; }) check_memory(path + ".clear_memory", e.clear_memory);
       if constexpr (std::is_same_v<Event, FeaturesEvent>) check_has_features(path);
     };
     std::visit(check_fields, event);
@@ -213,6 +214,12 @@ class Checker {
                                                                 fmt::join(parameter_groups(specs), ", ")));
       }
     }
+  }
+
+  void check_memory(const std::string& path, std::optional<bool> clear_memory) {
+    if (!clear_memory || has_memory(config_.model) || !source_.clean("model")) return;
+    source_.fail(path, retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
+                                                : fmt::format("{} has no memory", kind_of(config_.model)));
   }
 
   void check_has_features(const std::string& path) {

@@ -17,30 +17,32 @@ std::size_t rows_per_block(const Model& model, std::int64_t length) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>((1 << 22) / (length * model.activation_width(length)), 1, 8192));
 }
 
-/// A prediction's loss, whether it is right (a tie counts half), and whether the bit is the one that greedy continuation takes.
-struct Prediction {
-  double loss, right;
-  bool greedy;
-};
+float mean_of(const float* values, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
+  return static_cast<float>(sum / static_cast<double>(count));
+}
 
-/// BCE(z, y) = log1p(exp(-|z|)) + max(-z, 0) for y = 1, max(z, 0) for y = 0; `tail` is the first term.
-Prediction score_prediction(float z, float tail, bool bit) {
-  const float for_bit = bit ? z : -z;
-  return {tail + std::max(-for_bit, 0.0F), for_bit > 0 ? 1 : for_bit == 0 ? 0.5 : 0, (z > 0) == bit};
+/// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.
+bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_position, const float* right) {
+  for (auto bit = prefix; bit < table.length(); ++bit) {
+    const auto hit = right[bit - first_position];
+    if (hit < 0.5F || (hit == 0.5F && table.bit(rank, bit))) return false;
+  }
+  return true;
 }
 
 /// Means over the ranks of each bin, position by position.
 class PositionMeans {
  public:
-  explicit PositionMeans(const SequenceTable& table)
-      : bins_(rank_bins(table.num_sequences())), positions_(static_cast<std::size_t>(table.length() - 1)),
+  PositionMeans(const SequenceTable& table, std::int64_t positions)
+      : bins_(rank_bins(table.num_sequences())), positions_(static_cast<std::size_t>(positions)),
         sums_(bins_.size() * positions_), counts_(bins_.size()) {}
 
-  /// The sums of a further rank's bin, by position.
-  double* sums_of(std::int32_t rank) {
+  void add(std::int32_t rank, const float* values) {
     const auto bin = static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
     ++counts_[bin];
-    return sums_.data() + bin * positions_;
+    for (std::size_t i = 0; i < positions_; ++i) sums_[bin * positions_ + i] += values[i];
   }
   std::vector<float> means() const {
     std::vector<float> means;
@@ -66,13 +68,13 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   torch::NoGradGuard no_grad;
   Scores scores{std::vector<float>(ranks.size()), std::vector<float>(ranks.size()), {}, {}, {}};
   if (options.completion_prefix > 0) scores.completed.resize(ranks.size());
-  PositionMeans loss_means(table), accuracy_means(table);
   std::vector<std::size_t> sorted(ranks.size());
   std::iota(sorted.begin(), sorted.end(), std::size_t{0});
   std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return table.place(ranks[a]) < table.place(ranks[b]); });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto positions = table.length() - 1;
+  const auto first = model.first_position(), positions = table.length() - first;
+  PositionMeans loss_means(table, positions), accuracy_means(table, positions);
   const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {
     if (poll) poll();
@@ -80,30 +82,19 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     std::vector<std::int32_t> block_ranks;
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
-    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing);
-    const auto logits_RN = model.predict(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
-
-    const auto z_N = logits_RN.select(0, 0).to(torch::kFloat32).cpu().contiguous(), tail_N = z_N.abs().neg_().exp_().log1p_();
-    const float *z = z_N.data_ptr<float>(), *tail = tail_N.data_ptr<float>();
-    for (auto i = begin; i < end; ++i) {
+    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
+    const auto predictions = model.score(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32), right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);
+    const float *loss = loss_UP.data_ptr<float>(), *right = right_UP.data_ptr<float>();
+    for (auto i = begin; i < end; ++i, loss += positions, right += positions) {
       const auto rank = ranks[sorted[i]];
-      const auto* cell_of = cells.cell_of.data() + static_cast<std::int64_t>(i - begin) * positions;
-      double* const loss_sums = options.by_position ? loss_means.sums_of(rank) : nullptr;
-      double* const right_sums = options.by_position ? accuracy_means.sums_of(rank) : nullptr;
-      double loss = 0, right = 0;
-      bool completed = true;
-      for (std::int64_t position = 0; position < positions; ++position) {
-        const auto [cost, hit, greedy] = score_prediction(z[cell_of[position]], tail[cell_of[position]], table.bit(rank, position + 1));
-        loss += cost;
-        right += hit;
-        completed = completed && (greedy || position + 1 < options.completion_prefix);
-        if (!options.by_position) continue;
-        loss_sums[position] += cost;
-        right_sums[position] += hit;
+      scores.loss[sorted[i]] = mean_of(loss, positions);
+      scores.accuracy[sorted[i]] = mean_of(right, positions);
+      if (options.by_position) {
+        loss_means.add(rank, loss);
+        accuracy_means.add(rank, right);
       }
-      scores.loss[sorted[i]] = static_cast<float>(loss / static_cast<double>(positions));
-      scores.accuracy[sorted[i]] = static_cast<float>(right / static_cast<double>(positions));
-      if (options.completion_prefix > 0) scores.completed[sorted[i]] = completed;
+      if (options.completion_prefix > 0) scores.completed[sorted[i]] = completes(table, rank, options.completion_prefix, first, right);
     }
   }
   if (options.by_position) {

@@ -22,7 +22,7 @@ struct ScoreOptions {
   Sharing sharing = Sharing::prefixes;
 };
 
-/// Per sequence, in the order of the ranks asked for: means over the L-1 predictions.
+/// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
   std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN where it has none

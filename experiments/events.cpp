@@ -81,7 +81,7 @@ Files outputs_of(const EventConfig& event, std::int64_t step) {
 bool names_a_file(std::string_view from) { return from.find('/') != from.npos || from.ends_with(".safetensors"); }
 
 void SwitchEvent::apply(Run& run) const {
-  run.begin_next_phase();
+  run.begin_next_phase(clear_memory.value_or(true));
   if (reset_optimizer) run.reset_optimizer({"*"});
 }
 

@@ -47,19 +47,22 @@ struct Schedule {
 // before and after it. outputs(step): the files (or the folder) it writes in the run directory, whole; some events append to series instead.
 using Files = std::vector<std::string>;
 
-/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on unless it is reset.
+/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on unless it is reset. A model's memory
+/// is cleared unless said otherwise.
 struct SwitchEvent {
   static constexpr std::string_view kKind = "switch";
   static constexpr bool kChanges = true;
   Schedule schedule;
   std::string name;
   bool reset_optimizer = false;
+  std::optional<bool> clear_memory;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     Schedule::fields(self.schedule, visit);
     visit("name", self.name, "default: the kind");
     visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts");
+    visit("clear_memory", self.clear_memory, "of a model with a memory: false keeps what is stored; null = true");
   }
   void apply(Run& run) const;
 };

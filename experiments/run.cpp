@@ -153,11 +153,8 @@ RankSampler sampler_of(const RunConfig& config) {
   return RankSampler(weights);
 }
 
-std::string model_text(const RunConfig& config) {
-  const auto parameters = num_parameters(config.model, config.data.length);
-  const auto& model = std::get<OneLayerAttentionConfig>(config.model);
-  return fmt::format("{}: {} heads x {}, {} MLP layers of {}, {} parameters", kind_of(config.model), model.heads,
-                     model.head_dim, model.mlp_layers, model.resolved_mlp_width(), parameters);
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler) {
+  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model));
 }
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
@@ -169,11 +166,21 @@ void load_weights(Model& model, const Safetensors& file, const std::vector<std::
   }
 }
 
+void load_memory(Model& model, const Safetensors& file) {
+  for (const auto& [name, now] : model.memory()) {
+    const auto& stored = file.at(name);
+    const auto like = torch::empty({stored.shape.empty() ? 0 : stored.shape[0], now.size(1)}, torch::kUInt8);
+    copy_from(file, name, like);
+    model.set_memory(like);
+  }
+}
+
 void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata) {
   NamedTensors tensors;
   for (std::size_t i = 0; i < model.parameters.specs().size(); ++i) {
     tensors.emplace_back(model.parameters.specs()[i].name, model.parameters.leaf(i).select(0, 0));
   }
+  for (auto& memory : model.memory()) tensors.push_back(std::move(memory));
   std::vector<Tensor> owners;
   write_safetensors(path, views_of(tensors, owners), metadata);
 }
@@ -224,7 +231,7 @@ void Run::open(const std::optional<RunConfig>& previous) {
   write_meta("");
   write_phase_files();
   open_series();
-  log_info("{}", model_text(config_));
+  log_info("{}", text_of(config_.model, config_.data.length));
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
            config_.train.batch_size, config_.precision, device_.device.str(), device_.reason, config_.threads);
   log_info("training by {}", model_->form());
@@ -344,8 +351,10 @@ void Run::log_metrics() {
   check_finite();
   const auto mean = [&](const Tensor& sum) { return sum.item<double>() / static_cast<double>(accumulated_.steps); };
   last_loss_ = mean(accumulated_.loss);
+  auto measures = model_->measures();
   directory_.append_metrics({point_.step, static_cast<std::int64_t>(phases_.size()) - 1, point_.step * config_.train.batch_size,
-                             last_loss_, mean(accumulated_.accuracy), config_.train.lr});
+                             last_loss_, mean(accumulated_.accuracy), config_.train.lr, std::move(measures.scalars)});
+  directory_.append_measures(point_.step, measures.vectors);
   accumulated_.loss.zero_();
   accumulated_.accuracy.zero_();
   accumulated_.steps = 0;
@@ -375,7 +384,7 @@ std::vector<Run::EvaluatedSet> Run::sets() const {
 std::vector<Column> Run::further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const {
   std::vector<Column> columns;
   if (config_.eval.by_position) {
-    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - 1};
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - first_position(config_.model)};
     columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
   }
   if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
@@ -468,21 +477,21 @@ std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) co
 
 // ---- what events do
 
-void Run::start_phase(SequenceTable table) {
+void Run::start_phase(SequenceTable table, bool clear_memory) {
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  theories_.push_back(bayes(table, sampler_.probabilities()));
+  theories_.push_back(theory_of(config_, table, sampler_));
   phases_.push_back({std::move(table), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
   const auto* current = &phases_.back().table;
   if (trainer_) {
-    trainer_->set_table(0, current);
+    trainer_->set_table(0, current, clear_memory);
   } else {
     std::vector<TrainingData> replicas{{current, DrawStream(sampler_, *config_.data.seed, config_.train.batch_size)}};
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(replicas));
   }
 }
 
-void Run::begin_next_phase() {
-  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size())));
+void Run::begin_next_phase(bool clear_memory) {
+  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size())), clear_memory);
   write_phase_files();
 }
 
@@ -534,6 +543,7 @@ std::vector<std::pair<std::string, Tensor>> Run::state_tensors() {
     tensors.emplace_back("adam.second_moment." + name, adam_->second_moment_RP()[0].slice(0, begin, end));
     frozen[static_cast<std::int64_t>(i)] = parameters.frozen(i);
   }
+  for (const auto& [name, tensor] : model_->state()) tensors.emplace_back("model_state." + name, tensor);
   tensors.emplace_back("adam.steps", adam_->steps_T());
   tensors.emplace_back("frozen", frozen);
   tensors.emplace_back("log.loss", accumulated_.loss);
@@ -583,6 +593,9 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   for (const auto& [name, tensor] : state_tensors()) {
     if (name != "frozen") copy_from(file, name, tensor);
   }
+  auto state = model_->state();
+  for (const auto& [name, tensor] : state) copy_from(file, "model_state." + name, tensor);
+  model_->set_state(state);
   const auto frozen = file.get<std::uint8_t>("frozen", static_cast<std::int64_t>(model_->parameters.specs().size()));
   for (std::size_t i = 0; i < frozen.size(); ++i) model_->parameters.set_frozen(i, frozen[i] != 0);
   accumulated_.steps = int64_values(file, "log.steps", 1)[0];

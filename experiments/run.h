@@ -55,7 +55,7 @@ class Run {
   std::int64_t step() const { return point_.step; }
   fs::path file(const std::string& name) const { return directory_.file(name); }
   const std::optional<SequenceTable>& novel() const { return novel_; }
-  void begin_next_phase();
+  void begin_next_phase(bool clear_memory);
   void write_snapshot(const std::string& file);
   void set_frozen(const std::vector<std::string>& params, bool frozen);
   void reset_optimizer(const std::vector<std::string>& params);
@@ -101,7 +101,7 @@ class Run {
   std::vector<EvaluatedSet> sets() const;
   void train_one_step();
   void check_finite();
-  void start_phase(SequenceTable table);
+  void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
   void open_series();
   std::vector<Column> further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const;
@@ -140,6 +140,8 @@ class Run {
 /// Weights of a safetensors file of ours (a snapshot, final.safetensors) into replica 0 of a model: those that `params` name. Throws
 /// Error{data} when a tensor is missing or has another shape.
 void load_weights(Model& model, const Safetensors& file, const std::vector<std::string>& params = {"*"});
+/// What such a file says that a model with a memory has stored.
+void load_memory(Model& model, const Safetensors& file);
 
 /// The tensors of replica 0 under their PyTorch names, on the CPU.
 void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata);
@@ -148,10 +150,9 @@ void write_weights(const fs::path& path, const Model& model, const std::map<std:
 SequenceTable first_table(const RunConfig& config);
 SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
 RankSampler sampler_of(const RunConfig& config);
+/// The Bayes predictor of what the configured model predicts.
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler);
 
 AdamScalars scalars_of(const TrainConfig& train);
-
-/// "one_layer_attention: 4 heads x 16, 3 MLP layers of 64, 12,345 parameters".
-std::string model_text(const RunConfig& config);
 
 }  // namespace mnemo

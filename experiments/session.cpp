@@ -85,7 +85,7 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
-  fmt::print("model      {}\n", model_text(config));
+  fmt::print("model      {}\n", text_of(config.model, config.data.length));
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
   fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(sets), megabytes(attention),
@@ -112,7 +112,7 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
     if (!is_out_of_memory(error)) throw;
     throw Error(ExitCode::resources,
                 fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
-                            config.data.num_sequences, config.data.length, config.train.batch_size, model_text(config)));
+                            config.data.num_sequences, config.data.length, config.train.batch_size, text_of(config.model, config.data.length)));
   }
 }
 

@@ -19,6 +19,10 @@ std::int64_t OneLayerAttentionConfig::resolved_mlp_width() const {
   return mlp_width > 0 ? mlp_width : width();
 }
 
+std::string OneLayerAttentionConfig::text() const {
+  return fmt::format("{} heads x {}, {} MLP layers of {}", heads, head_dim, mlp_layers, resolved_mlp_width());
+}
+
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
   constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;

@@ -40,6 +40,9 @@ struct OneLayerAttentionConfig {
   std::int64_t width() const { return heads * head_dim; }  ///< C
   std::int64_t resolved_mlp_width() const;                 ///< D
 
+  std::int64_t first_position() const { return 1; }
+  bool has_memory() const { return false; }
+  std::string text() const;
   /// What no single field shows: (field, what is wrong). Allocates nothing.
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
