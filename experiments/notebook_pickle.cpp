@@ -422,7 +422,9 @@ class Record {
     const auto add = [&](const NpyRows& file, std::vector<float>& to) {
       const auto scores = file[*row];
       if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set->stride + 1) refuse(run_, "a set is not scored as config.yaml says");
-      for (auto rank = first; rank < K; rank += stride) to.push_back(scores.view().as<float>()[static_cast<std::size_t>(rank / set->stride)]);
+      const auto values = scores.view().as<float>();
+      to.reserve(rows.rank.size());
+      for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set->stride)]);
     };
     for (auto rank = first; rank < K; rank += stride) rows.rank.push_back(rank);
     add(set->loss, rows.loss);
