@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import pickletools
+import shutil
 import signal
 import subprocess
 import sys
@@ -345,6 +346,21 @@ def test_without_a_switch_every_tenth_of_the_current_sequences(tmp_path: Path) -
     assert set(record["mlp_state_dict"]) == {"early", "before"}
 
 
+def test_probes(run: Path, tmp_path: Path) -> None:
+    probed = tmp_path / "noted"
+    shutil.copytree(run, probed)
+    (probed / "probes").mkdir()
+    trace = np.array([0.5, 0.625, 0.9], np.float32)
+    np.save(probed / "probes/probe.40.accuracy.npy", trace)
+    (probed / "probes/probe.40.json").write_text('{"step": 40, "steps_needed": 3, "num_iters_required": 2}')
+    mnemo("export", probed)
+    logs = load(probed / "noted.pkl")["logs"]
+    assert [i for i, log in enumerate(logs) if "probe_metrics" in log] == [2]
+    metrics = logs[2]["probe_metrics"]
+    assert metrics["num_iters_required"] == 2 and [float(value) for value in metrics["accuracy"]] == trace.tolist()
+    assert all(value.shape == () and value.dtype == np.float32 for value in metrics["accuracy"])
+
+
 def test_attention_measures(tmp_path: Path) -> None:
     run = train(tmp_path, "eval.attention=[attn_reps, vertical_bars, decorrelation]", "eval.train_stride=5")
     record = load(run / "noted.pkl")
@@ -477,8 +493,6 @@ def test_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_refuses_damaged_files(run: Path, tmp_path: Path, name: str, content: bytes) -> None:
-    import shutil
-
     damaged = tmp_path / "noted"
     shutil.copytree(run, damaged)
     (damaged / name).write_bytes(content)
