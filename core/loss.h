@@ -2,6 +2,8 @@
 
 #include <torch/types.h>
 
+#include <limits>
+
 namespace mnemo {
 
 /// BCE(z, y) = max(z, 0) - y z + log1p(exp(-|z|)) of logits, for next bit 0 and next bit 1. Exact at every z; at an infinite logit
@@ -15,10 +17,8 @@ struct WeightedLoss {
   torch::Tensor loss_R, accuracy_R;  ///< of the parameters' type
   torch::Tensor dlogits_RN;
 };
-/// logits_RN [R, N], weight_RN2 [R, N, 2]. No autograd.
-WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& weight_RN2);
-
-/// 1, 1/2 or 0: whether the sign of the logit is the bit's. `bits` uint8, same shape.
-torch::Tensor accuracy_of(const torch::Tensor& logits, const torch::Tensor& bits);
+/// logits_RN [R, N], weight_RN2 [R, N, 2]. A loss above `max_loss` counts as that and has no slope. No autograd.
+WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& weight_RN2,
+                           double max_loss = std::numeric_limits<double>::infinity());
 
 }  // namespace mnemo

@@ -30,7 +30,7 @@ const RowTensors& Rows::tensors() const {
     const auto& [cells, table] = replicas_[static_cast<std::size_t>(r)];
     table->unpack(cells->ranks, bits.data_ptr<std::uint8_t>() + r * U * L);
     auto* target = cell.data_ptr<std::int64_t>() + r * N;
-    for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * (L - 1) + cells->position[n];
+    for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * num_positions() + cells->position[n];
     std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<double>() + r * N * 2);
   }
   tensors_ = {bits.to(device_, /*non_blocking=*/true), cell.to(device_, true), weight.to(dtype_).to(device_, true)};

@@ -20,7 +20,7 @@ struct ReplicaCells {
 /// cells of weight 0 at (row 0, position 0).
 struct RowTensors {
   torch::Tensor bits_RUL;    ///< uint8 [R, U, L] distinct sequences
-  torch::Tensor cell_RN;     ///< int64 [R, N] row * (L-1) + position
+  torch::Tensor cell_RN;     ///< int64 [R, N] row * P + position, of P predictions a row
   torch::Tensor weight_RN2;  ///< [R, N, 2] loss weights for next bit 0 and 1, in the model's type
 };
 
@@ -36,6 +36,8 @@ class Rows {
   std::int64_t num_rows() const;   ///< U, of the replica with most
   std::int64_t num_cells() const;  ///< N, of the replica with most
   std::int64_t length() const { return replicas_[0].table->length(); }
+  std::int64_t first_position() const { return replicas_[0].cells->first_position; }
+  std::int64_t num_positions() const { return replicas_[0].cells->num_positions(); }  ///< P
   const RowTensors& tensors() const;
 
  private:

@@ -1,7 +1,5 @@
 #include "core/zipf.h"
 
-#include "core/philox.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -58,7 +56,7 @@ std::span<const std::int32_t> DrawStream::ranks(std::int64_t step) {
 
 void DrawStream::draw(std::int64_t step, std::span<std::int32_t> out) const {
   for (std::size_t row = 0; row < out.size(); row += 2) {
-    const auto block = philox(seed_, Stream::draws,
+    const auto block = philox(seed_, stream_,
                               {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32),
                                static_cast<std::uint32_t>(row / 2), 0});
     out[row] = sampler_->rank_of(word64(block, 0));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/philox.h"
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,8 +32,8 @@ class RankSampler {
 class DrawStream {
  public:
   /// `sampler` must outlive the stream.
-  DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size)
-      : sampler_(&sampler), seed_(seed), batch_size_(batch_size) {}
+  DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size, Stream stream = Stream::draws)
+      : sampler_(&sampler), seed_(seed), batch_size_(batch_size), stream_(stream) {}
 
   /// The B ranks of update number `step` (0-based). Valid until the next call.
   std::span<const std::int32_t> ranks(std::int64_t step);
@@ -43,6 +45,7 @@ class DrawStream {
   const RankSampler* sampler_;
   std::uint32_t seed_;
   std::int64_t batch_size_;
+  Stream stream_;
   std::int64_t chunk_begin_ = -1;
   std::vector<std::int32_t> chunk_;
 };

@@ -30,12 +30,25 @@ struct DataConfig {
   }
 };
 
+/// Ends a run that never leaves chance: at the first log line at or after step `after`, if the train loss is still above a bound.
+struct StopIfConfig {
+  double train_loss_above = 0.68;
+  std::int64_t after = 5000;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("train_loss_above", self.train_loss_above, "nats; chance is ln 2 = .693", positive());
+    visit("after", self.after, "the first log line from this step on decides", at_least(1));
+  }
+};
+
 struct TrainConfig {
   std::int64_t steps = 20000, batch_size = 64;
   double lr = 1e-3;
   std::array<double, 2> betas{0.9, 0.999};
   double eps = 1e-8, weight_decay = 0;
   std::int64_t log_every = 100;
+  std::optional<StopIfConfig> stop_if;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -46,6 +59,7 @@ struct TrainConfig {
     visit("eps", self.eps, "added to Adam's denominator", positive());
     visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative());
     visit("log_every", self.log_every, "steps between lines of metrics.jsonl", at_least(1));
+    visit("stop_if", self.stop_if, "ends a run that is still at chance; null = no");
   }
 };
 

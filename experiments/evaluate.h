@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/batches.h"
 #include "core/sequences.h"
 #include "models/model.h"
 
@@ -18,9 +19,10 @@ std::vector<RankBin> rank_bins(std::int64_t num_sequences);
 struct ScoreOptions {
   bool by_position = false;
   std::int64_t completion_prefix = 0;  ///< > 0: whether greedy continuation from so many bits gives the sequence
+  Sharing sharing = Sharing::prefixes;
 };
 
-/// Per sequence, in the order of the ranks asked for: means over the L-1 predictions.
+/// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
   std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN where it has none

@@ -174,13 +174,27 @@ GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector
 }
 
 void RunDirectory::append_metrics(const MetricsLine& line) {
-  metrics_.append(fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}}}\n",
-                              line.step, line.phase, line.draws, json_number(line.train_loss),
-                              json_number(line.train_accuracy), json_number(line.lr)));
+  auto text = fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}",
+                          line.step, line.phase, line.draws, json_number(line.train_loss), json_number(line.train_accuracy), json_number(line.lr));
+  for (const auto& [name, value] : line.measures) text += fmt::format(", \"{}\": {}", name, json_number(value));
+  metrics_.append(text + "}\n");
+}
+
+void RunDirectory::append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors) {
+  if (vectors.empty()) return;
+  std::vector<Column> columns;
+  std::vector<ArrayView> rows;
+  for (const auto& [name, values] : vectors) {
+    columns.push_back({name, Dtype::f32, {std::ssize(values)}});
+    rows.push_back(row_of(values));
+  }
+  columns.push_back({"step", Dtype::i64, {}});
+  rows.push_back(view_of(&step, {}));
+  arrays("measures", columns).append(rows);
 }
 
 FileMarks RunDirectory::commit() {
-  FileMarks marks;
+  auto marks = marks_;  // of series that this session has not asked for yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
   const auto add = [&](GrowingArrays& arrays) {

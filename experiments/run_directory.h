@@ -97,6 +97,7 @@ Status read_status(const fs::path& run_directory);
 struct MetricsLine {
   std::int64_t step, phase, draws;
   double train_loss, train_accuracy, lr;
+  std::vector<std::pair<std::string, double>> measures;  ///< of the model
 };
 
 /// A number as JSON has it: shortest, and null where it is not finite.
@@ -117,6 +118,8 @@ class RunDirectory {
   /// Further arrays of a folder, in the same way; append them before the series of that folder.
   GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns);
   void append_metrics(const MetricsLine& line);
+  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing where there are none.
+  void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
   /// fsyncs the append-only files and says where they stand.
   FileMarks commit();
 

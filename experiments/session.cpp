@@ -11,6 +11,7 @@
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -66,7 +67,15 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   const double evaluations = static_cast<double>(2 + (steps - 1) / config.eval.every) + 2 * count(changes_data_or_weights);
   const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
                       static_cast<double>(config.eval.novel);
-  double sets = evaluations * rows * 24;  // presentations, last_seen, loss, accuracy
+  const double swap_tests = count([](const auto& event) { return std::holds_alternative<SwapTestEvent>(event); });
+  double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
+  double features = 0;
+  for (const auto& event : config.events) {
+    if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
+      features += static_cast<double>(e->schedule.occurrences(steps) * e->sequences) * std::ceil((L - 1) / static_cast<double>(e->stride)) * 4 *
+                  static_cast<double>(hidden_width(config.model));
+    }
+  }
   if (config.eval.completion) sets += evaluations * rows;
   if (config.eval.by_position) sets += evaluations * 8 * L * static_cast<double>(rank_bins(config.data.num_sequences).size()) * (2 + phases);
   double attention = 0;
@@ -76,12 +85,13 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
-  fmt::print("model      {}\n", model_text(config));
+  fmt::print("model      {}\n", text_of(config.model, config.data.length));
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
   fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(sets), megabytes(attention),
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
              megabytes(config.output.sequences ? phases * K * L : 0), megabytes(notebook_bytes(config)));
+  if (features > 0) fmt::print("           features {}\n", megabytes(features));
   fmt::print("nothing was written\n");
 }
 
@@ -102,7 +112,15 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
     if (!is_out_of_memory(error)) throw;
     throw Error(ExitCode::resources,
                 fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
-                            config.data.num_sequences, config.data.length, config.train.batch_size, model_text(config)));
+                            config.data.num_sequences, config.data.length, config.train.batch_size, text_of(config.model, config.data.length)));
+  }
+}
+
+void print_result(const fs::path& directory, const RunConfig& config) {
+  print_summary(directory, config);
+  if (const auto status = read_status(directory); status.state == "at_chance") {
+    fmt::print("at chance: ended at step {} of {} by train.stop_if. Another train.lr, or train.stop_if=null, makes another run\n", status.step,
+               config.train.steps);
   }
 }
 
@@ -156,8 +174,9 @@ ExitCode train(const TrainRequest& request) {
       throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
                                                   directory.string(), status.step));
     }
-    if (status.state == "done" && status.step == config.train.steps && fs::exists(directory / "final.safetensors")) {
-      print_summary(directory, config);
+    const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+    if (at_end && fs::exists(directory / "final.safetensors")) {
+      print_result(directory, config);
       fmt::print("already done: {}\n", directory.string());
       return ExitCode::done;
     }
@@ -168,7 +187,7 @@ ExitCode train(const TrainRequest& request) {
   if (result == ExitCode::stopped) {
     fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
   } else {
-    print_summary(directory, config);
+    print_result(directory, config);
     fmt::print("results: {}\n", directory.string());
     fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
   }

@@ -30,11 +30,11 @@ double minus_p_log_p(double p) { return p > 0 ? -p * std::log(p) : 0; }
 
 }  // namespace
 
-Theory bayes(const SequenceTable& table, std::span<const double> probability) {
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences) {
   const DistinctSequences distinct(table, probability);
   const auto order = table.order();
   const auto num_distinct = distinct.mass.size();
-  const double predictions = static_cast<double>(table.length() - 1);
+  const double predictions = static_cast<double>(table.length() - first_position);
   std::vector<double> loss(num_distinct), right(num_distinct, predictions);
   Theory theory;
 
@@ -45,7 +45,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability) {
     const auto [begin, end, prefix] = groups.back();
     groups.pop_back();
     if (end - begin == 1) {
-      theory.retrieval += static_cast<double>(table.length() - std::max<std::int64_t>(prefix, 1));
+      theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_position));
       continue;
     }
     auto middle = begin;  // the first that goes on with 1
@@ -56,11 +56,17 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability) {
       mass[next] += distinct.mass[i];
     }
     const double total = mass[0] + mass[1];
-    if (prefix == 0) {
-      theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
-    } else {
+    if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
+    if (prefix >= first_position) {
       theory.retrieval += 1;  // one of the group is named
+      const auto likeliest = *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
+      const auto ties = std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
       for (auto i = begin; i < end; ++i) {
+        if (of_sequences) {
+          loss[i] -= std::log(total > 0 ? distinct.mass[i] / total : 1 / static_cast<double>(end - begin));
+          right[i] += distinct.mass[i] == likeliest ? 1 / static_cast<double>(ties) - 1 : -1;
+          continue;
+        }
         const double p = total > 0 ? mass[i >= middle] / total : 0.5;  // of the true next bit
         loss[i] -= std::log(p);
         right[i] += std::abs(p - 0.5) < 1e-12 ? -0.5 : p > 0.5 ? 0 : -1;

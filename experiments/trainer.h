@@ -17,7 +17,7 @@ struct TrainingData {
   DrawStream draws;
 };
 
-/// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam.
+/// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam -> the model's memory, if it has one.
 class Trainer {
  public:
   Trainer(Model& model, Adam& adam, std::vector<TrainingData> replicas, Sharing sharing = Sharing::prefixes);
@@ -27,7 +27,8 @@ class Trainer {
 
   /// The ranks that replica r draws in update `step`.
   std::span<const std::int32_t> drawn(std::size_t replica, std::int64_t step) { return replicas_[replica].draws.ranks(step); }
-  void set_table(std::size_t replica, const SequenceTable* table) { replicas_[replica].table = table; }
+  /// The next phase of a replica.
+  void set_table(std::size_t replica, const SequenceTable* table, bool clear_memory = true);
 
   /// uint8 [R] on the model's device: 0 from the first non-finite step on. Reading it waits for the device.
   const torch::Tensor& finite_R() const { return finite_R_; }

@@ -19,6 +19,10 @@ std::int64_t OneLayerAttentionConfig::resolved_mlp_width() const {
   return mlp_width > 0 ? mlp_width : width();
 }
 
+std::string OneLayerAttentionConfig::text() const {
+  return fmt::format("{} heads x {}, {} MLP layers of {}", heads, head_dim, mlp_layers, resolved_mlp_width());
+}
+
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
   constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;
@@ -98,7 +102,7 @@ Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   return o_RUHPF.transpose(2, 3).flatten(3);
 }
 
-Tensor OneLayerAttention::logits(const Rows& rows) {
+std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {
   const auto R = rows.num_replicas(), C = config_.width();
   const auto positions = rows.num_rows() * (rows.length() - 1);
   // one index over all replicas picks the cells
@@ -106,13 +110,18 @@ Tensor OneLayerAttention::logits(const Rows& rows) {
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
-  auto h = torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1);
+  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) +
+                             parameters["ln_f.bias"].unsqueeze(1)};
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
     const auto name = fmt::format("linear_modules.{}.", j);
-    const auto layer = linear(h, parameters[name + "weight"], parameters[name + "bias"]).relu();
-    h = j == 0 ? layer : layer + h;
+    const auto layer = linear(layers.back(), parameters[name + "weight"], parameters[name + "bias"]).relu();
+    layers.push_back(j == 0 ? layer : layer + layers.back());
   }
-  const auto z = linear(h, parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
+  return layers;
+}
+
+Tensor OneLayerAttention::logits(const Rows& rows) {
+  const auto z = linear(hidden_layers(rows).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
 
@@ -155,11 +164,20 @@ std::string OneLayerAttention::form() const {
   return binary_ ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
 }
 
+std::int64_t OneLayerAttention::activation_width(std::int64_t length) const {
+  return binary_ ? length / 4 + 16 : Model::activation_width(length);  // a byte for 4 bits, and indices: activations stay in cache
+}
+
+void OneLayerAttention::set_skip_dead_units(bool skip) {
+  skip_dead_units_ = skip;
+  step_ = std::monostate();
+}
+
 template <class Real>
 OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
   if (!std::holds_alternative<OneLayerStep<Real>>(step_)) {
     const OneLayerShape shape{config_.heads, config_.head_dim, config_.resolved_mlp_width(), config_.mlp_layers, length};
-    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads());
+    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads(), skip_dead_units_);
   }
   return std::get<OneLayerStep<Real>>(step_);
 }

@@ -40,6 +40,9 @@ struct OneLayerAttentionConfig {
   std::int64_t width() const { return heads * head_dim; }  ///< C
   std::int64_t resolved_mlp_width() const;                 ///< D
 
+  std::int64_t first_position() const { return 1; }
+  bool has_memory() const { return false; }
+  std::string text() const;
   /// What no single field shows: (field, what is wrong). Allocates nothing.
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
@@ -60,6 +63,13 @@ class OneLayerAttention : public Model {
   torch::Tensor predict(const Rows& rows) override;
   Losses gradient(const Rows& rows) override;
   std::string form() const override;
+  std::int64_t activation_width(std::int64_t length) const override;
+
+  /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
+  void set_skip_dead_units(bool skip);
+
+  /// What the plain form computes on its way to the logits, for every cell: the output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
 
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
@@ -75,7 +85,7 @@ class OneLayerAttention : public Model {
   std::optional<torch::Tensor> binary_logits(const Rows& rows);
 
   OneLayerAttentionConfig config_;
-  bool binary_;
+  bool binary_, skip_dead_units_ = true;
   std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
 };
 

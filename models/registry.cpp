@@ -1,5 +1,7 @@
 #include "models/registry.h"
 
+#include <fmt/format.h>
+
 #include <stdexcept>
 
 namespace mnemo {
@@ -12,6 +14,24 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& config, std::int64
   return std::visit([&](const auto& c) { return parameter_specs(c, length); }, config);
 }
 
+std::int64_t first_position(const ModelConfig& config) {
+  return std::visit([](const auto& c) { return c.first_position(); }, config);
+}
+
+bool retrieves(const ModelConfig& config) {
+  const auto* dam = std::get_if<DamConfig>(&config);
+  return dam != nullptr && dam->retrieves();
+}
+
+bool has_memory(const ModelConfig& config) {
+  return std::visit([](const auto& c) { return c.has_memory(); }, config);
+}
+
+std::string text_of(const ModelConfig& config, std::int64_t length) {
+  return fmt::format("{}: {}, {} parameters", kind_of(config), std::visit([](const auto& c) { return c.text(); }, config),
+                     num_parameters(config, length));
+}
+
 std::int64_t num_parameters(const ModelConfig& config, std::int64_t length) {
   std::int64_t total = 0;
   for (const auto& spec : parameter_specs(config, length)) total += spec.size();
@@ -22,10 +42,26 @@ std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }
 
+std::vector<torch::Tensor> hidden_layers(const Model& model, const Rows& rows) {
+  if (const auto* transformer = dynamic_cast<const OneLayerAttention*>(&model)) return transformer->hidden_layers(rows);
+  throw std::invalid_argument("[hidden_layers] this model has none");
+}
+
+std::int64_t hidden_width(const ModelConfig& config) {
+  const auto* transformer = std::get_if<OneLayerAttentionConfig>(&config);
+  return transformer ? transformer->width() + transformer->mlp_layers * transformer->resolved_mlp_width() : 0;
+}
+
 namespace {
 
-std::unique_ptr<Model> construct(const OneLayerAttentionConfig& config, Parameters parameters) {
-  return std::make_unique<OneLayerAttention>(config, std::move(parameters));
+std::unique_ptr<Model> construct(const std::vector<OneLayerAttentionConfig>& replicas, Parameters parameters) {
+  return std::make_unique<OneLayerAttention>(replicas[0], std::move(parameters));
+}
+std::unique_ptr<Model> construct(std::vector<DamConfig> replicas, Parameters parameters) {
+  return std::make_unique<Dam>(std::move(replicas), std::move(parameters));
+}
+std::unique_ptr<Model> construct(const std::vector<PrefixReadoutConfig>& replicas, Parameters parameters) {
+  return std::make_unique<PrefixReadout>(replicas[0], std::move(parameters));
 }
 
 bool same_shape(const std::vector<ParameterSpec>& a, const std::vector<ParameterSpec>& b) {
@@ -45,7 +81,11 @@ std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::in
     if (!same_shape(specs, own_specs)) throw std::invalid_argument("[make_model] replicas must share their shapes");
     parameters.initialize(static_cast<std::int64_t>(r), seed_of(config).value_or(0), own_specs);
   }
-  return std::visit([&](const auto& config) { return construct(config, std::move(parameters)); }, replicas[0]);
+  return std::visit([&]<class Config>(const Config&) {
+    std::vector<Config> configs;
+    for (const auto& replica : replicas) configs.push_back(std::get<Config>(replica));
+    return construct(std::move(configs), std::move(parameters));
+  }, replicas[0]);
 }
 
 std::int64_t attention_heads(const ModelConfig& config) {

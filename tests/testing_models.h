@@ -7,7 +7,7 @@
 #include "core/zipf.h"
 #include "models/registry.h"
 
-#include <torch/types.h>
+#include <torch/torch.h>
 
 #include <string>
 #include <utility>
@@ -28,7 +28,29 @@ inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
   tiny.mlp_layers = 8;
   dense = narrow;
   dense.attention = "dense";
-  return {{"one_layer_attention 2x4", narrow}, {"one_layer_attention 2x4, dense", dense}, {"one_layer_attention 3x5, D=9, 1 layer", wide}, {"one_layer_attention 1x1, 8 layers", tiny}};
+  DamConfig dam, first_bit, one_head, retrieval;
+  dam.heads = 3;
+  dam.eta = 4;
+  dam.init_std = 0.02;
+  first_bit = one_head = retrieval = dam;
+  first_bit.positions = "from_0";
+  first_bit.probabilities = "clamped";
+  one_head.heads = 1;
+  one_head.capacity = 7;
+  retrieval.objective = "retrieval";
+  PrefixReadoutConfig readout, readouts;
+  readout.features = 3;
+  readouts.readout = "per_position";
+  return {{"one_layer_attention 2x4", narrow},
+          {"one_layer_attention 2x4, dense", dense},
+          {"one_layer_attention 3x5, D=9, 1 layer", wide},
+          {"one_layer_attention 1x1, 8 layers", tiny},
+          {"dam 3 heads", dam},
+          {"dam 3 heads, from_0, clamped", first_bit},
+          {"dam 1 head, 7 slots", one_head},
+          {"dam retrieval", retrieval},
+          {"prefix_readout 3", readout},
+          {"prefix_readout per position", readouts}};
 }
 
 /// A Zipf batch of a random table.
@@ -45,9 +67,12 @@ class TestBatch {
   }
 
   /// Valid until the next call.
-  Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes) const {
-    cells_ = cells_of_batch(table_, drawn_, sharing);
+  Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
+    cells_ = cells_of_batch(table_, drawn_, sharing, first_position);
     return Rows({{&cells_, &table_}}, dtype, torch::kCPU);
+  }
+  Rows rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
+    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.first_position());
   }
   const SequenceTable& table() const { return table_; }
   const RankSampler& sampler() const { return sampler_; }
@@ -59,7 +84,7 @@ class TestBatch {
   mutable Cells cells_;
 };
 
-/// A model with its weights spread wide enough that attention and relus matter.
+/// A model with its weights spread wide enough that attention and relus matter, and a memory of a dozen sequences where it has one.
 inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64_t length, torch::Dtype dtype, std::uint32_t seed = 1) {
   auto seeded = config;
   seed_of(seeded) = seed;
@@ -71,6 +96,8 @@ inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64
     if (specs[i].init == ParameterSpec::Init::normal) leaf.mul_(25);  // std .5
     else leaf.add_(0.1 * torch::cos(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
   }
+  const auto bits = SequenceTable::random(77, 0, 12, length).unpack_all();
+  model->set_memory(torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {12, length}, torch::kUInt8));
   return model;
 }
 

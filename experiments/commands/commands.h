@@ -26,6 +26,7 @@ void add_export(CLI::App& app, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);
 void add_theory(CLI::App& app, Command& chosen);
 void add_doctor(CLI::App& app, Command& chosen);
+void add_bench(CLI::App& app, Command& chosen);
 /// plot, and what else runs a Python script of the project.
 void add_scripts(CLI::App& app, Command& chosen);
 

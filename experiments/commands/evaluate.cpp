@@ -87,7 +87,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
   const auto sampler = sampler_of(config);
   for (std::int64_t phase = 0; phase < phases; ++phase) {
     auto table = table_of_phase(config, phase);
-    auto theory = bayes(table, sampler.probabilities());
+    auto theory = theory_of(config, table, sampler);
     auto ranks = strided_ranks(table.num_sequences(), request.stride);
     sets.push_back({fmt::format("phase_{}", phase), std::move(table), std::move(ranks), std::move(theory)});
   }
@@ -108,7 +108,9 @@ ExitCode evaluate(const EvaluateRequest& request) {
   if (!fs::exists(file)) {
     throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));
   }
-  load_weights(*model, Safetensors::read(file));
+  const auto weights = Safetensors::read(file);
+  load_weights(*model, weights);
+  load_memory(*model, weights);
   fmt::print("{:<12} {:<14} {:>8} {:>10} {:>10} {:>10}\n", "set", "ranks", "scored", "loss", "accuracy", "ceiling");
   for (const auto& set : sets_of(request, config)) {
     const auto scores = score(*model, set.table, set.ranks);

@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   add_config(app, chosen);
   add_theory(app, chosen);
   add_doctor(app, chosen);
+  add_bench(app, chosen);
   add_scripts(app, chosen);
   try {
     app.parse(argc, argv);

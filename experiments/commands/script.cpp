@@ -22,6 +22,8 @@ struct Script {
 constexpr Script kScripts[] = {
     {"plot", "plot_run.py", "Draw one run: loss and accuracy by rank bin"},
     {"show", "mnemo_io.py", "Summary of one run; --csv, --npz"},
+    {"compare", "compare.py", "Lay runs side by side by rank bin and presentations; --against, --figure"},
+    {"import", "import_record.py", "Turn an old notebook record into a run directory"},
 };
 
 /// $MNEMO_PYTHON, the project's own environment where there is one, or python3.

@@ -15,7 +15,7 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   const auto config = load_config(path, overrides).config;
   const auto table = table_of_phase(config, phase);
   const auto sampler = sampler_of(config);
-  const auto theory = bayes(table, sampler.probabilities());
+  const auto theory = theory_of(config, table, sampler);
   const auto K = table.num_sequences();
   if (json) {
     fmt::print("{{\"num_sequences\": {}, \"length\": {}, \"phase\": {}, \"entropy\": {}, \"loss_floor\": {}, \"accuracy_ceiling\": {}, "

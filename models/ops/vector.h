@@ -59,6 +59,12 @@ template <class Real>
 Vec<Real> relu(Vec<Real> x) {
   return x < Real{0} ? Vec<Real>{} : x;
 }
+/// Whether a mask holds in some lane.
+template <class Real>
+bool any(Mask<Real> mask) {
+  if constexpr (sizeof(Real) == 4) return __builtin_ia32_movmskps256((Vec<float>)mask) != 0;
+  else return __builtin_ia32_movmskpd256((Vec<double>)mask) != 0;
+}
 /// Lanes in pairs: 1 0 3 2 ...
 inline Vec<float> swap_neighbours(Vec<float> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
 inline Vec<double> swap_neighbours(Vec<double> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2); }
@@ -186,5 +192,39 @@ class Matrix {
   std::int64_t stride_ = 0;
   std::vector<Real, CacheLineAllocator<Real>> data_;
 };
+
+/// Swaps the off-diagonal quarters of every 2 distance x 2 distance block that two rows of a matrix, `distance` apart, cut through.
+template <int distance, class Real>
+void exchange(Vec<Real>& upper, Vec<Real>& lower) {
+  Mask<Real> for_upper{}, for_lower{};
+  for (int lane = 0; lane < kLanes<Real>; ++lane) {
+    for_upper[lane] = lane & distance ? kLanes<Real> + lane - distance : lane;
+    for_lower[lane] = lane & distance ? kLanes<Real> + lane : lane + distance;
+  }
+  const auto swapped = __builtin_shuffle(upper, lower, for_lower);
+  upper = __builtin_shuffle(upper, lower, for_upper);
+  lower = swapped;
+}
+
+/// to[c][r] = from[r][c], in blocks of whole vectors both ways: the matrices must reach as far.
+template <class Real>
+void transpose(const Matrix<Real>& from, std::int64_t rows, std::int64_t columns, Matrix<Real>& to) {
+  constexpr auto kN = kLanes<Real>;
+  for (std::int64_t r = 0; r < rows; r += kN) {
+    for (std::int64_t c = 0; c < columns; c += kN) {
+      Vec<Real> block[kN];
+      for (int i = 0; i < kN; ++i) block[i] = load(from[r + i] + c);
+      const auto step = [&]<int distance>() {
+        for (int i = 0; i < kN; ++i) {
+          if ((i & distance) == 0) exchange<distance, Real>(block[i], block[i + distance]);
+        }
+      };
+      if constexpr (kN == 8) step.template operator()<4>();
+      step.template operator()<2>();
+      step.template operator()<1>();
+      for (int i = 0; i < kN; ++i) store(to[c + i] + r, block[i]);
+    }
+  }
+}
 
 }  // namespace mnemo

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 
@@ -17,33 +18,35 @@ std::string prefix_text(const SequenceTable& table, std::int64_t rank, std::int6
 }
 
 /// Prefix -> mass of next bit 0 and 1, counted straight from the draws.
-std::map<std::string, std::array<double, 2>> masses(const SequenceTable& table, std::span<const std::int32_t> drawn) {
+std::map<std::string, std::array<double, 2>> masses(const SequenceTable& table, std::span<const std::int32_t> drawn, std::int64_t first) {
   std::map<std::string, std::array<double, 2>> found;
-  const double share = 1.0 / static_cast<double>(drawn.size()) / static_cast<double>(table.length() - 1);
+  const double share = 1.0 / static_cast<double>(drawn.size()) / static_cast<double>(table.length() - first);
   for (const auto rank : drawn) {
-    for (std::int64_t n = 1; n < table.length(); ++n) found[prefix_text(table, rank, n)][table.bit(rank, n)] += share;
+    for (std::int64_t n = first; n < table.length(); ++n) found[prefix_text(table, rank, n)][table.bit(rank, n)] += share;
   }
   return found;
 }
 
-void expect_cells(const SequenceTable& table, std::span<const std::int32_t> drawn) {
-  const auto expected = masses(table, drawn);
-  const auto cells = cells_of_batch(table, drawn);
+void expect_cells(const SequenceTable& table, std::span<const std::int32_t> drawn, std::int64_t first = 1) {
+  const auto expected = masses(table, drawn, first);
+  const auto cells = cells_of_batch(table, drawn, Sharing::prefixes, first);
   ASSERT_EQ(static_cast<std::size_t>(cells.num_cells()), expected.size());  // one cell a distinct prefix
   for (std::size_t n = 0; n < expected.size(); ++n) {
-    const auto prefix = prefix_text(table, cells.ranks[static_cast<std::size_t>(cells.row[n])], cells.position[n] + 1);
+    const auto prefix = prefix_text(table, cells.ranks[static_cast<std::size_t>(cells.row[n])], cells.position[n] + first);
     const auto& mass = expected.at(prefix);
     EXPECT_NEAR(cells.weight[2 * n], mass[0], 1e-15) << prefix;
     EXPECT_NEAR(cells.weight[2 * n + 1], mass[1], 1e-15) << prefix;
   }
-  const auto positions = table.length() - 1;
+  const auto positions = cells.num_positions();
   for (std::int64_t u = 0; u < cells.num_rows(); ++u) {  // every prediction of every row finds the cell with its prefix
     for (std::int64_t c = 0; c < positions; ++c) {
       const auto cell = static_cast<std::size_t>(cells.cell_of[static_cast<std::size_t>(u * positions + c)]);
       EXPECT_EQ(cells.position[cell], c);
-      EXPECT_EQ(prefix_text(table, cells.ranks[static_cast<std::size_t>(cells.row[cell])], c + 1),
-                prefix_text(table, cells.ranks[static_cast<std::size_t>(u)], c + 1));
+      EXPECT_EQ(prefix_text(table, cells.ranks[static_cast<std::size_t>(cells.row[cell])], c + first),
+                prefix_text(table, cells.ranks[static_cast<std::size_t>(u)], c + first));
     }
+    const auto drawn_here = std::count(drawn.begin(), drawn.end(), cells.ranks[static_cast<std::size_t>(u)]);
+    EXPECT_NEAR(cells.row_weight[static_cast<std::size_t>(u)], static_cast<double>(drawn_here) / static_cast<double>(drawn.size()), 1e-15);
   }
 }
 
@@ -54,7 +57,7 @@ TEST(Cells, AreTheDistinctPrefixesWithTheirMasses) {
       const auto sampler = RankSampler::zipf(num_sequences, 1);
       for (const std::int64_t batch : {1, 2, 64}) {
         DrawStream draws(sampler, 4, batch);
-        expect_cells(table, draws.ranks(0));
+        for (const std::int64_t first : {0, 1}) expect_cells(table, draws.ranks(0), first);
       }
     }
   }

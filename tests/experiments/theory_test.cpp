@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <set>
+#include <map>
 
 namespace mnemo {
 namespace {
@@ -31,17 +31,17 @@ TEST(TheoryGolden, EveryCase) {
 }
 
 /// The definition, straight: every prefix of every rank against all ranks.
-void expect_definition(const SequenceTable& table, const std::vector<double>& p) {
-  const auto theory = bayes(table, p);
+void expect_definition(const SequenceTable& table, const std::vector<double>& p, std::int64_t first, bool of_sequences) {
+  const auto theory = bayes(table, p, first, of_sequences);
   const auto K = table.num_sequences(), L = table.length();
   double mean_loss = 0, mean_accuracy = 0, retrieval = 0, num_distinct = 0;
   for (std::int64_t a = 0; a < K; ++a) {
     double loss = 0, accuracy = 0, copies = 0;
     for (std::int64_t b = 0; b < K; ++b) copies += table.common_prefix(a, b) == L;
     num_distinct += 1 / copies;
-    for (std::int64_t n = 1; n < L; ++n) {
-      double all = 0, agree = 0;
-      std::set<std::string> strings;
+    for (std::int64_t n = first; n < L; ++n) {
+      double all = 0, agree = 0, own = 0;
+      std::map<std::string, double> strings;
       for (std::int64_t b = 0; b < K; ++b) {
         if (table.common_prefix(a, b) < n) continue;
         const auto mass = p[static_cast<std::size_t>(b)];
@@ -49,14 +49,23 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p)
         if (table.bit(a, n) == table.bit(b, n)) agree += mass;
         std::string text;
         for (std::int64_t i = 0; i < L; ++i) text += table.bit(b, i) ? '1' : '0';
-        strings.insert(text);
+        strings[text] += mass;
+        if (table.common_prefix(a, b) == L) own += mass;
       }
-      const double share = agree / all;
-      loss -= std::log(share);
-      accuracy += std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
+      if (of_sequences) {
+        double best = 0, ties = 0;
+        for (const auto& [text, mass] : strings) best = std::max(best, mass);
+        for (const auto& [text, mass] : strings) ties += mass == best;
+        loss -= std::log(own / all);
+        accuracy += own == best ? 1 / ties : 0;
+      } else {
+        const double share = agree / all;
+        loss -= std::log(share);
+        accuracy += std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
+      }
       retrieval += 1 / copies / static_cast<double>(strings.size());
     }
-    const auto predictions = static_cast<double>(L - 1);
+    const auto predictions = static_cast<double>(L - first);
     EXPECT_NEAR(theory.loss[static_cast<std::size_t>(a)], loss / predictions, 1e-12);
     EXPECT_NEAR(theory.accuracy[static_cast<std::size_t>(a)], accuracy / predictions, 1e-12);
     mean_loss += p[static_cast<std::size_t>(a)] * loss / predictions;
@@ -64,8 +73,10 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p)
   }
   EXPECT_NEAR(theory.mean_loss, mean_loss, 1e-12);
   EXPECT_NEAR(theory.mean_accuracy, mean_accuracy, 1e-12);
-  EXPECT_NEAR(theory.retrieval, retrieval / (num_distinct * static_cast<double>(L - 1)), 1e-12);
-  EXPECT_NEAR(theory.mean_loss, (theory.entropy - theory.first_bit_entropy) / static_cast<double>(L - 1), 1e-12);  // chain rule
+  EXPECT_NEAR(theory.retrieval, retrieval / (num_distinct * static_cast<double>(L - first)), 1e-12);
+  if (of_sequences) return;
+  const auto first_bit = first == 0 ? 0 : theory.first_bit_entropy;
+  EXPECT_NEAR(theory.mean_loss, (theory.entropy - first_bit) / static_cast<double>(L - first), 1e-12);  // chain rule
 }
 
 TEST(Theory, IsTheDefinition) {
@@ -73,7 +84,10 @@ TEST(Theory, IsTheDefinition) {
     for (const std::int64_t num_sequences : {1, 2, 40}) {
       for (const double exponent : {0.0, 1.0}) {
         const auto table = SequenceTable::random(3, 0, num_sequences, length);
-        expect_definition(table, RankSampler::zipf(num_sequences, exponent).probabilities());
+        for (const std::int64_t first : {0, 1}) {
+          for (const bool of_sequences : {false, true})
+            expect_definition(table, RankSampler::zipf(num_sequences, exponent).probabilities(), first, of_sequences);
+        }
       }
     }
   }

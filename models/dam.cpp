@@ -1,0 +1,425 @@
+#include "models/dam.h"
+
+#include "core/loss.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+
+// Shapes: R replicas, U rows, L bits, P predictions of a row, N cells, H heads, m stored sequences.
+
+namespace mnemo {
+
+using torch::Tensor;
+
+std::string DamConfig::text() const {
+  return fmt::format("{} heads, eta {}, {}", heads, eta, retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", capacity));
+}
+
+std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_t length) const {
+  constexpr double kMaxParameters = 1e11;
+  const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(heads);
+  if (parameters <= kMaxParameters) return {};
+  return {{"heads", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
+}
+
+std::vector<ParameterSpec> parameter_specs(const DamConfig& config, std::int64_t length) {
+  const auto normal = ParameterSpec::Init::normal;
+  return {{"A_logits", "A", {length, config.heads, length}, normal, config.init_std}, {"B_logits", "B", {config.heads, length}, normal, config.init_std}};
+}
+
+Dam::Dam(std::vector<DamConfig> replicas, Parameters p) : Model(std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
+  for (const auto& config : configs_) queues_.emplace_back(config.capacity);
+}
+
+double Dam::max_loss() const { return configs_[0].probabilities == "clamped" ? Model::max_loss() : kDamMaxLoss; }
+
+// ---- the plain form
+
+Tensor Dam::A(std::int64_t replica) const {
+  const auto logits = parameters["A_logits"].select(0, replica);  // [L, H, L]
+  const auto L = logits.size(0);
+  const auto unused = torch::ones({L, L}, logits.options().dtype(torch::kBool).requires_grad(false)).triu().unsqueeze(1);  // i >= n
+  const auto masked = logits.masked_fill(unused, -std::numeric_limits<double>::infinity());
+  return torch::cat({torch::zeros_like(logits.slice(0, 0, 1)), masked.slice(0, 1).softmax(-1)});
+}
+
+Tensor Dam::B(std::int64_t replica) const { return parameters["B_logits"].select(0, replica).softmax(-1); }
+
+Tensor Dam::predicted_bit(const Rows& rows, std::int64_t replica) const {
+  return rows.tensors().cell_RN[replica].remainder(rows.num_positions()) + rows.first_position();
+}
+
+Tensor Dam::features_of_cues(const Rows& rows, std::int64_t replica) const {
+  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
+  const auto A_LHL = A(replica);
+  const auto L = A_LHL.size(0), H = A_LHL.size(1);
+  const auto zeta_UL = 2 * bits_RUL[replica].to(A_LHL.dtype()) - 1;
+  const auto phi_hat = zeta_UL.matmul(A_LHL.view({L * H, L}).t()).view({-1, H});  // [U L, H]
+  return phi_hat.index_select(0, cell_RN[replica].div(rows.num_positions(), "floor") * L + predicted_bit(rows, replica));
+}
+
+namespace {
+
+/// +-1 of uint8 bits, in the type and on the device of the parameters.
+Tensor signs(const std::vector<std::uint8_t>& bits, std::int64_t length, const Parameters& parameters) {
+  const auto rows = static_cast<std::int64_t>(bits.size()) / std::max<std::int64_t>(length, 1);
+  const auto bits_mL = torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {rows, length}, torch::kUInt8);
+  return 2 * bits_mL.to(parameters.flat_RP().options()) - 1;
+}
+
+}  // namespace
+
+Dam::Stored Dam::slots(std::int64_t replica) const {
+  const auto chi_mL = signs(queues_[static_cast<std::size_t>(replica)].bits(), parameters.specs()[1].shape[1], parameters);
+  return {chi_mL, torch::zeros({chi_mL.size(0)}, chi_mL.options())};
+}
+
+/// What gradient() and predict() run over: the distinct sequences of the queue, or, for retrieval, the table that the rows are of.
+std::vector<StoredSequence> Dam::stored_of(const Rows& rows, std::int64_t replica) const {
+  const auto r = static_cast<std::size_t>(replica);
+  if (!configs_[r].retrieves()) {
+    const auto distinct = queues_[r].distinct();
+    return {distinct.begin(), distinct.end()};
+  }
+  std::vector<StoredSequence> stored;
+  const auto& table = *rows.replicas()[r].table;
+  for (std::int64_t rank = 0; rank < table.num_sequences(); ++rank) stored.push_back({table.row(rank).data(), 1});
+  return stored;
+}
+
+Dam::Stored Dam::distinct(const Rows& rows, std::int64_t replica) const {
+  const auto stored = stored_of(rows, replica);
+  const auto L = rows.length();
+  std::vector<std::uint8_t> bits;
+  std::vector<double> log_count;
+  for (const auto& sequence : stored) {
+    for (std::int64_t j = 0; j < L; ++j) bits.push_back(sequence.bits[j / 64] >> (63 - j % 64) & 1);
+    log_count.push_back(std::log(static_cast<double>(sequence.count)));
+  }
+  const auto chi_mL = signs(bits, L, parameters);
+  return {chi_mL, torch::tensor(torch::ArrayRef<double>(log_count), torch::kFloat64).to(chi_mL.options())};
+}
+
+Tensor Dam::scores(const Tensor& phi_hat_NH, const Tensor& phi_mH, const Stored& stored, std::int64_t replica) const {
+  return configs_[static_cast<std::size_t>(replica)].eta * phi_hat_NH.matmul(phi_mH.t()) + stored.log_count_m;
+}
+
+/// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite where there are none of one kind.
+Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const Stored& stored) const {
+  if (scores_Nm.size(1) == 0) return torch::zeros({scores_Nm.size(0)}, scores_Nm.options().requires_grad(false));
+  constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is not a number
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const auto is_one = stored.chi_mL.index_select(1, bit_N).t() > 0;
+  const auto lse = [&](const Tensor& excluded) { return scores_Nm.masked_fill(excluded, kNothing).logsumexp(1); };
+  const auto logits = (lse(~is_one) - lse(is_one)).masked_fill(is_one.all(1), kInfinity).masked_fill(~is_one.any(1), -kInfinity);
+  return configs_[0].probabilities == "clamped" ? logits.clamp(-kDamLogitLimit, kDamLogitLimit) : logits;
+}
+
+Tensor Dam::logits(const Rows& rows) {
+  std::vector<Tensor> logits;
+  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+    const auto stored = configs_[0].retrieves() ? distinct(rows, r) : slots(r);
+    const auto phi_mH = stored.chi_mL.matmul(B(r).t());
+    logits.push_back(next_bit_logits(scores(features_of_cues(rows, r), phi_mH, stored, r), predicted_bit(rows, r), stored));
+  }
+  return torch::stack(logits);
+}
+
+/// Loss and accuracy of naming the stored sequence truth_q.
+PositionScores Dam::identify(const Tensor& scores_qm, const Tensor& truth_q) {
+  const auto true_score = scores_qm.gather(1, truth_q.unsqueeze(1)).squeeze(1), best = scores_qm.amax(1);
+  const auto ties = (scores_qm == best.unsqueeze(1)).sum(1).to(scores_qm.dtype());
+  return {scores_qm.logsumexp(1) - true_score, torch::where(true_score == best, 1 / ties, torch::zeros_like(ties))};
+}
+
+// ---- the plain form over distinct stored sequences, in blocks of predictions, so that no more than `max_scores` scores are held
+
+namespace {
+
+/// body(begin, end) over blocks of predictions with `stored` scores each.
+template <class Body>
+void for_blocks(std::int64_t predictions, std::int64_t stored, std::int64_t max_scores, const Body& body) {
+  const auto block = std::max<std::int64_t>(1, max_scores / std::max<std::int64_t>(stored, 1));
+  for (std::int64_t begin = 0; begin < predictions; begin += block) body(begin, std::min(begin + block, predictions));
+}
+
+/// Retrieval predicts for every row at every position: the cell, the true sequence and the loss weight of each, [U P].
+struct Identifications {
+  Tensor cell, truth, weight;
+
+  Identifications(const Cells& cells, const Tensor& like) {
+    std::vector<std::int64_t> truths;
+    std::vector<double> weights;
+    const auto P = static_cast<std::size_t>(cells.num_positions());
+    for (std::size_t i = 0; i < cells.cell_of.size(); ++i) {
+      truths.push_back(cells.ranks[i / P]);
+      weights.push_back(cells.row_weight[i / P] / static_cast<double>(P));
+    }
+    const auto on_device = like.options().dtype(torch::kInt64).requires_grad(false);
+    cell = torch::tensor(torch::ArrayRef<std::int32_t>(cells.cell_of), torch::kInt64).to(on_device);
+    truth = torch::tensor(torch::ArrayRef<std::int64_t>(truths), torch::kInt64).to(on_device);
+    weight = torch::tensor(torch::ArrayRef<double>(weights), torch::kFloat64).to(like.options().requires_grad(false));
+  }
+};
+
+}  // namespace
+
+Losses Dam::gradient_by_blocks(const Rows& rows, std::int64_t max_scores) {
+  parameters.zero_gradient();
+  std::vector<Tensor> losses, accuracies;
+  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+    const auto stored = distinct(rows, r);
+    const auto cues = features_of_cues(rows, r), keys = stored.chi_mL.matmul(B(r).t());
+    const auto phi_hat_NH = cues.detach().requires_grad_(), phi_mH = keys.detach().requires_grad_();
+    auto loss = torch::zeros({}, phi_mH.options().requires_grad(false)), accuracy = torch::zeros_like(loss);
+    if (configs_[0].retrieves()) {
+      const Identifications all(*rows.replicas()[static_cast<std::size_t>(r)].cells, phi_mH);
+      for_blocks(all.cell.size(0), phi_mH.size(0), max_scores, [&](std::int64_t begin, std::int64_t end) {
+        const auto weight = all.weight.slice(0, begin, end);
+        const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
+        const auto named = identify(scores(cue_q, phi_mH, stored, r), all.truth.slice(0, begin, end));
+        const auto sum = (weight * named.loss_RUP).sum();
+        sum.backward();
+        loss += sum.detach();
+        accuracy += (weight * named.accuracy_RUP).sum().detach();
+      });
+    } else {
+      const auto bit_N = predicted_bit(rows, r), weight_N2 = rows.tensors().weight_RN2[r];
+      for_blocks(bit_N.size(0), phi_mH.size(0), max_scores, [&](std::int64_t begin, std::int64_t end) {
+        const auto logits = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
+        const auto block = weighted_loss(logits.unsqueeze(0), weight_N2.slice(0, begin, end).unsqueeze(0), max_loss());
+        if (logits.requires_grad()) logits.backward(block.dlogits_RN[0]);
+        loss += block.loss_R[0];
+        accuracy += block.accuracy_R[0];
+      });
+    }
+    if (cues.requires_grad() && phi_hat_NH.grad().defined()) cues.backward(phi_hat_NH.grad());
+    if (keys.requires_grad() && phi_mH.grad().defined()) keys.backward(phi_mH.grad());
+    losses.push_back(loss);
+    accuracies.push_back(accuracy);
+  }
+  return {torch::stack(losses), torch::stack(accuracies)};
+}
+
+// ---- gradient and evaluation: the op on the CPU, else blocks
+
+namespace {
+constexpr std::int64_t kMaxScores = 1 << 24;
+}
+
+bool Dam::fast() const { return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
+
+std::string Dam::form() const { return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences"; }
+
+/// body(op, weights, stored) of a replica whose memory is not empty.
+template <class Real, class Body>
+void Dam::with_op(const Rows& rows, std::int64_t replica, const Body& body) {
+  const auto stored = stored_of(rows, replica);
+  if (stored.empty()) return;
+  const auto r = static_cast<std::size_t>(replica);
+  auto& op = ops_[r];
+  if (!std::holds_alternative<DamRetrieval<Real>>(op)) {
+    const auto& config = configs_[r];
+    const DamShape shape{config.heads, rows.length(), config.eta, config.probabilities == "clamped", config.retrieves()};
+    op.template emplace<DamRetrieval<Real>>(shape, at::get_num_threads());
+  }
+  const auto& flat = parameters.flat_RP();
+  const Real* row = flat.data_ptr<Real>() + replica * flat.size(1);
+  body(std::get<DamRetrieval<Real>>(op), DamTensors<const Real>{row + parameters.offset(0), row + parameters.offset(1)}, stored);
+}
+
+namespace {
+
+/// body.operator()<Real>() for the type of the parameters.
+template <class Body>
+void with_type(const Parameters& parameters, const Body& body) {
+  torch::NoGradGuard no_grad;
+  parameters.flat_RP().scalar_type() == torch::kFloat64 ? body.template operator()<double>() : body.template operator()<float>();
+}
+
+}  // namespace
+
+Losses Dam::gradient(const Rows& rows) {
+  if (!fast()) return gradient_by_blocks(rows, kMaxScores);
+  parameters.zero_gradient();
+  const auto& flat = parameters.flat_RP();
+  const auto R = flat.size(0);
+  Losses losses{torch::full({R}, std::log(2.0), flat.options()), torch::full({R}, 0.5, flat.options())};  // of an empty memory
+  with_type(parameters, [&]<class Real>() {
+    for (std::int64_t r = 0; r < R; ++r) {
+      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+      with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
+        Real* row = parameters.gradient_RP().template data_ptr<Real>() + r * flat.size(1);
+        const auto result = op.gradient(weights, {row + parameters.offset(0), row + parameters.offset(1)}, stored, *cells, *table);
+        losses.loss_R[r] = result.loss;
+        losses.accuracy_R[r] = result.accuracy;
+      });
+    }
+  });
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    if (parameters.frozen(i)) parameters.leaf(i).grad().zero_();
+  }
+  return losses;
+}
+
+Tensor Dam::predict(const Rows& rows) {
+  torch::NoGradGuard no_grad;
+  auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, parameters.flat_RP().options());
+  if (!fast()) {
+    for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+      const auto stored = distinct(rows, r);
+      const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(rows, r);
+      for_blocks(bit_N.size(0), phi_mH.size(0), kMaxScores, [&](std::int64_t begin, std::int64_t end) {
+        logits_RN[r].slice(0, begin, end) = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
+      });
+    }
+    return logits_RN;
+  }
+  with_type(parameters, [&]<class Real>() {
+    for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+      with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
+        op.logits(weights, stored, *cells, *table, logits_RN.template data_ptr<Real>() + r * rows.num_cells());
+      });
+    }
+  });
+  return configs_[0].probabilities == "clamped" ? logits_RN.clamp_(-kDamLogitLimit, kDamLogitLimit) : logits_RN;
+}
+
+PositionScores Dam::score(const Rows& rows) {
+  if (!configs_[0].retrieves()) return Model::score(rows);
+  torch::NoGradGuard no_grad;
+  auto loss_RUP = torch::zeros({rows.num_replicas(), rows.num_rows(), rows.num_positions()}, parameters.flat_RP().options());
+  auto accuracy_RUP = torch::zeros_like(loss_RUP);
+  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
+    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+    const auto loss_q = loss_RUP[r].view(-1), accuracy_q = accuracy_RUP[r].view(-1);
+    if (fast()) {
+      with_type(parameters, [&]<class Real>() {
+        with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
+          op.identify(weights, stored, *cells, *table, loss_q.template data_ptr<Real>(), accuracy_q.template data_ptr<Real>());
+        });
+      });
+      continue;
+    }
+    const auto stored = distinct(rows, r);
+    const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t());
+    const Identifications all(*cells, phi_mH);
+    for_blocks(all.cell.size(0), phi_mH.size(0), kMaxScores, [&](std::int64_t begin, std::int64_t end) {
+      const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
+      const auto named = identify(scores(cue_q, phi_mH, stored, r), all.truth.slice(0, begin, end));
+      loss_q.slice(0, begin, end).copy_(named.loss_RUP);
+      accuracy_q.slice(0, begin, end).copy_(named.accuracy_RUP);
+    });
+  }
+  return {loss_RUP, accuracy_RUP};
+}
+
+// ---- the queue
+
+void Dam::begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory) {
+  queues_[static_cast<std::size_t>(replica)].begin_phase(table, clear_memory);
+}
+
+bool Dam::learns() const {
+  return configs_[0].retrieves() || std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) { return queue.size() > 0; });
+}
+
+void Dam::observe(std::int64_t replica, std::span<const std::int32_t> drawn) {
+  if (!configs_[0].retrieves()) queues_[static_cast<std::size_t>(replica)].push(drawn);
+}
+
+NamedTensors Dam::state() const {
+  if (configs_[0].retrieves()) return {};
+  const auto R = static_cast<std::int64_t>(queues_.size());
+  auto slots_RM = torch::full({R, configs_[0].capacity}, -1, torch::kInt64);
+  for (std::int64_t r = 0; r < R; ++r) {
+    const auto ids = queues_[static_cast<std::size_t>(r)].slots();
+    std::copy(ids.begin(), ids.end(), slots_RM[r].data_ptr<std::int64_t>());
+  }
+  return {{"queue", slots_RM}};
+}
+
+void Dam::set_state(const NamedTensors& state) {
+  for (const auto& [name, slots_RM] : state) {
+    for (std::int64_t r = 0; r < slots_RM.size(0); ++r) {
+      const auto* ids = slots_RM[r].data_ptr<std::int64_t>();
+      queues_[static_cast<std::size_t>(r)].set_slots({ids, std::find(ids, ids + slots_RM.size(1), -1)});
+    }
+  }
+}
+
+NamedTensors Dam::memory() const {
+  if (configs_[0].retrieves()) return {};
+  const auto bits = queues_[0].bits();
+  return {{"memory", torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {queues_[0].size(), parameters.specs()[1].shape[1]}, torch::kUInt8).clone()}};
+}
+
+void Dam::set_memory(const Tensor& bits_mL) {
+  if (bits_mL.size(0) == 0) return queues_[0].set_slots({});
+  const auto bits = bits_mL.contiguous();
+  own_ = SequenceTable::from_array(view_of(bits.data_ptr<std::uint8_t>(), bits.sizes().vec()));
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(bits.size(0)));
+  std::int32_t first = 0;  // of equal sequences, in lexicographic order
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const auto rank = own_->order()[i];
+    if (i == 0 || own_->common_prefix(first, rank) < own_->length()) first = rank;
+    slots[static_cast<std::size_t>(rank)] = first;
+  }
+  queues_[0].begin_phase(*own_, /*clear=*/true);
+  queues_[0].push(slots);
+}
+
+// ---- measures
+
+namespace {
+
+/// Mean Pearson correlation of the pairs of rows that vary; NaN where there is no pair.
+double mean_correlation(const Tensor& rows_HI) {
+  const auto centred = rows_HI - rows_HI.mean(1, true), length = centred.norm(2, 1, true);
+  const auto varying = (length.squeeze(1) > 1e-12).nonzero().squeeze(1);
+  const auto pairs = static_cast<double>(varying.size(0)) * static_cast<double>(varying.size(0) - 1);
+  if (pairs <= 0) return std::numeric_limits<double>::quiet_NaN();
+  const auto sum = (centred / length).index_select(0, varying).sum(0);  // of unit vectors: its square counts every pair, and each with itself
+  return (sum.square().sum().item<double>() - static_cast<double>(varying.size(0))) / pairs;
+}
+
+double mean_of_numbers(const std::vector<float>& values) {
+  double sum = 0, count = 0;
+  for (const double value : values) {
+    if (!std::isnan(value)) sum += value, ++count;
+  }
+  return sum / count;
+}
+
+}  // namespace
+
+/// Of replica 0. A vector holds one number for each n = 0..L-1, NaN where it is not defined, B_logits_mean one for each bit.
+Measures Dam::measures() const {
+  torch::NoGradGuard no_grad;
+  const auto weights = [&](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
+  const auto A_LHL = weights(A(0)), B_HL = weights(B(0)), A_logits = weights(parameters["A_logits"].select(0, 0)),
+             B_logits = weights(parameters["B_logits"].select(0, 0));
+  const auto L = A_LHL.size(0);
+  std::vector<float> sharpness, logits_mean, correlation, B_logits_mean;
+  constexpr auto kNone = std::numeric_limits<float>::quiet_NaN();
+  for (std::int64_t n = 0; n < L; ++n) {
+    const auto used = A_LHL[n].slice(1, 0, n);
+    sharpness.push_back(n == 0 ? kNone : used.amax(1).mean().item<float>());
+    logits_mean.push_back(n == 0 ? kNone : A_logits[n].slice(1, 0, n).mean().item<float>());
+    correlation.push_back(n < 2 ? kNone : static_cast<float>(mean_correlation(used)));
+    B_logits_mean.push_back(B_logits.select(1, n).mean().item<float>());
+  }
+  Measures measures{{{"A_sharpness", mean_of_numbers(sharpness)},
+                     {"B_sharpness", B_HL.amax(1).mean().item<double>()},
+                     {"A_correlation", mean_of_numbers(correlation)},
+                     {"B_correlation", mean_correlation(B_HL)}},
+                    {{"A_sharpness", sharpness}, {"A_logits_mean", logits_mean}, {"A_correlation_offdiag_mean", correlation}, {"B_logits_mean", B_logits_mean}}};
+  if (!configs_[0].retrieves()) measures.scalars.emplace_back("distinct_stored", static_cast<double>(queues_[0].distinct().size()));
+  return measures;
+}
+
+}  // namespace mnemo

@@ -1,0 +1,460 @@
+#include "models/ops/dam_retrieval.h"
+
+#include "models/ops/small_gemm.h"
+#include "models/ops/softmax_over_stored.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <stdexcept>
+
+// Shapes: a tile is up to N vectors of cells of one position n, a cell a lane; H heads, L bits, U stored rows.
+
+namespace mnemo {
+
+template <class Real>
+class DamRetrieval<Real>::Impl {
+ public:
+  Impl(const DamShape& shape, int threads);
+
+  Result gradient(const DamTensors<const Real>& weights, const DamTensors<Real>& gradients, std::span<const StoredSequence> memory,
+                  const Cells& cells, const SequenceTable& table);
+  void logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table,
+              Real* out);
+  void identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                const SequenceTable& table, Real* loss, Real* accuracy);
+
+ private:
+  static constexpr int kMaxVectors = 2;
+  static constexpr std::int64_t kMaxWidth = kMaxVectors * kLanes<Real>;
+
+  /// A tile's intermediate results, and a thread's share of the gradient.
+  struct Worker {
+    Matrix<Real> A, dA;                     // [H, n] of the position at hand
+    std::vector<std::int32_t> stored[2];    // rows of the memory by their next bit
+    std::int32_t cells[kMaxWidth];          // of the tile; the last one again in lanes without a cell
+    Matrix<Real> cues, phi_hat, query;      // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
+    Matrix<Real> cues_C, phi_hat_C, dphi_hat_C, dquery_C;  // by cell: [width, n], [width, H], [width, H], [width, L]
+    Matrix<Real> dquery, dphi_hat;          // by lane
+    Matrix<Real> weight_zero, weight_one, logit, dlogit;   // [1, width]
+    SoftmaxOverStored<Real> softmax;
+    Matrix<Real> dB;                        // [H, L]
+    Wide<Real> loss{}, right{};
+  };
+  struct Target {  // of retrieval: a row of the batch whose prediction a cell makes
+    std::int32_t row;
+    Real weight;
+  };
+
+  void prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table);
+  void sort_cells(const Cells& cells);
+  template <class Body>
+  void for_positions(const Body& body);
+  template <class Body>
+  void for_tiles(std::int64_t position, const Body& body);
+  void begin_position(Worker& worker, const DamTensors<const Real>& weights, std::int64_t n);
+  void end_position(Worker& worker, const DamTensors<Real>& gradients, std::int64_t n);
+
+  template <int N>
+  void load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count);
+  template <int N, bool kGradient>
+  void next_bit(Worker& worker, std::int64_t n);
+  template <int N, bool kGradient, class Score>
+  void retrieve(Worker& worker, const Cells& cells, std::int64_t count, const Score& score);
+  template <int N>
+  void loss(Worker& worker);
+  template <int N>
+  void backward(Worker& worker, std::int64_t n);
+
+  DamShape shape_;
+  StoredPatterns<Real> stored_;
+  Matrix<Real> B_;                                   // [H, L]
+  Matrix<Real> zeta_;                                // [U, L] +-1, the rows of the batch
+  std::int64_t max_rows_ = 0;
+  std::int64_t first_position_ = 1;
+  std::vector<std::int32_t> order_, first_;          // cells by position; where each position begins
+  std::vector<std::int64_t> share_;                  // positions of each thread
+  std::vector<std::int32_t> target_begin_;           // of each cell
+  std::vector<Target> targets_;
+  std::vector<Worker> workers_;
+};
+
+namespace {
+
+/// to = softmax of n >= 1 entries, padded to whole vectors with 0.
+template <class Real>
+void softmax(const Real* from, std::int64_t n, Real* to) {
+  const auto padded = round_up(n, kLanes<Real>);
+  std::copy(from, from + n, to);
+  std::fill(to + n, to + padded, -std::numeric_limits<Real>::infinity());
+  Vec<Real> best = load(to), sum{};
+  for (std::int64_t i = kLanes<Real>; i < padded; i += kLanes<Real>) best = max<Real>(best, load(to + i));
+  Real maximum = best[0];
+  for (int lane = 1; lane < kLanes<Real>; ++lane) maximum = std::max(maximum, best[lane]);
+  for (std::int64_t i = 0; i < padded; i += kLanes<Real>) {
+    const auto e = exp(load(to + i) - maximum);
+    sum += e;
+    store(to + i, e);
+  }
+  const auto inverse = 1 / sum_lanes(sum);
+  for (std::int64_t i = 0; i < padded; i += kLanes<Real>) store(to + i, load(to + i) * inverse);
+}
+
+/// dlogits += p (dp - sum of p dp). p is padded as softmax() pads it, dp with any numbers.
+template <class Real>
+void add_softmax_backward(const Real* p, const Real* dp, std::int64_t n, Real* dlogits) {
+  Vec<Real> sum{};
+  for (std::int64_t i = 0; i < n; i += kLanes<Real>) sum += load(p + i) * load(dp + i);
+  const Real mean = sum_lanes(sum)[0];
+  for (std::int64_t i = 0; i < n; ++i) dlogits[i] += p[i] * (dp[i] - mean);
+}
+
+template <class Real>
+Vec<Real> log(Vec<Real> x) {
+  for (int lane = 0; lane < kLanes<Real>; ++lane) x[lane] = std::log(x[lane]);
+  return x;
+}
+
+}  // namespace
+
+template <class Real>
+DamRetrieval<Real>::Impl::Impl(const DamShape& shape, int threads) : shape_(shape), B_(shape.heads, shape.length) {
+  const auto H = shape.heads, L = shape.length, width = kMaxWidth;
+  for (int t = 0; t < threads; ++t) {
+    auto& worker = workers_.emplace_back();
+    worker.A = worker.dA = worker.dB = {H, L};
+    worker.cues = worker.dquery = {round_up(L, kLanes<Real>), width};
+    worker.query = {2 * round_up(L, kPatternBits), width};
+    worker.phi_hat = worker.dphi_hat = {round_up(H, kLanes<Real>), width};
+    worker.cues_C = worker.dquery_C = {width, L};
+    worker.phi_hat_C = worker.dphi_hat_C = {width, H};
+    worker.weight_zero = worker.weight_one = worker.logit = worker.dlogit = {1, width};
+    worker.softmax = {L, width};
+  }
+}
+
+// ---- what is done once a step
+
+template <class Real>
+void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                                       const SequenceTable& table) {
+  const auto H = shape_.heads, L = shape_.length;
+  if (memory.empty() || cells.length != L || table.length() != L) {
+    throw std::invalid_argument("[dam_retrieval] needs stored sequences, and cells and sequences of the length it was made for");
+  }
+  stored_.set(memory, L);
+  for (std::int64_t h = 0; h < H; ++h) softmax(weights.B_logits + h * L, L, B_[h]);
+  if (cells.num_rows() > max_rows_) zeta_ = {max_rows_ = cells.num_rows(), L};
+  for (std::int64_t u = 0; u < cells.num_rows(); ++u) {
+    for (std::int64_t i = 0; i < L; ++i) zeta_[u][i] = table.bit(cells.ranks[static_cast<std::size_t>(u)], i) ? 1 : -1;
+  }
+  sort_cells(cells);
+}
+
+/// Cells by position, positions shared out to threads in ranges of nearly equal work, and for retrieval the rows of each cell.
+template <class Real>
+void DamRetrieval<Real>::Impl::sort_cells(const Cells& cells) {
+  const auto positions = static_cast<std::size_t>(cells.num_positions()), num_cells = cells.row.size();
+  first_position_ = cells.first_position;
+  first_.assign(positions + 1, 0);
+  for (const auto position : cells.position) ++first_[static_cast<std::size_t>(position) + 1];
+  for (std::size_t i = 0; i < positions; ++i) first_[i + 1] += first_[i];
+  order_.resize(num_cells);
+  auto next = first_;
+  for (std::size_t i = 0; i < num_cells; ++i) order_[static_cast<std::size_t>(next[static_cast<std::size_t>(cells.position[i])]++)] = static_cast<std::int32_t>(i);
+
+  const auto threads = workers_.size();
+  share_.assign(threads + 1, cells.num_positions());
+  for (std::size_t t = 0, position = 0; t < threads; ++t) {
+    while (position < positions && static_cast<std::size_t>(first_[position]) * threads < t * num_cells) ++position;
+    share_[t] = static_cast<std::int64_t>(position);
+  }
+
+  if (!shape_.retrieval) return;
+  target_begin_.assign(num_cells + 1, 0);
+  for (const auto cell : cells.cell_of) ++target_begin_[static_cast<std::size_t>(cell) + 1];
+  for (std::size_t i = 0; i < num_cells; ++i) target_begin_[i + 1] += target_begin_[i];
+  targets_.resize(cells.cell_of.size());
+  next = target_begin_;
+  for (std::size_t i = 0; i < cells.cell_of.size(); ++i) {
+    const auto row = i / positions;
+    targets_[static_cast<std::size_t>(next[static_cast<std::size_t>(cells.cell_of[i])]++)] = {
+        static_cast<std::int32_t>(row), static_cast<Real>(cells.row_weight[row] / static_cast<double>(positions))};
+  }
+}
+
+/// body(worker, position), by every thread over its positions.
+template <class Real>
+template <class Body>
+void DamRetrieval<Real>::Impl::for_positions(const Body& body) {
+  const auto threads = static_cast<int>(workers_.size());
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
+  for (int t = 0; t < threads; ++t) {
+    const auto thread = static_cast<std::size_t>(t);
+    for (auto position = share_[thread]; position < share_[thread + 1]; ++position) body(workers_[thread], position);
+  }
+}
+
+/// body<N>(cells, count): the cells of a position in tiles of N vectors, the last one of fewer.
+template <class Real>
+template <class Body>
+void DamRetrieval<Real>::Impl::for_tiles(std::int64_t position, const Body& body) {
+  const auto* cell = order_.data() + first_[static_cast<std::size_t>(position)];
+  const std::int64_t count = first_[static_cast<std::size_t>(position) + 1] - first_[static_cast<std::size_t>(position)];
+  for (std::int64_t at = 0; at < count; at += kMaxWidth) {
+    const auto left = std::min(count - at, kMaxWidth);
+    left > kLanes<Real> ? body.template operator()<2>(cell + at, left) : body.template operator()<1>(cell + at, left);
+  }
+}
+
+// ---- a position
+
+template <class Real>
+void DamRetrieval<Real>::Impl::begin_position(Worker& worker, const DamTensors<const Real>& weights, std::int64_t n) {
+  const auto H = shape_.heads, L = shape_.length;
+  for (std::int64_t h = 0; h < H && n > 0; ++h) softmax(weights.A_logits + (n * H + h) * L, n, worker.A[h]);
+  worker.dA.zero();
+  for (auto& rows : worker.stored) rows.resize(static_cast<std::size_t>(stored_.size()));
+  std::size_t count[2] = {0, 0};
+  for (std::int64_t u = 0; u < stored_.size(); ++u) {
+    const auto next = shape_.retrieval ? 0 : stored_.bit(u, n);
+    worker.stored[next][count[next]++] = static_cast<std::int32_t>(u);
+  }
+  for (const int next : {0, 1}) worker.stored[next].resize(count[next]);
+}
+
+template <class Real>
+void DamRetrieval<Real>::Impl::end_position(Worker& worker, const DamTensors<Real>& gradients, std::int64_t n) {
+  const auto H = shape_.heads, L = shape_.length;
+  for (std::int64_t h = 0; h < H && n > 0; ++h) add_softmax_backward(worker.A[h], worker.dA[h], n, gradients.A_logits + (n * H + h) * L);
+}
+
+// ---- a tile
+
+/// Cells, their weights, cues zeta, and the query q' = eta B^T A(n) zeta.
+template <class Real>
+template <int N>
+void DamRetrieval<Real>::Impl::load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count) {
+  constexpr auto kWidth = N * kLanes<Real>;
+  for (std::int64_t lane = 0; lane < kWidth; ++lane) {
+    const auto cell = first[std::min(lane, count - 1)];
+    worker.cells[lane] = cell;
+    worker.weight_zero[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell)]) : 0;
+    worker.weight_one[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell) + 1]) : 0;
+    std::copy_n(zeta_[cells.row[static_cast<std::size_t>(cell)]], round_up(n, kLanes<Real>), worker.cues_C[lane]);
+  }
+  transpose(worker.cues_C, kWidth, n, worker.cues);
+  const auto into = [](Matrix<Real>& matrix) { return [&matrix](auto row, auto column, auto sum) { store(matrix[row] + column, sum); }; };
+  multiply<Stored::plain>(shape_.heads, kWidth, all_of(n), worker.A[0], worker.A.stride(), worker.cues[0], worker.cues.stride(),
+                          into(worker.phi_hat));
+  const auto eta = static_cast<Real>(shape_.eta);
+  multiply<Stored::transposed>(shape_.length, kWidth, all_of(shape_.heads), B_[0], B_.stride(), worker.phi_hat[0],
+                               worker.phi_hat.stride(), [&](auto row, auto column, auto sum) {
+                                 store(worker.query[2 * row] + column, -eta * sum);
+                                 store(worker.query[2 * row + 1] + column, eta * sum);
+                               });
+  worker.softmax.template set_query<N>(worker.query);
+}
+
+/// Logits, and for the gradient E_1[chi] - E_0[chi] in dquery.
+template <class Real>
+template <int N, bool kGradient>
+void DamRetrieval<Real>::Impl::next_bit(Worker& worker, std::int64_t n) {
+  if (n == 0) {  // nothing is revealed: the counts decide, as integers, so that a tie is one
+    std::int64_t count[2] = {0, 0};
+    for (std::int64_t u = 0; u < stored_.size(); ++u) count[stored_.bit(u, 0)] += stored_.count(u);
+    std::fill_n(worker.logit[0], kMaxWidth, std::log(static_cast<Real>(count[1])) - std::log(static_cast<Real>(count[0])));
+    return;
+  }
+  LogSumExp<N, Real> total[2];
+  if constexpr (kGradient) worker.dquery.zero();
+  const bool both = !worker.stored[0].empty() && !worker.stored[1].empty();
+  for (const int next : {0, 1}) {
+    total[next] = worker.softmax.template pass<N, kGradient, false>(stored_, worker.stored[next]);
+    if (kGradient && both) worker.softmax.template add_mean<N>(shape_.length, total[next], Real(next == 1 ? 1 : -1), worker.dquery);
+  }
+  for (int v = 0; v < N; ++v) {
+    store(worker.logit[0] + v * kLanes<Real>, (total[1].maximum[v] - total[0].maximum[v]) + log<Real>(total[1].sum[v] / total[0].sum[v]));
+  }
+}
+
+/// Loss and accuracy of the tile, and dlogit. With e = exp(-|z|): softplus(-|z|) = log1p(e), sigmoid(|z|) = 1 / (1 + e). A clamped logit has no
+/// slope beyond its limits; else a loss above its limit has none.
+template <class Real>
+template <int N>
+void DamRetrieval<Real>::Impl::loss(Worker& worker) {
+  const auto limit = broadcast(static_cast<Real>(shape_.clamped ? kDamLogitLimit : kDamMaxLoss));
+  for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>) {
+    const auto z = load(worker.logit[0] + s), zero = load(worker.weight_zero[0] + s), one = load(worker.weight_one[0] + s);
+    const auto positive = z > Real{0};
+    const auto size = min<Real>(positive ? z : -z, limit), e = exp(-size), likelier = 1 / (1 + e);
+    const auto right = positive ? one : zero, wrong = positive ? zero : one;
+    const auto within = (positive ? z : -z) <= limit;
+    // of the unlikelier bit (wrong) the slope is sigmoid(|z|), of the likelier -sigmoid(-|z|), towards larger |z|
+    const auto slope = (within ? wrong * likelier : Vec<Real>{}) - (within || !shape_.clamped ? right * e * likelier : Vec<Real>{});
+    store(worker.dlogit[0] + s, positive ? slope : -slope);
+    worker.loss += __builtin_convertvector((zero + one) * log1p_of_unit(e) + wrong * size, Wide<Real>);
+    worker.right += __builtin_convertvector(z == Real{0} ? (zero + one) * Real(0.5) : right, Wide<Real>);
+  }
+}
+
+/// Retrieval. score(lane, target, loss, accuracy) of every row that a cell of the tile stands for. For the gradient: sum of weights times
+/// (E[chi] - chi_true) in dquery.
+template <class Real>
+template <int N, bool kGradient, class Score>
+void DamRetrieval<Real>::Impl::retrieve(Worker& worker, const Cells& cells, std::int64_t count, const Score& score) {
+  const auto total = worker.softmax.template pass<N, kGradient, true>(stored_, worker.stored[0]);
+  if constexpr (kGradient) {
+    worker.dquery.zero();
+    worker.softmax.template add_mean<N>(shape_.length, total, Real{1}, worker.dquery);
+    for (int v = 0; v < N; ++v) {
+      const auto at = v * kLanes<Real>;
+      const auto weight = load(worker.weight_zero[0] + at) + load(worker.weight_one[0] + at);
+      for (std::int64_t j = 0; j < shape_.length; ++j) store(worker.dquery[j] + at, load(worker.dquery[j] + at) * weight);
+    }
+  }
+  for (std::int64_t lane = 0; lane < count; ++lane) {
+    const auto cell = static_cast<std::size_t>(worker.cells[lane]);
+    const auto v = lane / kLanes<Real>, at = lane % kLanes<Real>;
+    const Real log_sum = total.maximum[v][at] + std::log(total.sum[v][at]);
+    for (auto i = target_begin_[cell]; i < target_begin_[cell + 1]; ++i) {
+      const auto& target = targets_[static_cast<std::size_t>(i)];
+      const auto truth = cells.ranks[static_cast<std::size_t>(target.row)];
+      const Real s = worker.softmax.template score<N>(stored_, truth, lane);
+      score(target, log_sum - s, s == total.maximum[v][at] ? 1 / total.ties[v][at] : Real{0});
+      if constexpr (kGradient) {
+        for (std::int64_t j = 0; j < shape_.length; ++j) worker.dquery[j][lane] -= stored_.bit(truth, j) ? target.weight : -target.weight;
+      }
+    }
+  }
+}
+
+/// From dquery to dA and dB.
+template <class Real>
+template <int N>
+void DamRetrieval<Real>::Impl::backward(Worker& worker, std::int64_t n) {
+  constexpr auto kWidth = N * kLanes<Real>;
+  const auto H = shape_.heads, L = shape_.length;
+  const auto eta = static_cast<Real>(shape_.eta);
+  for (std::int64_t j = 0; j < L; ++j) {
+    for (std::int64_t s = 0; s < kWidth; s += kLanes<Real>) store(worker.dquery[j] + s, eta * load(worker.dquery[j] + s));
+  }
+  multiply<Stored::plain>(H, kWidth, all_of(L), B_[0], B_.stride(), worker.dquery[0], worker.dquery.stride(),
+                          [&](auto row, auto column, auto sum) { store(worker.dphi_hat[row] + column, sum); });
+  transpose(worker.dphi_hat, H, kWidth, worker.dphi_hat_C);
+  transpose(worker.phi_hat, H, kWidth, worker.phi_hat_C);
+  transpose(worker.dquery, L, kWidth, worker.dquery_C);
+  add_transposed_product(kWidth, n, all_of(H), worker.dphi_hat_C[0], worker.dphi_hat_C.stride(), worker.cues_C[0], worker.cues_C.stride(),
+                         worker.dA[0], worker.dA.stride());
+  add_transposed_product(kWidth, L, all_of(H), worker.phi_hat_C[0], worker.phi_hat_C.stride(), worker.dquery_C[0],
+                         worker.dquery_C.stride(), worker.dB[0], worker.dB.stride());
+}
+
+// ---- the whole
+
+template <class Real>
+auto DamRetrieval<Real>::Impl::gradient(const DamTensors<const Real>& weights, const DamTensors<Real>& gradients,
+                                        std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table) -> Result {
+  prepare(weights, memory, cells, table);
+  for (auto& worker : workers_) {
+    worker.dB.zero();
+    worker.loss = worker.right = Wide<Real>{};
+  }
+  for_positions([&](Worker& worker, std::int64_t position) {
+    const auto n = position + first_position_;
+    begin_position(worker, weights, n);
+    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
+      load_tile<N>(worker, cells, n, first, count);
+      if (shape_.retrieval) {
+        retrieve<N, true>(worker, cells, count, [&](const Target& target, Real loss, Real accuracy) {
+          worker.loss[0] += target.weight * loss;
+          worker.right[0] += target.weight * accuracy;
+        });
+      } else {
+        next_bit<N, true>(worker, n);
+        loss<N>(worker);
+        for (std::int64_t j = 0; j < shape_.length; ++j) {
+          for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>)
+            store(worker.dquery[j] + s, load(worker.dquery[j] + s) * load(worker.dlogit[0] + s));
+        }
+      }
+      if (n > 0) backward<N>(worker, n);
+    });
+    end_position(worker, gradients, n);
+  });
+  Result result{0, 0};
+  for (std::size_t t = 0; t < workers_.size(); ++t) {
+    if (t > 0) workers_[0].dB += workers_[t].dB;
+    for (std::int64_t lane = 0; lane < kLanes<Real>; ++lane) {
+      result.loss += workers_[t].loss[lane];
+      result.accuracy += workers_[t].right[lane];
+    }
+  }
+  const auto H = shape_.heads, L = shape_.length;
+  for (std::int64_t h = 0; h < H; ++h) add_softmax_backward(B_[h], workers_[0].dB[h], L, gradients.B_logits + h * L);
+  return result;
+}
+
+template <class Real>
+void DamRetrieval<Real>::Impl::logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                                      const SequenceTable& table, Real* out) {
+  prepare(weights, memory, cells, table);
+  for_positions([&](Worker& worker, std::int64_t position) {
+    const auto n = position + first_position_;
+    begin_position(worker, weights, n);
+    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
+      load_tile<N>(worker, cells, n, first, count);
+      next_bit<N, false>(worker, n);
+      for (std::int64_t lane = 0; lane < count; ++lane) out[first[lane]] = worker.logit[0][lane];
+    });
+  });
+}
+
+template <class Real>
+void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                                        const SequenceTable& table, Real* loss, Real* accuracy) {
+  prepare(weights, memory, cells, table);
+  for_positions([&](Worker& worker, std::int64_t position) {
+    const auto n = position + first_position_;
+    begin_position(worker, weights, n);
+    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
+      load_tile<N>(worker, cells, n, first, count);
+      retrieve<N, false>(worker, cells, count, [&](const Target& target, Real target_loss, Real target_accuracy) {
+        const auto at = target.row * cells.num_positions() + position;
+        loss[at] = target_loss;
+        accuracy[at] = target_accuracy;
+      });
+    });
+  });
+}
+
+template <class Real>
+DamRetrieval<Real>::DamRetrieval(const DamShape& shape, int threads) {
+  if (shape.heads < 1 || shape.length < 2 || threads < 1 || !(shape.eta >= 0)) {
+    throw std::invalid_argument(fmt::format("[dam_retrieval] cannot have H={}, L={}, eta={}, {} threads", shape.heads, shape.length, shape.eta, threads));
+  }
+  impl_ = std::make_unique<Impl>(shape, threads);
+}
+template <class Real>
+DamRetrieval<Real>::~DamRetrieval() = default;
+
+template <class Real>
+auto DamRetrieval<Real>::gradient(const DamTensors<const Real>& weights, const DamTensors<Real>& gradients,
+                                  std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table) -> Result {
+  return impl_->gradient(weights, gradients, memory, cells, table);
+}
+template <class Real>
+void DamRetrieval<Real>::logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                                const SequenceTable& table, Real* out) {
+  impl_->logits(weights, memory, cells, table, out);
+}
+template <class Real>
+void DamRetrieval<Real>::identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
+                                  const SequenceTable& table, Real* loss, Real* accuracy) {
+  impl_->identify(weights, memory, cells, table, loss, accuracy);
+}
+
+template class DamRetrieval<float>;
+template class DamRetrieval<double>;
+
+}  // namespace mnemo

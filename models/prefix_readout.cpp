@@ -1,0 +1,38 @@
+#include "models/prefix_readout.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+// Shapes: R replicas, U rows, L bits, N cells, d features.
+
+namespace mnemo {
+
+std::string PrefixReadoutConfig::text() const { return fmt::format("{} features, {} readout", features, readout); }
+
+std::vector<std::pair<std::string, std::string>> PrefixReadoutConfig::problems(std::int64_t length) const {
+  constexpr double kMaxParameters = 1e11;
+  const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(features);
+  if (parameters <= kMaxParameters) return {};
+  return {{"features", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
+}
+
+std::vector<ParameterSpec> parameter_specs(const PrefixReadoutConfig& config, std::int64_t length) {
+  const auto normal = ParameterSpec::Init::normal;
+  const auto d = config.features;
+  const auto readout = config.readout == "shared" ? std::vector{d} : std::vector{length, d};
+  return {{"A", "A", {length, d, length}, normal, config.init_std}, {"B", "B", readout, normal, config.init_std}};
+}
+
+torch::Tensor PrefixReadout::logits(const Rows& rows) {
+  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
+  const auto R = rows.num_replicas(), U = rows.num_rows(), L = rows.length(), d = config_.features;
+  const auto& A_RLdL = parameters["A"];
+  const auto used = torch::ones({L, L}, A_RLdL.options().dtype(torch::kBool).requires_grad(false)).tril(-1).unsqueeze(1);  // i < n
+  const auto xi_RUL = 2 * bits_RUL.to(A_RLdL.dtype()) - 1;
+  const auto v_RULd = torch::matmul(xi_RUL, A_RLdL.masked_fill(~used, 0).view({R, L * d, L}).transpose(1, 2)).view({R, U, L, d});
+  const auto B = config_.readout == "shared" ? parameters["B"].view({R, 1, 1, d}) : parameters["B"].unsqueeze(1);
+  const auto logits_RUP = (v_RULd * B).sum(3).slice(2, rows.first_position());
+  return logits_RUP.reshape({R, U * rows.num_positions()}).gather(1, cell_RN);
+}
+
+}  // namespace mnemo

@@ -1,0 +1,49 @@
+#pragma once
+
+#include "core/config.h"
+#include "models/model.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mnemo {
+
+/// Settings of the prefix readout (MATHS 5).
+struct PrefixReadoutConfig {
+  static constexpr std::string_view kKind = "prefix_readout";
+
+  std::int64_t features = 16;
+  std::string readout = "shared";
+  double init_std = 0.1;
+  std::optional<std::uint32_t> seed;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("features", self.features, "width d of the feature of a prefix", in_range(1, 65536));
+    visit("readout", self.readout, "the vector B that reads a feature: shared, or one per_position", one_of({"shared", "per_position"}));
+    visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative());
+    visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
+  }
+
+  std::int64_t first_position() const { return 1; }
+  bool has_memory() const { return false; }
+  std::string text() const;
+  std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
+};
+
+std::vector<ParameterSpec> parameter_specs(const PrefixReadoutConfig& config, std::int64_t length);
+
+/// MATHS 5: v_n = sum_{i<n} A^(n)_i xi_i in R^d with xi = +-1 and A free; logit of bit n = v_n.B. Linear in the prefix for each n: a baseline.
+class PrefixReadout : public Model {
+ public:
+  PrefixReadout(const PrefixReadoutConfig& config, Parameters p) : Model(std::move(p)), config_(config) {}
+
+  torch::Tensor logits(const Rows& rows) override;
+
+ private:
+  PrefixReadoutConfig config_;
+};
+
+}  // namespace mnemo
