@@ -392,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = mnemo_io.parse_arguments(_parser(), argv)
     if arguments.replicates < 1:
         return mnemo_io.usage_error(f"--replicates must be at least 1, got {arguments.replicates}")
-    compared = members.find(arguments.runs, arguments.each)
+    compared = members.find(arguments.runs, arguments.each, [arguments.against] if arguments.against else [])
     try:
         if arguments.against is None:
             result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
@@ -400,7 +400,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return mnemo_io.usage_error("--against wants one run (or the seeds of one), got " + str(len(compared)))
         else:
             own = {path.resolve() for path in compared[0]["paths"]}
-            candidates = members.find([p for p in mnemo_io.find_runs(arguments.against) if p.resolve() not in own])
+            others = [path for path in mnemo_io.find_runs(arguments.against) if path.resolve() not in own]
+            candidates = members.find(others, beside=arguments.runs)
             if not candidates:
                 return mnemo_io.usage_error(f"{arguments.against} holds no other run")
             result = rank_against(compared[0], candidates, arguments.bins)

@@ -17,6 +17,7 @@ import plot_run
 
 MAX_PANELS = 3
 DASHES = ((), (5.0, 1.8), (1.6, 1.2), (6.0, 1.4, 1.4, 1.4))  # as many members as can be told apart
+LEGEND_INCHES = 2.3
 Z_CURVE, Z_CEILING = 3, 2
 
 
@@ -46,9 +47,9 @@ def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[cu
     from matplotlib.figure import Figure
 
     count = min(MAX_PANELS, max(len(curves.phases(run)) for seeds in runs for run in seeds))
-    figure = Figure(figsize=(4.6 * count + 1.9, 4.6), dpi=plot_run.DPI, facecolor="white")
-    width = 4.6 * count + 1.9
-    figure.subplots_adjust(left=0.62 / width, right=1 - 1.85 / width, top=0.9, bottom=0.12, wspace=0.06)
+    width = 4.6 * count + LEGEND_INCHES
+    figure = Figure(figsize=(width, 4.6), dpi=plot_run.DPI, facecolor="white")
+    figure.subplots_adjust(left=0.62 / width, right=1 - LEGEND_INCHES / width, top=0.9, bottom=0.12, wspace=0.06)
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     colors = plot_run.bin_colors(len(bins))
     for phase, panel in enumerate(panels):
@@ -58,7 +59,7 @@ def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[cu
                 _draw_run(panel, run, phase, bins, colors, dashes, 1.7 if len(seeds) == 1 else 1.0)
         _finish(panel, "first sequences" if phase == 0 else f"after switch {phase}")
     panels[0].set_ylabel("accuracy")
-    _legend(figure, names, bins, colors, 1 - 1.8 / width)
+    _legend(figure, names, bins, colors, 1 - (LEGEND_INCHES - 0.06) / width)
     return figure
 
 
@@ -114,5 +115,5 @@ def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], color
 
 
 def cut(name: str, length: int = 24) -> str:
-    """A name that fits the legend; its end tells runs apart better than its start."""
-    return name if len(name) <= length else "..." + name[-length + 3 :]
+    """A name that fits the legend: a line a directory, of whose name the end tells more than the start."""
+    return "/\n".join(part if len(part) <= length else "..." + part[-length + 3 :] for part in name.split("/"))

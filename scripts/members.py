@@ -33,8 +33,13 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def find(arguments: Sequence[mnemo_io.PathLike], each: bool = False) -> list[Member]:
-    """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`."""
+def find(
+    arguments: Sequence[mnemo_io.PathLike], each: bool = False, beside: Sequence[mnemo_io.PathLike] = ()
+) -> list[Member]:
+    """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`.
+
+    Their names also differ from those of the runs in `beside`.
+    """
     paths: dict[Path, None] = {}
     for argument in arguments:
         found = mnemo_io.find_runs(argument)
@@ -43,7 +48,8 @@ def find(arguments: Sequence[mnemo_io.PathLike], each: bool = False) -> list[Mem
             raise FileNotFoundError(2, reason if Path(argument).exists() else "no such directory", str(argument))
         paths.update(dict.fromkeys(found))
     result: dict[Any, Member] = {}
-    for path, name in zip(paths, short_names(list(paths))):
+    others = [path for argument in beside for path in mnemo_io.find_runs(argument)]
+    for path, name in zip(paths, short_names([*paths, *others])):
         config = mnemo_io.read_config(path / "config.yaml")
         key = name if each else json.dumps(experiment(config), sort_keys=True)
         result.setdefault(key, {"name": name, "paths": [], "config": config})["paths"].append(path)

@@ -71,6 +71,7 @@ def test_a_member_is_named_by_its_directory(make_run):
     a, b = reseed(make_run("x/demo"), 0), reseed(make_run("y/demo"), 0, model__heads=8)
     assert [member["name"] for member in members.find([a, b])] == ["x/demo", "y/demo"]
     assert [member["name"] for member in members.find([a])] == ["demo"]
+    assert [member["name"] for member in members.find([a], beside=[b.parent])] == ["x/demo"]
 
 
 def test_differing_settings_name_what_tells_members_apart(make_run):
@@ -294,7 +295,7 @@ def figure_of(*paths):
 
 
 def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
-    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 5, model__heads=8)
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b" * 40), 5, model__heads=8)
     figure = figure_of(a, b)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["first sequences", "after switch 1"]
     drawn = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CURVE]
@@ -304,7 +305,7 @@ def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     ceilings = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CEILING]
     assert ceilings[0].get_ydata()[0] == pytest.approx(np.load(a / "theory/phase_0.npy")[:10, 1].mean())
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words[:2] == ["a", "b"] and "Bayes ceiling" in words
+    assert words[:2] == ["a", "..." + "b" * 21] and "Bayes ceiling" in words
     FigureCanvasAgg(figure).draw()
     assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
     assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
