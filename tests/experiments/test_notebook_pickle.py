@@ -458,6 +458,22 @@ def test_tree(run: Path, tmp_path: Path) -> None:
     assert visible(tmp_path) == [*first, f"noted/{NAME}/{NAME}_sequences.pkl"]
 
 
+def test_the_check_of_a_tree_finds_nothing_wrong(run: Path, tmp_path: Path) -> None:
+    mnemo("export", run, "--tree", tmp_path)
+    assert mnemo("export", "--check", tmp_path).endswith("2 of 2 files hold\n")
+
+
+def test_other_models_have_sequences_alone(tmp_path: Path) -> None:
+    text = CONFIG_TEXT.replace(
+        "one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 3, mlp_width: 12", "dam, heads: 2"
+    )
+    run = train(tmp_path, text=text)
+    assert sorted(path.name for path in run.glob("*.pkl")) == ["noted_sequences.pkl"]
+    mnemo("export", run, "--tree", tmp_path / "tree")
+    (path,) = (tmp_path / "tree").rglob("*.pkl")
+    assert path.name.endswith("_all_sequences.pkl") and len(load(path)["sequences"]) == 2
+
+
 def test_flat_tree(run: Path, tmp_path: Path) -> None:
     mnemo("export", run, "--tree", tmp_path, "--flat")
     assert visible(tmp_path) == [f"noted/{NAME}.pkl"]
