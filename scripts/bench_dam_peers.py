@@ -14,7 +14,8 @@ import numpy as np
 
 ADAM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 LOW = 1e-6  # of a clamped probability
-Data = dict  # weights {A_logits, B_logits}, sequences (K, L), batches (steps, B), memory (M) ids, eta
+ETA = 10.0
+Data = dict  # weights {A_logits, B_logits}, sequences (K, L), batches (steps, B), memory (M) ids, the oldest first
 Run = Callable[[int], list]
 
 
@@ -53,7 +54,7 @@ def torch_peer(data: Data, device: str, form: str, counts: bool = False) -> Run:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     signs = torch.from_numpy(_signs(data)).to(device)
     causal = torch.from_numpy(_causal(signs.shape[1])).to(device)
-    eta, length, ring = data["eta"], signs.shape[1], _Ring(data)
+    eta, length, ring = ETA, signs.shape[1], _Ring(data)
     memory = signs if counts else signs[torch.from_numpy(ring.ids).to(device)]
     weights = [
         torch.tensor(data["weights"][name], device=device, requires_grad=True) for name in ("A_logits", "B_logits")
@@ -120,7 +121,7 @@ def jax_peer(data: Data, counts: bool = False) -> Run:
     import jax.numpy as jnp
 
     signs, causal = jnp.asarray(_signs(data)), jnp.asarray(_causal(data["sequences"].shape[1]))
-    eta, ring = data["eta"], _Ring(data)
+    eta, ring = ETA, _Ring(data)
     weights = {name: jnp.asarray(array) for name, array in data["weights"].items()}
     moments = (jax.tree.map(jnp.zeros_like, weights), jax.tree.map(jnp.zeros_like, weights))
     memory = signs if counts else signs[ring.ids]
@@ -169,13 +170,13 @@ def jax_peer(data: Data, counts: bool = False) -> Run:
 
 
 PEERS = {
-    "torch loop": lambda data, device: torch_peer(data, device, "loop"),
-    "torch eager": lambda data, device: torch_peer(data, device, "vectorised"),
-    "torch compile": lambda data, device: torch_peer(data, device, "compiled"),
-    "torch sdpa": lambda data, device: torch_peer(data, device, "sdpa"),
-    "jax": lambda data, device: jax_peer(data),
-    "torch eager, counts": lambda data, device: torch_peer(data, device, "vectorised", counts=True),
-    "torch compile, counts": lambda data, device: torch_peer(data, device, "compiled", counts=True),
-    "torch sdpa, counts": lambda data, device: torch_peer(data, device, "sdpa", counts=True),
-    "jax, counts": lambda data, device: jax_peer(data, counts=True),
+    "torch loop": lambda data, heads, device: torch_peer(data, device, "loop"),
+    "torch eager": lambda data, heads, device: torch_peer(data, device, "vectorised"),
+    "torch compile": lambda data, heads, device: torch_peer(data, device, "compiled"),
+    "torch sdpa": lambda data, heads, device: torch_peer(data, device, "sdpa"),
+    "jax": lambda data, heads, device: jax_peer(data),
+    "torch eager, counts": lambda data, heads, device: torch_peer(data, device, "vectorised", counts=True),
+    "torch compile, counts": lambda data, heads, device: torch_peer(data, device, "compiled", counts=True),
+    "torch sdpa, counts": lambda data, heads, device: torch_peer(data, device, "sdpa", counts=True),
+    "jax, counts": lambda data, heads, device: jax_peer(data, counts=True),
 }

@@ -4,6 +4,7 @@
     scripts/bench_peers.py                                     # every configuration, one thread
     scripts/bench_peers.py one_layer --config A C --threads 2
     scripts/bench_peers.py evaluate --out results.json
+    scripts/bench_peers.py dam --config S
 
 `mnemo bench --dump` hands out initial weights, sequences, batch ids and the losses of the first 20 steps. A peer whose
 own losses differ by more than 1e-4 gets no ratio, and the exit status is 65. Then rounds are measured in turn, so that
@@ -26,14 +27,14 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import bench_dam_peers
 import numpy as np
 from mnemo_io import read_safetensors
 
 EXIT_DATA = 65
 TOLERANCE = 1e-4  # relative, of each of the first losses
-CONFIGS = {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"]}
+CONFIGS = {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"]}
 OWN_FORMS = {"mnemo": [], "mnemo, all units": ["--all-units"], "mnemo, all cells": ["--plain-cells"]}
-PEERS = ["torch eager", "torch compile", "jax"]
 HEADS = {"A": 1, "B": 2, "C": 4, "L16": 4}
 ADAM = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 EVALUATED_ROWS = 500  # of a block: larger and smaller ones are slower for the peers
@@ -200,7 +201,19 @@ def jax_peer(data: Data, heads: int) -> Run:
     return run
 
 
-def worker(peer: str, folder: Path, heads: int, device: str, threads: int, seconds: float) -> None:
+PEERS = {
+    "torch eager": lambda data, heads, device: torch_peer(data, heads, device, compiled=False),
+    "torch compile": lambda data, heads, device: torch_peer(data, heads, device, compiled=True),
+    "jax": lambda data, heads, device: jax_peer(data, heads),
+}
+
+
+def peers_of(benchmark: str) -> dict:
+    """By name: functions of (data, heads, device)."""
+    return bench_dam_peers.PEERS if benchmark == "dam" else PEERS
+
+
+def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, threads: int, seconds: float) -> None:
     """One peer as a process: prints its first losses, then a rate for each line that it reads."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     trains = len(np.load(folder / "losses.npy")) > 1
@@ -211,7 +224,9 @@ def worker(peer: str, folder: Path, heads: int, device: str, threads: int, secon
         "trains": trains,
     }
     data["weights"] = {name: np.array(array) for name, array in data["weights"].items()}
-    run = jax_peer(data, heads) if peer == "jax" else torch_peer(data, heads, device, compiled=peer == "torch compile")
+    if benchmark == "dam":
+        data["memory"] = np.load(folder / "memory.npy").astype(np.int64)
+    run = peers_of(benchmark)[peer](data, heads, device)
     print(json.dumps({"losses": run(24 if trains else 1)}), flush=True)
     steps = SCAN if trains else 1
 
@@ -342,7 +357,7 @@ def run_config(options: argparse.Namespace, config: str, threads: int, peers: li
         ]
         commands = {}
         for form, flags in OWN_FORMS.items():
-            if options.benchmark == "evaluate" and form == "mnemo, all units":
+            if options.benchmark != "one_layer" and form == "mnemo, all units":
                 continue
             commands[form] = [
                 options.mnemo, "bench", options.benchmark, "--json", "--paced", "--rounds", str(options.rounds),
@@ -384,7 +399,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a round, at least half of this")
-    parser.add_argument("--peers", nargs="*", default=PEERS, help=f"some of: {', '.join(PEERS)}")
+    parser.add_argument("--peers", nargs="*", help="some of those that a run without this shows; default: all")
     parser.add_argument("--mnemo", default=str(Path(__file__).parent.parent / "build/release/mnemo"))
     parser.add_argument("--out", type=Path, help="JSON file; what it holds of other configurations stays")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -392,15 +407,24 @@ def main() -> int:
     options = parser.parse_args()
     configs = options.configs or CONFIGS[options.benchmark]
     if options.worker:
-        worker(options.worker, options.data, HEADS[configs[0]], options.device, options.threads[0], options.seconds)
+        worker(
+            options.benchmark,
+            options.worker,
+            options.data,
+            HEADS.get(configs[0], 0),
+            options.device,
+            options.threads[0],
+            options.seconds,
+        )
         return 0
-    unknown = [name for name in configs if name not in CONFIGS[options.benchmark]]
-    if unknown or set(options.peers) - set(PEERS):
-        parser.error(f"unknown: {', '.join([*unknown, *sorted(set(options.peers) - set(PEERS))])}")
-    peers = options.peers
-    if "jax" in peers and not has_jax():
+    known = peers_of(options.benchmark)
+    peers = list(known) if options.peers is None else options.peers
+    unknown = [*(set(configs) - set(CONFIGS[options.benchmark])), *(set(peers) - set(known))]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; peers: {', '.join(known)}")
+    if any("jax" in peer for peer in peers) and not has_jax():
         print("JAX is not installed (pip install jax): measured without it")
-        peers = [peer for peer in peers if peer != "jax"]
+        peers = [peer for peer in peers if "jax" not in peer]
     rows = []
     for config in configs:
         for threads in options.threads:
