@@ -145,6 +145,8 @@ double notebook_bytes(const RunConfig& config) {
     if (std::holds_alternative<SwitchEvent>(event)) phases += times;
     if (std::holds_alternative<SnapshotEvent>(event)) snapshots += times;
   }
+  const double sequences = phases * K * (8 * L + 3);
+  if (!has_notebook_record(config.model)) return sequences;
   const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kRowStride;
   const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
   const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
@@ -154,7 +156,7 @@ double notebook_bytes(const RunConfig& config) {
     const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
     attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
   }
-  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + phases * K * (8 * L + 3);
+  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + sequences;
 }
 
 // ---- reading a run directory
