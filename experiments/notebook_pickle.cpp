@@ -145,6 +145,8 @@ double notebook_bytes(const RunConfig& config) {
     if (std::holds_alternative<SwitchEvent>(event)) phases += times;
     if (std::holds_alternative<SnapshotEvent>(event)) snapshots += times;
   }
+  const double sequences = phases * K * (8 * L + 3);
+  if (!has_notebook_record(config.model)) return sequences;
   const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kRowStride;
   const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
   const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
@@ -154,7 +156,7 @@ double notebook_bytes(const RunConfig& config) {
     const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
     attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
   }
-  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + phases * K * (8 * L + 3);
+  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + sequences;
 }
 
 // ---- reading a run directory
@@ -422,7 +424,9 @@ class Record {
     const auto add = [&](const NpyRows& file, std::vector<float>& to) {
       const auto scores = file[*row];
       if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set->stride + 1) refuse(run_, "a set is not scored as config.yaml says");
-      for (auto rank = first; rank < K; rank += stride) to.push_back(scores.view().as<float>()[static_cast<std::size_t>(rank / set->stride)]);
+      const auto values = scores.view().as<float>();
+      to.reserve(rows.rank.size());
+      for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set->stride)]);
     };
     for (auto rank = first; rank < K; rank += stride) rows.rank.push_back(rank);
     add(set->loss, rows.loss);

@@ -1,4 +1,4 @@
-"""The pickles of a run against NOTEBOOKS 1-4 and against its native files: what notebooks load is what the run wrote."""
+"""The pickles of a run, against NOTEBOOKS 1-4 and its native files: what notebooks load is what the run wrote."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import pickletools
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,9 +38,9 @@ events:
 ARGS = {
     "wandb_group_name": "noted", "len_context": L, "K": K, "vocab_size": 2, "num_heads": 2, "num_layers": 1,
     "num_hidden_features": 4, "num_hidden_features_mlp": 12, "num_mlp_layers": 3, "lr": 1e-2,
-    "arch": "OneLayerAttention", "num_iters": STEPS // EPOCH, "num_iters_per_epoch": EPOCH, "batch_size": BATCH, "seed": 3,
-    "is_resample_tasks": "True", "is_initialize_attention_weights_to_zero": "False", "is_probe": "False",
-    "probe_every_iter": 0, "sequence_sampling_distribution": "zipf",
+    "arch": "OneLayerAttention", "num_iters": STEPS // EPOCH, "num_iters_per_epoch": EPOCH, "batch_size": BATCH,
+    "seed": 3, "is_resample_tasks": "True", "is_initialize_attention_weights_to_zero": "False",
+    "is_probe": "False", "probe_every_iter": 0, "sequence_sampling_distribution": "zipf",
     "fileprefix": f"noted_transformer_K_{K}_L_{L}_hidden_4_nheads_2_nlayers_1_3",
 }  # fmt: skip
 GLOBALS = {"numpy.core.multiarray _reconstruct", "numpy ndarray", "numpy dtype"}
@@ -254,9 +255,7 @@ def one_layer_module() -> Any:
 
         def forward(self, bits: torch.Tensor) -> torch.Tensor:
             x = self.wte(bits) + self.wpe.weight[: bits.shape[1]]
-            q, k, v = (
-                part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1)
-            )
+            q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             future = torch.ones(bits.shape[1], bits.shape[1], dtype=torch.bool).triu(1)
             h = (scores.masked_fill(future, -math.inf).softmax(-1) @ v).transpose(1, 2).flatten(2)
@@ -347,6 +346,21 @@ def test_without_a_switch_every_tenth_of_the_current_sequences(tmp_path: Path) -
     assert set(record["mlp_state_dict"]) == {"early", "before"}
 
 
+def test_probes(run: Path, tmp_path: Path) -> None:
+    probed = tmp_path / "noted"
+    shutil.copytree(run, probed)
+    (probed / "probes").mkdir()
+    trace = np.array([0.5, 0.625, 0.9], np.float32)
+    np.save(probed / "probes/probe.40.accuracy.npy", trace)
+    (probed / "probes/probe.40.json").write_text('{"step": 40, "steps_needed": 3, "num_iters_required": 2}')
+    mnemo("export", probed)
+    logs = load(probed / "noted.pkl")["logs"]
+    assert [i for i, log in enumerate(logs) if "probe_metrics" in log] == [2]
+    metrics = logs[2]["probe_metrics"]
+    assert metrics["num_iters_required"] == 2 and [float(value) for value in metrics["accuracy"]] == trace.tolist()
+    assert all(value.shape == () and value.dtype == np.float32 for value in metrics["accuracy"])
+
+
 def test_attention_measures(tmp_path: Path) -> None:
     run = train(tmp_path, "eval.attention=[attn_reps, vertical_bars, decorrelation]", "eval.train_stride=5")
     record = load(run / "noted.pkl")
@@ -418,7 +432,8 @@ def test_rows_that_are_not_scored(tmp_path: Path) -> None:
 
 def test_dry_run_counts_them(run: Path, tmp_path: Path) -> None:
     text = mnemo("train", write_config(tmp_path), "--dry-run", "--cache", tmp_path)
-    assert "pickles 0.0 MB" in mnemo("train", write_config(tmp_path), "output.pickle=none", "--dry-run", "--cache", tmp_path)
+    without = mnemo("train", write_config(tmp_path), "output.pickle=none", "--dry-run", "--cache", tmp_path)
+    assert "pickles 0.0 MB" in without
     estimate = float(text.split("pickles ")[1].split(" MB")[0]) * 1e6
     size = sum((run / name).stat().st_size for name in ("noted.pkl", "noted_sequences.pkl"))
     assert estimate == pytest.approx(size, abs=6e4)
@@ -441,6 +456,22 @@ def test_tree(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / first[0]).read_bytes() == (run / "noted.pkl").read_bytes()
     mnemo("export", run, "--tree", tmp_path, "--sequences-name", "_sequences")  # the same run: replaced, not doubled
     assert visible(tmp_path) == [*first, f"noted/{NAME}/{NAME}_sequences.pkl"]
+
+
+def test_the_check_of_a_tree_finds_nothing_wrong(run: Path, tmp_path: Path) -> None:
+    mnemo("export", run, "--tree", tmp_path)
+    assert mnemo("export", "--check", tmp_path).endswith("2 of 2 files hold\n")
+
+
+def test_other_models_have_sequences_alone(tmp_path: Path) -> None:
+    text = CONFIG_TEXT.replace(
+        "one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 3, mlp_width: 12", "dam, heads: 2"
+    )
+    run = train(tmp_path, text=text)
+    assert sorted(path.name for path in run.glob("*.pkl")) == ["noted_sequences.pkl"]
+    mnemo("export", run, "--tree", tmp_path / "tree")
+    (path,) = (tmp_path / "tree").rglob("*.pkl")
+    assert path.name.endswith("_all_sequences.pkl") and len(load(path)["sequences"]) == 2
 
 
 def test_flat_tree(run: Path, tmp_path: Path) -> None:
@@ -478,8 +509,6 @@ def test_refuses_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_refuses_damaged_files(run: Path, tmp_path: Path, name: str, content: bytes) -> None:
-    import shutil
-
     damaged = tmp_path / "noted"
     shutil.copytree(run, damaged)
     (damaged / name).write_bytes(content)
