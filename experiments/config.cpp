@@ -39,8 +39,8 @@ std::optional<std::int64_t> number_at_end(std::string_view name) {
 /// Everything about a configuration that no single field shows. Each check reports at the field a user would change.
 class Checker {
  public:
-  Checker(ConfigSource& source, RunConfig& config, fs::path folder)
-      : source_(source), config_(config), folder_(std::move(folder)) {}
+  Checker(ConfigSource& source, RunConfig& config, fs::path folder, bool with_weights)
+      : source_(source), config_(config), folder_(std::move(folder)), with_weights_(with_weights) {}
 
   void check() {
     check_unfinished();
@@ -251,7 +251,7 @@ class Checker {
                    "needs from: an earlier snapshot of this run, or a safetensors file");
     } else if (names_a_file(from)) {
       from = fs::weakly_canonical(folder_ / from).string();
-      check_weights(path + ".from", from, params);
+      if (with_weights_) check_weights(path + ".from", from, params);
     } else {
       check_snapshot(path + ".from", from, now);
     }
@@ -293,8 +293,10 @@ class Checker {
       known.push_back(snapshot->schedule.every ? fmt::format("{}_<step> every {}", snapshot->name, *snapshot->schedule.every) : snapshot->name);
       const auto taken = moment_of_snapshot(i, from);
       if (taken && *taken < now) return;
-      if (taken && taken->first == now.first) return source_.fail(path, fmt::format("snapshot '{}' is taken after this event: it stands later in the file", from));
-      if (taken) return source_.fail(path, fmt::format("snapshot '{}' is taken at step {}, after this event at step {}", from, taken->first, now.first));
+      if (!taken) continue;
+      return source_.fail(path, taken->first == now.first
+                                    ? fmt::format("snapshot '{}' is taken after this event: it stands later in the file", from)
+                                    : fmt::format("snapshot '{}' is taken at step {}, after this event at step {}", from, taken->first, now.first));
     }
     source_.fail(path, fmt::format("this run takes no snapshot '{}'; it takes {}. A file has a '/' in its name or ends in .safetensors", from,
                                    known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
@@ -314,7 +316,8 @@ class Checker {
       const bool is_phase = phase && *phase <= last_phase && on[j] == fmt::format("phase_{}", *phase);
       if (on[j] == "train" || (on[j] == "novel" && novel) || is_phase) continue;
       const auto phases = last_phase == 0 ? "phase_0" : fmt::format("phase_0 to phase_{}", last_phase);
-      source_.fail(fmt::format("{}.{}", path, j), fmt::format("no set '{}' at step {}; there are train, {}{}", on[j], now.first, phases, novel ? ", novel" : ""));
+      source_.fail(fmt::format("{}.{}", path, j),
+                   fmt::format("no set '{}' at step {}; there are train, {}{}", on[j], now.first, phases, novel ? ", novel" : ""));
     }
   }
 
@@ -345,6 +348,7 @@ class Checker {
   ConfigSource& source_;
   RunConfig& config_;
   fs::path folder_;
+  bool with_weights_;
   std::map<std::string, std::size_t> names_;
 };
 
@@ -405,12 +409,12 @@ Rule run_name() {
   return {wants, nullptr, holds, nullptr, {}};
 }
 
-LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides) {
+LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides, bool with_weights) {
   auto source = ConfigSource::from_file(path);
   for (const auto& assignment : overrides) source.override_with(assignment);
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
-  Checker(source, config, path.parent_path()).check();
+  Checker(source, config, path.parent_path(), with_weights).check();
   source.throw_if_violated();
 
   loaded.threads_given = config.threads > 0;

@@ -153,8 +153,9 @@ struct LoadedConfig {
 };
 
 /// Reads `path`, applies overrides `a.b=value`, and checks everything that can be known before a run.
-/// Throws ConfigError with all violations at once.
-LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+/// Throws ConfigError with all violations at once. `with_weights`: also reads the files of weights that events name (a run that has used
+/// them no longer needs them).
+LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides, bool with_weights = true);
 
 /// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
 /// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.

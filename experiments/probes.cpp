@@ -137,7 +137,8 @@ void FeaturesEvent::apply(Run& run) const {
     const auto layers = hidden_layers(run.model(), Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
     blocks.resize(layers.size());
     for (std::size_t j = 0; j < layers.size(); ++j) {
-      blocks[j].push_back(layers[j][0].view({cells.num_rows(), predictions, -1}).slice(1, 0, predictions, stride).contiguous().to(torch::kCPU, torch::kFloat32));
+      const auto strided = layers[j][0].view({cells.num_rows(), predictions, -1}).slice(1, 0, predictions, stride);
+      blocks[j].push_back(strided.contiguous().to(torch::kCPU, torch::kFloat32));
     }
   }
 

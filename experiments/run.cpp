@@ -608,10 +608,11 @@ void Run::restore(RunPoint point, const Safetensors& file) {
 
 /// The files of `at: end` events happen again at the new end; those with a step in their name would stay.
 void Run::forget_outputs_of_the_end(std::int64_t old_steps) const {
+  std::error_code ignored;
   for (const auto& event : config_.events) {
     const auto& at = schedule_of(event).at;
     if (!at || !at->relative() || at->step(old_steps) != old_steps) continue;
-    for (const auto& file : outputs_of(event, old_steps)) fs::remove_all(directory_.file(file));
+    for (const auto& file : outputs_of(event, old_steps)) fs::remove_all(directory_.file(file), ignored);
   }
 }
 

@@ -140,7 +140,7 @@ fs::path default_cache() { return environment_cache().value_or("cache"); }
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
   if (!fs::exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
-  return load_config(path, {}).config;
+  return load_config(path, {}, /*with_weights=*/false).config;
 }
 
 ExitCode train(const TrainRequest& request) {

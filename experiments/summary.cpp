@@ -32,6 +32,11 @@ std::vector<std::int64_t> switch_steps(const fs::path& run_directory) {
   return steps;
 }
 
+/// Accuracy of a model that knows nothing.
+double chance_of(const RunConfig& config) {
+  return retrieves(config.model) ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
+}
+
 }  // namespace
 
 std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConfig& config, std::int64_t top) {
@@ -55,7 +60,8 @@ std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConf
       summary.ceiling += theory.view().as<double>()[static_cast<std::size_t>(2 * ranks[static_cast<std::size_t>(i)] + 1)];
     }
     summary.ceiling /= static_cast<double>(columns);
-    const double threshold = 0.5 + kShareOfCeiling * (summary.ceiling - 0.5);
+    const double chance = chance_of(config);
+    const double threshold = chance + kShareOfCeiling * (summary.ceiling - chance);
     const auto rows = std::min(static_cast<std::int64_t>(steps.size()), accuracy.shape[0]);
     summary.at_begin = row_mean(accuracy, 0, columns);
     summary.at_end = row_mean(accuracy, rows - 1, columns);
@@ -78,7 +84,7 @@ std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConf
 void print_summary(const fs::path& run_directory, const RunConfig& config) {
   const auto phases = summarize(run_directory, config, kTop);
   const auto shown = std::min(kTop, config.data.num_sequences);
-  fmt::print("\naccuracy of the {} most frequent sequences (chance .5)\n", shown);
+  fmt::print("\naccuracy of the {} most frequent sequences (chance {:.3g})\n", shown, chance_of(config));
   fmt::print("{:<10}{:>10}{:>14}{:>12}{:>10}   learned\n", "", "at start", phases.size() > 1 ? "before switch" : "", "at the end", "ceiling");
   for (std::size_t phase = 0; phase < phases.size(); ++phase) {
     const auto& p = phases[phase];

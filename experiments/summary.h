@@ -13,7 +13,7 @@ namespace mnemo {
 struct PhaseSummary {
   double at_begin, at_switch, at_end;      ///< first row; last row before the next switch; last row
   double ceiling;                          ///< Bayes, same ranks
-  std::optional<std::int64_t> learned_after;  ///< steps since the phase began until .5 + .9 (ceiling - .5) was reached
+  std::optional<std::int64_t> learned_after;  ///< steps since the phase began until chance + .9 (ceiling - chance) was reached
 };
 
 /// Ranks below `top` of every phase. Throws Error{data} or Error{io} where the directory is not whole.

@@ -121,7 +121,6 @@ events:
   - {kind: transplant, at: 16, from: often_10, stride: 5}
   - {kind: features,   at: 16, sequences: 70}
   - {kind: swap_test,  at: end, name: swap_all, params: ["*"], from: often_5}
-  - {kind: transplant, at: end, name: last, from: often_5, stride: 11}
   - {kind: features,   at: end, name: last_features, sequences: 2, stride: 3}
   - {kind: fork_probe, at: end, name: trained, sequences: 3, until: 0.1, max_steps: 20}
 )";
@@ -133,7 +132,7 @@ const Reference& reference_of_every_event() {
 
 TEST(Resume, AtEveryPollOfEveryKindOfEventEndsInTheSameBytes) {
   const auto& files = reference_of_every_event().files;
-  for (const char* path : {"eval/swap_test.phase_0/step.npy", "eval/swap_all.novel/loss.npy", "transplant/transplant.csv", "transplant/last.csv",
+  for (const char* path : {"eval/swap_test.phase_0/step.npy", "eval/swap_all.novel/loss.npy", "transplant/transplant.csv",
                            "probes/untrained.0.json", "probes/trained.24.accuracy.npy", "features/features.16/layer_2.npy",
                            "features/last_features.24/position.npy", "sequences/phase_2.npy"}) {
     EXPECT_TRUE(files.contains(path)) << path;
