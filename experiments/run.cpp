@@ -292,7 +292,7 @@ bool Run::train_to_the_end() {
 bool Run::stays_at_chance() const {
   const auto& stop_if = config_.train.stop_if;
   const auto every = config_.train.log_every;
-  if (!stop_if || point_.step != std::min((stop_if->after + every - 1) / every * every, config_.train.steps)) return false;
+  if (!stop_if || point_.step != std::min(((stop_if->after - 1) / every + 1) * every, config_.train.steps)) return false;
   if (!(last_loss_ > stop_if->train_loss_above)) return false;
   log_info("step {}: the train loss is {:.4f}, still above {}: train.stop_if ends the run", point_.step, last_loss_, stop_if->train_loss_above);
   return true;
