@@ -335,9 +335,9 @@ TEST(Dam, MeasuresOfKnownWeights) {
   measures = dam->measures();
   for (const auto& [name, values] : measures.vectors) {
     ASSERT_EQ(values.size(), static_cast<std::size_t>(L)) << name;
-    if (name == "A_correlation_offdiag_mean") EXPECT_NEAR(values[2], -0.2, 1e-6);
-    if (name == "A_sharpness") EXPECT_NEAR(values[4], 1, 1e-6);
-    if (name == "A_logits_mean") EXPECT_NEAR(values[4], 25, 1e-5);
+    if (name == "A_correlation_offdiag_mean") { EXPECT_NEAR(values[2], -0.2, 1e-6); }
+    if (name == "A_sharpness") { EXPECT_NEAR(values[4], 1, 1e-6); }
+    if (name == "A_logits_mean") { EXPECT_NEAR(values[4], 25, 1e-5); }
   }
 }
 
