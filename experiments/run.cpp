@@ -416,6 +416,7 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
   const auto current = fmt::format("phase_{}", phases_.size() - 1);
   const bool is_own = prefix.empty();  // not a swap test, which has the common arrays alone
   const auto options = is_own ? ScoreOptions{eval.by_position, eval.completion ? eval.completion->prefix : 0} : ScoreOptions{};
+  if (is_own) open_series();  // a switch adds a set
   auto wanted = sets();
   std::erase_if(wanted, [&](const auto& set) { return !on.empty() && std::find(on.begin(), on.end(), set.name) == on.end(); });
   // everything is scored before anything is written: an interrupted evaluation leaves no rows

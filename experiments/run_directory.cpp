@@ -42,7 +42,8 @@ GrowingArrays::GrowingArrays(const fs::path& run_directory, const std::string& f
 }
 
 void GrowingArrays::append(const std::vector<ArrayView>& rows) {
-  for (std::size_t i = 0; i < files_.size(); ++i) files_[i].second.append(rows.at(i));
+  if (rows.size() != files_.size()) throw Error(ExitCode::bug, fmt::format("[arrays] {} rows for {} files", rows.size(), files_.size()));
+  for (std::size_t i = 0; i < files_.size(); ++i) files_[i].second.append(rows[i]);
 }
 
 void GrowingArrays::begin(const FileMarks& marks) {
