@@ -12,12 +12,13 @@ Trainer::Trainer(Model& model, Adam& adam, std::vector<TrainingData> replicas, S
   const auto num_replicas = static_cast<std::int64_t>(replicas_.size());
   finite_R_ = torch::ones({num_replicas}, options.dtype(torch::kUInt8));
   finite_steps_R_ = torch::zeros({num_replicas}, options.dtype(torch::kInt64));
-  for (std::size_t r = 0; r < replicas_.size(); ++r) set_table(r, replicas_[r].table);
+  for (std::size_t r = 0; r < replicas_.size(); ++r) model.begin_phase(static_cast<std::int64_t>(r), 0, *replicas_[r].table, /*clear_memory=*/true);
 }
 
 void Trainer::set_table(std::size_t replica, const SequenceTable* table, bool clear_memory) {
-  replicas_[replica].table = table;
-  model_.begin_phase(static_cast<std::int64_t>(replica), *table, clear_memory);
+  auto& data = replicas_[replica];
+  data.table = table;
+  model_.begin_phase(static_cast<std::int64_t>(replica), ++data.phase, *table, clear_memory);
 }
 
 Losses Trainer::step(std::int64_t step) {

@@ -15,6 +15,7 @@ namespace mnemo {
 struct TrainingData {
   const SequenceTable* table;
   DrawStream draws;
+  std::int64_t phase = 0;  ///< of the table
 };
 
 /// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam -> the model's memory, if it has one.

@@ -320,8 +320,8 @@ PositionScores Dam::score(const Rows& rows) {
 
 // ---- the queue
 
-void Dam::begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory) {
-  queues_[static_cast<std::size_t>(replica)].begin_phase(table, clear_memory);
+void Dam::begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear_memory) {
+  queues_[static_cast<std::size_t>(replica)].begin_phase(phase, table, clear_memory);
 }
 
 bool Dam::learns() const {
@@ -369,7 +369,7 @@ void Dam::set_memory(const Tensor& bits_mL) {
     if (i == 0 || own_->common_prefix(first, rank) < own_->length()) first = rank;
     slots[static_cast<std::size_t>(rank)] = first;
   }
-  queues_[0].begin_phase(*own_, /*clear=*/true);
+  queues_[0].begin_phase(0, *own_, /*clear=*/true);
   queues_[0].push(slots);
 }
 

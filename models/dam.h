@@ -61,7 +61,7 @@ class Dam : public Model {
   double max_loss() const override;
   Measures measures() const override;
 
-  void begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory) override;
+  void begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear_memory) override;
   bool learns() const override;
   void observe(std::int64_t replica, std::span<const std::int32_t> drawn) override;
   NamedTensors state() const override;

@@ -4,9 +4,10 @@
 
 namespace mnemo {
 
-void MemoryQueue::begin_phase(const SequenceTable& table, bool clear) {
-  phases_.push_back(&table);
+void MemoryQueue::begin_phase(std::int64_t phase, const SequenceTable& table, bool clear) {
   if (clear) set_slots({});
+  phases_.resize(static_cast<std::size_t>(phase));
+  phases_.push_back(&table);
 }
 
 void MemoryQueue::push(std::span<const std::int32_t> ranks) {

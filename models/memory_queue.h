@@ -17,8 +17,8 @@ class MemoryQueue {
  public:
   explicit MemoryQueue(std::int64_t capacity) : capacity_(capacity) {}
 
-  /// Ranks are those of `table` from now on; it must outlive the slots that name it.
-  void begin_phase(const SequenceTable& table, bool clear);
+  /// Ranks are those of `table` from now on, phase number `phase`: the first, or one more than the last. It must outlive the slots that name it.
+  void begin_phase(std::int64_t phase, const SequenceTable& table, bool clear);
   /// Adds slots of the current phase; the oldest beyond the capacity go.
   void push(std::span<const std::int32_t> ranks);
 

@@ -65,8 +65,8 @@ class Model {
 
   // What a model with a memory does; the others have none.
 
-  /// Sequences of replica r are ranks of `table` from now on. It must outlive the phase, and the model where the memory is kept.
-  virtual void begin_phase(std::int64_t /*replica*/, const SequenceTable& /*table*/, bool /*clear_memory*/) {}
+  /// Phase 0, 1, ... of replica r begins: its sequences are ranks of `table` from now on, which must outlive what the memory holds of it.
+  virtual void begin_phase(std::int64_t /*replica*/, std::int64_t /*phase*/, const SequenceTable& /*table*/, bool /*clear_memory*/) {}
   /// False: nothing to learn from yet, and no update of the weights in this step.
   virtual bool learns() const { return true; }
   /// After each update: the ranks that replica r has drawn.

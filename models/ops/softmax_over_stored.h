@@ -184,6 +184,7 @@ class SoftmaxOverStored {
   template <int N, bool kTies>
   std::span<const std::int32_t> weigh_block(std::span<const std::int32_t> rows, Real too_light, LogSumExp<N, Real>& total) {
     std::size_t heavy = 0;
+    Vec<Real> sum[N] = {};  // of the block alone: in float32 a million small numbers must not meet one large sum
     for (std::size_t k = 0; k < rows.size(); ++k) {
       Vec<Real> below[N];
       Mask<Real> felt{};
@@ -194,12 +195,13 @@ class SoftmaxOverStored {
       if (!any<Real>(felt)) continue;
       for (int v = 0; v < N; ++v) {
         const auto weight = exp(below[v]);
-        total.sum[v] += weight;
+        sum[v] += weight;
         if constexpr (kTies) total.ties[v] += below[v] == Real{0} ? broadcast(Real{1}) : Vec<Real>{};
         store(score_of<N>(static_cast<std::int64_t>(heavy)) + v * kLanes<Real>, weight);
       }
       heavy_[heavy++] = rows[k];
     }
+    for (int v = 0; v < N; ++v) total.sum[v] += sum[v];
     return {heavy_.data(), heavy};
   }
 

@@ -139,7 +139,7 @@ struct Case {
 
   Case(const DamConfig& config, std::int64_t length, torch::Dtype dtype = torch::kFloat64)
       : model(lively_model(config, length, dtype)), data(40, length, 24, 3) {
-    model->begin_phase(0, data.table(), /*clear_memory=*/false);
+    model->begin_phase(0, 1, data.table(), /*clear_memory=*/false);
     std::vector<std::int32_t> seen{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 0, 0, 0, 20, 21};
     model->observe(0, seen);
   }
@@ -176,7 +176,6 @@ TEST(Dam, Float32ErrsAtMostTwiceAsMuchAsThePlainForm) {
     config.heads = 30;
     config.eta = 10;
     Case exact(config, length), rounded(config, length, torch::kFloat32);
-    exact.dam().parameters.flat_RP().zero_();
     for (std::size_t i = 0; i < 2; ++i) {
       torch::NoGradGuard no_grad;
       exact.dam().parameters.leaf(i).copy_(rounded.dam().parameters.leaf(i));
@@ -206,7 +205,6 @@ TEST(Dam, IsAttentionOverTheSlots) {
   auto& dam = c.dam();
   const auto A_logits = dam.parameters["A_logits"][0], B = dam.parameters["B_logits"][0].softmax(-1);
   const auto chi = 2 * dam.memory()[0].second.to(torch::kFloat64) - 1;
-  const auto zeta = 2 * c.data.rows_for(dam).tensors().bits_RUL[0].to(torch::kFloat64) - 1;
   const auto logits = dam.predict(c.data.rows_for(dam, Sharing::none))[0];
   const auto all = 2 * c.data.rows_for(dam, Sharing::none).tensors().bits_RUL[0].to(torch::kFloat64) - 1;
   for (std::int64_t n = 1; n < L; ++n) {
@@ -274,14 +272,14 @@ TEST(Dam, AReplicaOfAPackEqualsItAlone) {
   const auto cells = cells_of_batch(data.table(), std::vector<std::int32_t>{0, 1, 2, 3, 3}), other_cells = cells_of_batch(other.table(), std::vector<std::int32_t>{7, 8});
   const std::vector<ReplicaCells> both{{&cells, &data.table()}, {&other_cells, &other.table()}};
   for (std::int64_t r = 0; r < 2; ++r) {
-    pack->begin_phase(r, *both[static_cast<std::size_t>(r)].table, true);
+    pack->begin_phase(r, 0, *both[static_cast<std::size_t>(r)].table, true);
     pack->observe(r, std::vector<std::int32_t>{1, 2, 9, 9, 20});
   }
   const auto losses = pack->gradient(Rows(both, torch::kFloat64, torch::kCPU));
   for (std::int64_t r = 0; r < 2; ++r) {
     const auto i = static_cast<std::size_t>(r);
     const auto alone = make_model({&configs[i], 1}, 10, torch::kFloat64, torch::kCPU);
-    alone->begin_phase(0, *both[i].table, true);
+    alone->begin_phase(0, 0, *both[i].table, true);
     alone->observe(0, std::vector<std::int32_t>{1, 2, 9, 9, 20});
     const auto loss = alone->gradient(Rows({both[i]}, torch::kFloat64, torch::kCPU));
     EXPECT_EQ(losses.loss_R[r].item<double>(), loss.loss_R.item<double>());
@@ -299,7 +297,7 @@ TEST(Dam, StateAndMemoryComeBack) {
   const auto state = c.dam().state();
   const auto memory = c.dam().memory()[0].second;
   EXPECT_EQ(memory.size(0), 12 + 16);
-  c.dam().begin_phase(0, c.data.table(), true);
+  c.dam().begin_phase(0, 2, c.data.table(), true);
   EXPECT_EQ(c.dam().predict(rows).abs().max().item<double>(), 0);
   c.dam().set_state(state);
   EXPECT_TRUE(torch::equal(c.dam().predict(rows), logits));
@@ -344,7 +342,7 @@ TEST(Dam, MeasuresOfKnownWeights) {
 TEST(MemoryQueue, IsFirstInFirstOutAndCounts) {
   const auto first = SequenceTable::random(1, 0, 10, 8), second = SequenceTable::random(1, 1, 10, 8);
   MemoryQueue queue(4);
-  queue.begin_phase(first, true);
+  queue.begin_phase(0, first, true);
   EXPECT_EQ(queue.size(), 0);
   EXPECT_TRUE(queue.distinct().empty());
   queue.push(std::vector<std::int32_t>{5, 5, 7});
@@ -353,7 +351,7 @@ TEST(MemoryQueue, IsFirstInFirstOutAndCounts) {
   EXPECT_EQ(queue.distinct()[0].count, 2);
   queue.push(std::vector<std::int32_t>{1, 2, 5, 7, 7, 7});  // more than fit
   EXPECT_EQ(queue.slots(), (std::vector<std::int64_t>{5, 7, 7, 7}));
-  queue.begin_phase(second, false);
+  queue.begin_phase(1, second, false);
   queue.push(std::vector<std::int32_t>{5});
   const std::int64_t other = std::int64_t{1} << 32;
   EXPECT_EQ(queue.slots(), (std::vector<std::int64_t>{7, 7, 7, other | 5}));
@@ -365,8 +363,10 @@ TEST(MemoryQueue, IsFirstInFirstOutAndCounts) {
   }
   for (const auto wrong : {std::int64_t{10}, 2 * other, std::int64_t{-1}}) EXPECT_THROW(queue.set_slots({&wrong, 1}), std::out_of_range);
   EXPECT_EQ(queue.size(), 4);
-  queue.begin_phase(second, true);
+  queue.begin_phase(2, second, true);
   EXPECT_EQ(queue.size(), 0);
+  queue.begin_phase(0, first, true);  // a run that starts anew knows no other phase
+  EXPECT_THROW(queue.set_slots({&other, 1}), std::out_of_range);
 }
 
 }  // namespace
