@@ -50,15 +50,31 @@ std::string name_in_tree(const fs::path& group, const std::string& name, const f
     auto candidate = k == 0 ? name : fmt::format("{}_{}", name, k);
     const auto owner = group / fmt::format(".{}.source", candidate);
     if (fs::exists(owner) && read_file(owner) != source) continue;
-    if (!fs::exists(owner) && (fs::exists(group / candidate) || fs::exists(group / (candidate + ".pkl")))) continue;
+    const auto taken = [&](const char* suffix) { return fs::exists(group / (candidate + suffix)); };
+    if (!fs::exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
     make_directories(group);
     write_atomically(owner, source);
     return candidate;
   }
 }
 
-void export_run(const ExportRequest& request, const fs::path& run) {
+/// dam_<run>.pt; in a tree it stands in the group itself.
+fs::path dam_record(const ExportRequest& request, const RunConfig& config, const fs::path& run) {
+  const auto name = fmt::format("dam_{}", *config.run);
+  if (request.tree.empty()) return run / (name + ".pt");
+  const auto group = fs::path(request.tree) / *config.group;
+  return group / (name_in_tree(group, name, run) + ".pt");
+}
+
+/// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need epochs.
+void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
   auto config = finished_config(run);
+  if (std::holds_alternative<DamConfig>(config.model)) {
+    dams.push_back(run.string());
+    dams.push_back(dam_record(request, config, run).string());
+    const bool has_epochs = request.epoch_steps > 0 || notebook_problems(config).empty();
+    if (!request.tree.empty() || request.no_sequences || !has_epochs) return;
+  }
   const auto settings = settings_of(request, config);
   const auto write = [&](const fs::path& stem, const std::string& sequences_name) {
     const auto put = [&](const std::string& suffix, auto&& writer) {
@@ -82,19 +98,21 @@ void export_run(const ExportRequest& request, const fs::path& run) {
 
 ExitCode export_runs(const ExportRequest& request) {
   if (!request.check.empty()) return run_script("export_check.py", {request.check});
-  for (const auto& run : request.runs) export_run(request, run);
-  return ExitCode::done;
+  std::vector<std::string> dams;
+  for (const auto& run : request.runs) export_run(request, run, dams);
+  return dams.empty() ? ExitCode::done : run_script("export_dam.py", dams);
 }
 
 }  // namespace
 
 void add_export(CLI::App& app, Command& chosen) {
-  auto* command = app.add_subcommand("export", "Write the pickles that notebooks read");
+  auto* command = app.add_subcommand("export", "Write the records that notebooks read");
   command->footer(
       "Examples:\n"
       "  mnemo export cache/quickstart/quickstart                     <run>.pkl and <run>_sequences.pkl in the run directory\n"
       "  mnemo export cache/switch/* --tree out                       out/<group>/<run>/<run>.pkl, <run>_all_sequences.pkl\n"
       "  mnemo export RUN --tree out --flat --rows all_ranks          out/<group>/<run>.pkl alone\n"
+      "  mnemo export cache/dam_switch/dam_switch --tree out          out/<group>/dam_<run>.pt, a torch archive (needs torch in Python)\n"
       "  mnemo export --check out                                     what would fail in a notebook");
   auto request = std::make_shared<ExportRequest>();
   auto* runs = command->add_option("runs", request->runs, "run directories of finished runs");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -45,6 +46,7 @@ ExitCode run_script(const std::string& file, const std::vector<std::string>& arg
   std::vector<char*> argv;
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  std::fflush(nullptr);  // what was said so far
   execvp(argv[0], argv.data());
   throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
 }
