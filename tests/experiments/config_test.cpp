@@ -355,10 +355,10 @@ TEST(Differences, InEvents) {
   EXPECT_THAT(changes({"events.0.at=400"}), ElementsAre("events.0.at: 50% -> 400"));
   EXPECT_THAT(changes({"events=[]"}), ElementsAre("events.0.kind: switch -> (none)", "events.0.at: 50% -> (none)",
                                                   "events.0.every: null -> (none)", "events.0.name: switch -> (none)",
-                                                  "events.0.reset_optimizer: false -> (none)"));
+                                                  "events.0.reset_optimizer: false -> (none)", "events.0.clear_memory: null -> (none)"));
   EXPECT_THAT(differences(config_of(kRun, {"events=[]"}), config_of(kRun)),
               ElementsAre("events.0.kind: (none) -> switch", "events.0.at: (none) -> 50%", "events.0.every: (none) -> null",
-                          "events.0.name: (none) -> switch", "events.0.reset_optimizer: (none) -> false"));
+                          "events.0.name: (none) -> switch", "events.0.reset_optimizer: (none) -> false", "events.0.clear_memory: (none) -> null"));
 }
 
 // ---- the list of settings
