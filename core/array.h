@@ -93,4 +93,10 @@ ArrayView view_of(const T* data, Shape shape) {
   return {DtypeOf<T>::value, std::move(shape), reinterpret_cast<const std::byte*>(data)};
 }
 
+/// View of a vector as a row.
+template <class T>
+ArrayView row_of(const std::vector<T>& values) {
+  return view_of(values.data(), {static_cast<std::int64_t>(values.size())});
+}
+
 }  // namespace mnemo

@@ -42,6 +42,7 @@ class InputFile {
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
+  const fs::path& path() const { return path_; }
   /// Its size at this moment.
   std::uint64_t size() const;
   /// The bytes [offset, offset + count), or as many of them as there are.

@@ -26,9 +26,4 @@ WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& 
           slope(weight_0, loss_0, logits.sigmoid()) - slope(weight_1, loss_1, (-logits).sigmoid())};
 }
 
-torch::Tensor accuracy_of(const torch::Tensor& logits, const torch::Tensor& bits) {
-  const auto right_if_one = 0.5 * ((logits > 0).to(logits.dtype()) + (logits >= 0).to(logits.dtype()));
-  return torch::where(bits.to(torch::kBool), right_if_one, 1 - right_if_one);
-}
-
 }  // namespace mnemo

@@ -21,7 +21,4 @@ struct WeightedLoss {
 WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& weight_RN2,
                            double max_loss = std::numeric_limits<double>::infinity());
 
-/// 1, 1/2 or 0: whether the sign of the logit is the bit's. `bits` uint8, same shape.
-torch::Tensor accuracy_of(const torch::Tensor& logits, const torch::Tensor& bits);
-
 }  // namespace mnemo

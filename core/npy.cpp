@@ -217,6 +217,29 @@ NpyArray read_npy(const fs::path& path, bool allow_excess) {
   return {header.dtype, std::move(header.shape), std::move(bytes)};
 }
 
+NpyRows::NpyRows(const fs::path& path) : file_(path), header_(read_layout(path, file_).header) {
+  if (header_.shape.empty()) refuse(path, "holds one number, expected an array of rows");
+}
+
+NpyArray NpyRows::read(std::int64_t first, std::int64_t count) const {
+  auto shape = header_.shape;
+  if (first < 0 || count < 0 || first > size() - count) {
+    refuse(file_.path(), fmt::format("has {} rows, asked for {} from row {} on", size(), count, first));
+  }
+  shape[0] = 1;
+  const auto row_bytes = num_elements(shape) * static_cast<std::int64_t>(size_of(header_.dtype));
+  shape[0] = count;
+  auto bytes = file_.read(static_cast<std::uint64_t>(header_.data_offset + first * row_bytes), static_cast<std::uint64_t>(count * row_bytes));
+  if (std::ssize(bytes) < count * row_bytes) refuse(file_.path(), "was cut off while it was read");
+  return {header_.dtype, std::move(shape), std::move(bytes)};
+}
+
+NpyArray NpyRows::operator[](std::int64_t row) const {
+  auto array = read(row, 1);
+  array.shape.erase(array.shape.begin());
+  return array;
+}
+
 std::string npy_header(Dtype dtype, const Shape& shape) {
   const auto dict =
       fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr_of(dtype), tuple_of(shape));
@@ -259,7 +282,7 @@ void NpyAppender::rewind(const FileMark& mark) {
   file_.write_header(header(rows()));
 }
 
-void NpyAppender::append_row(const ArrayView& row) {
+void NpyAppender::append(const ArrayView& row) {
   if (row.dtype != dtype_ || row.bytes() != static_cast<std::size_t>(row_bytes_)) {
     throw Error(ExitCode::bug,
                 fmt::format("{}: a row of {} {} where {} of {} is due", path().string(), num_elements(row.shape),

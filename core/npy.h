@@ -33,6 +33,22 @@ NpyHeader read_npy_header(const fs::path& path);
 /// than the file's size and a few hundred bytes.
 NpyArray read_npy(const fs::path& path, bool allow_excess = false);
 
+/// The rows of a .npy file (T, row shape...), read one at a time, also while the file grows.
+class NpyRows {
+ public:
+  /// Throws Error{data} as read_npy does, and where there are no rows to speak of (a scalar).
+  explicit NpyRows(const fs::path& path);
+
+  std::int64_t size() const { return header_.shape[0]; }
+  /// One row; or `count` rows, as an array of them. Throws Error{data} beyond the last.
+  NpyArray operator[](std::int64_t row) const;
+  NpyArray read(std::int64_t first, std::int64_t count) const;
+
+ private:
+  InputFile file_;
+  NpyHeader header_;
+};
+
 /// Writes the whole array atomically.
 void write_npy(const fs::path& path, const ArrayView& array);
 
@@ -49,8 +65,9 @@ class NpyAppender {
   /// Adds one row of `row.size()` elements, which must be the product of the row's shape. Throws as AppendFile::append.
   template <class T>
   void append(std::span<const T> row) {
-    append_row(view_of(row.data(), {static_cast<std::int64_t>(row.size())}));
+    append(view_of(row.data(), {static_cast<std::int64_t>(row.size())}));
   }
+  void append(const ArrayView& row);
   /// Starts an empty file, or takes an older one over with T = 0.
   void begin();
   std::int64_t rows() const;
@@ -61,7 +78,6 @@ class NpyAppender {
   const fs::path& path() const { return file_.path(); }
 
  private:
-  void append_row(const ArrayView& row);
   std::string header(std::int64_t rows) const;
 
   Dtype dtype_;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 #include <stdexcept>
 
 namespace mnemo {
@@ -37,6 +38,15 @@ std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& s
     if (specs[i].group == pattern || matches(specs[i].name, pattern)) found.push_back(i);
   }
   return found;
+}
+
+std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& specs, const std::vector<std::string>& patterns) {
+  std::set<std::size_t> found;
+  for (const auto& pattern : patterns) {
+    const auto matching = matching_parameters(specs, pattern);
+    found.insert(matching.begin(), matching.end());
+  }
+  return {found.begin(), found.end()};
 }
 
 std::vector<std::string> parameter_groups(const std::vector<ParameterSpec>& specs) {

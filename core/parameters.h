@@ -24,6 +24,8 @@ struct ParameterSpec {
 
 /// Indices of the parameters that `pattern` names: a group, a name, or a name with `*` for any characters. Empty when none.
 std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& specs, std::string_view pattern);
+/// Those that any of the patterns names, in the order of `specs`.
+std::vector<std::size_t> matching_parameters(const std::vector<ParameterSpec>& specs, const std::vector<std::string>& patterns);
 /// Group names in order of first use.
 std::vector<std::string> parameter_groups(const std::vector<ParameterSpec>& specs);
 

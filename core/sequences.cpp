@@ -1,7 +1,6 @@
 #include "core/sequences.h"
 
 #include "core/files.h"
-#include "core/philox.h"
 
 #include <fmt/format.h>
 
@@ -19,14 +18,14 @@ SequenceTable::SequenceTable(std::int64_t num_sequences, std::int64_t length)
 SequenceTable SequenceTable::random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences,
                                     std::int64_t length) {
   SequenceTable table(num_sequences, length);
-  table.fill_random(seed, static_cast<std::uint32_t>(Stream::sequence_bits), phase);
+  table.fill_random(seed, Stream::sequence_bits, phase);
   table.sort();
   return table;
 }
 
-SequenceTable SequenceTable::novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length) {
+SequenceTable SequenceTable::novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream) {
   SequenceTable table(num_sequences, length);
-  table.fill_random(seed, static_cast<std::uint32_t>(Stream::novel_bits), 0);
+  table.fill_random(seed, stream, 0);
   table.sort();
   return table;
 }
@@ -58,12 +57,12 @@ SequenceTable SequenceTable::from_array(const ArrayView& bits_KL) {
   return table;
 }
 
-void SequenceTable::fill_random(std::uint32_t seed, std::uint32_t stream, std::uint32_t phase) {
+void SequenceTable::fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase) {
   const std::uint64_t last_word_mask = length_ % 64 == 0 ? ~std::uint64_t{0} : ~(~std::uint64_t{0} >> (length_ % 64));
   for (std::int64_t rank = 0; rank < num_sequences_; ++rank) {
     auto* words = words_.data() + rank * words_per_row_;
     for (std::int64_t w = 0; w < words_per_row_; w += 2) {
-      const auto block = philox(seed, Stream{stream},
+      const auto block = philox(seed, stream,
                                 {static_cast<std::uint32_t>(rank), static_cast<std::uint32_t>(w / 2), phase, 0});
       words[w] = word64(block, 0);
       if (w + 1 < words_per_row_) words[w + 1] = word64(block, 1);

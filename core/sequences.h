@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/array.h"
+#include "core/philox.h"
 
 #include <cstdint>
 #include <span>
@@ -16,7 +17,7 @@ class SequenceTable {
   /// Independent fair bits: a pure function of (seed, phase, rank).
   static SequenceTable random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences, std::int64_t length);
   /// Sequences that no phase holds (but by chance): a control for evaluation.
-  static SequenceTable novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length);
+  static SequenceTable novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream = Stream::novel_bits);
   /// From a (K, L) array of integers 0 and 1. Throws std::invalid_argument naming the first other value.
   static SequenceTable from_array(const ArrayView& bits_KL);
 
@@ -43,7 +44,7 @@ class SequenceTable {
 
  private:
   SequenceTable(std::int64_t num_sequences, std::int64_t length);
-  void fill_random(std::uint32_t seed, std::uint32_t stream, std::uint32_t phase);
+  void fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase);
   void sort();
 
   std::int64_t num_sequences_, length_, words_per_row_;

@@ -1,7 +1,5 @@
 #include "core/zipf.h"
 
-#include "core/philox.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -29,10 +27,17 @@ RankSampler::RankSampler(std::span<const double> weights) : probabilities_(weigh
     const long double scaled = std::min(cumulative / total, 1.0L) * 0x1p64L;
     first_beyond_.push_back(scaled >= 0x1p64L ? UINT64_MAX : static_cast<std::uint64_t>(scaled));
   }
+  std::int32_t owner = 0;
+  for (std::uint64_t high = 0; high < std::uint64_t{1} << kGuideBits; ++high) {
+    while (owner < std::ssize(first_beyond_) && first_beyond_[static_cast<std::size_t>(owner)] <= high << (64 - kGuideBits)) ++owner;
+    guide_.push_back(owner);
+  }
+  guide_.push_back(static_cast<std::int32_t>(first_beyond_.size()));
 }
 
 std::int32_t RankSampler::rank_of(std::uint64_t uniform) const {
-  const auto owner = std::upper_bound(first_beyond_.begin(), first_beyond_.end(), uniform);
+  const auto high = static_cast<std::size_t>(uniform >> (64 - kGuideBits));
+  const auto owner = std::upper_bound(first_beyond_.begin() + guide_[high], first_beyond_.begin() + guide_[high + 1], uniform);
   return static_cast<std::int32_t>(owner - first_beyond_.begin());
 }
 
@@ -51,7 +56,7 @@ std::span<const std::int32_t> DrawStream::ranks(std::int64_t step) {
 
 void DrawStream::draw(std::int64_t step, std::span<std::int32_t> out) const {
   for (std::size_t row = 0; row < out.size(); row += 2) {
-    const auto block = philox(seed_, Stream::draws,
+    const auto block = philox(seed_, stream_,
                               {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32),
                                static_cast<std::uint32_t>(row / 2), 0});
     out[row] = sampler_->rank_of(word64(block, 0));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/philox.h"
+
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,15 +23,17 @@ class RankSampler {
 
  private:
   std::vector<double> probabilities_;
+  static constexpr int kGuideBits = 16;
   std::vector<std::uint64_t> first_beyond_;  // rank a owns [first_beyond_[a-1], first_beyond_[a]); the last rank has no entry
+  std::vector<std::int32_t> guide_;          // owner of the smallest integer with given high bits: where a search begins, and ends
 };
 
 /// The draws of a training run: B ranks a step, a function of (seed, step) alone. Made ahead of time, a chunk of steps at once.
 class DrawStream {
  public:
   /// `sampler` must outlive the stream.
-  DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size)
-      : sampler_(&sampler), seed_(seed), batch_size_(batch_size) {}
+  DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size, Stream stream = Stream::draws)
+      : sampler_(&sampler), seed_(seed), batch_size_(batch_size), stream_(stream) {}
 
   /// The B ranks of update number `step` (0-based). Valid until the next call.
   std::span<const std::int32_t> ranks(std::int64_t step);
@@ -41,6 +45,7 @@ class DrawStream {
   const RankSampler* sampler_;
   std::uint32_t seed_;
   std::int64_t batch_size_;
+  Stream stream_;
   std::int64_t chunk_begin_ = -1;
   std::vector<std::int32_t> chunk_;
 };

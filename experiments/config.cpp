@@ -2,12 +2,15 @@
 
 #include "core/files.h"
 #include "core/npy.h"
+#include "core/safetensors.h"
+#include "experiments/notebook_pickle.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <map>
 #include <set>
@@ -16,7 +19,7 @@ namespace mnemo {
 
 namespace {
 
-constexpr double kMaxTableBits = 0x1p40;
+constexpr double kMaxTableBits = 0x1p40, kMaxAttentionBytes = 0x1p28;
 constexpr std::size_t kMaxNameLength = 100;
 
 bool may_stand_in_run_name(char c) {
@@ -24,11 +27,20 @@ bool may_stand_in_run_name(char c) {
          std::string_view("._=,+-").find(c) != std::string_view::npos;
 }
 
+/// 20 of "often_20".
+std::optional<std::int64_t> number_at_end(std::string_view name) {
+  const auto digits = name.substr(name.rfind('_') + 1);
+  std::int64_t number = 0;
+  const auto [end, problem] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (problem != std::errc{} || end != digits.data() + digits.size()) return {};
+  return number;
+}
+
 /// Everything about a configuration that no single field shows. Each check reports at the field a user would change.
 class Checker {
  public:
-  Checker(ConfigSource& source, RunConfig& config, fs::path folder)
-      : source_(source), config_(config), folder_(std::move(folder)) {}
+  Checker(ConfigSource& source, RunConfig& config, fs::path folder, bool with_weights)
+      : source_(source), config_(config), folder_(std::move(folder)), with_weights_(with_weights) {}
 
   void check() {
     check_unfinished();
@@ -36,7 +48,13 @@ class Checker {
     check_data_files();
     check_sizes();
     check_model();
+    check_stop_if();
+    check_measures();
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
+    check_pickles();
+    if (!source_.clean("events") || !source_.clean("train")) return;
+    for (std::size_t i = 0; i < config_.events.size(); ++i) check_references(i);
+    check_outputs();
   }
 
  private:
@@ -126,6 +144,28 @@ class Checker {
     for (const auto& [field, what] : problems) source_.fail("model." + field, what);
   }
 
+  void check_stop_if() {
+    const auto& train = config_.train;
+    if (!train.stop_if || train.stop_if->after <= train.steps || !source_.clean("train")) return;
+    source_.fail("train.stop_if.after", fmt::format("{} is beyond the last step ({})", train.stop_if->after, train.steps));
+  }
+
+  void check_measures() {
+    const auto& eval = config_.eval;
+    const auto length = config_.data.length;
+    if (eval.completion && eval.completion->prefix >= length && source_.clean("data.length") && source_.clean("eval.completion")) {
+      source_.fail("eval.completion.prefix", fmt::format("must be less than the length of a sequence ({}), got {}", length, eval.completion->prefix));
+    }
+    if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
+    const auto heads = attention_heads(config_.model);
+    if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size()) source_.fail("eval.attention", "names a measure twice");
+    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", kind_of(config_.model)));
+    const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
+    if (maps > kMaxAttentionBytes) {
+      source_.fail("eval.attention", fmt::format("the attention maps of one sequence would take {:.1e} bytes; the limit is 2^28", maps));
+    }
+  }
+
   void check_event(std::size_t i) {
     auto& event = config_.events[i];
     const auto path = fmt::format("events.{}", i);
@@ -136,8 +176,13 @@ class Checker {
                    fmt::format("events.{} is named '{}' too; give one of them another name", taken->second, name_of(event)));
     }
     check_schedule(path, event);
-    std::visit([&](const auto& e) { check_params(path, e); }, event);
-    std::visit([&](const auto& e) { check_memory(path, e); }, event);
+    const auto check_fields = [&]<class Event>(const Event& e) {
+      if constexpr (requires { e.params; }) check_params(path + ".params", e.params);
+      if constexpr (requires { e.freeze; }) check_params(path + ".freeze", e.freeze);
+      if constexpr (requires { e.clear_memory; }) check_memory(path + ".clear_memory", e.clear_memory);
+      if constexpr (std::is_same_v<Event, FeaturesEvent>) check_has_features(path);
+    };
+    std::visit(check_fields, event);
   }
 
   void check_schedule(const std::string& path, const EventConfig& event) {
@@ -160,33 +205,150 @@ class Checker {
     }
   }
 
-  template <class Event>
-  void check_params(const std::string& path, const Event& event) {
-    if constexpr (requires { event.params; }) {
-      if (!source_.clean("model")) return;
-      const auto specs = parameter_specs(config_.model, config_.data.length);
-      for (std::size_t j = 0; j < event.params.size(); ++j) {
-        if (matching_parameters(specs, event.params[j]).empty()) {
-          source_.fail(fmt::format("{}.params.{}", path, j),
-                       fmt::format("{} has no parameters '{}'; its groups are {}", kind_of(config_.model), event.params[j],
-                                   fmt::join(parameter_groups(specs), ", ")));
-        }
+  void check_params(const std::string& path, const std::vector<std::string>& params) {
+    if (!source_.clean("model")) return;
+    const auto specs = parameter_specs(config_.model, config_.data.length);
+    for (std::size_t j = 0; j < params.size(); ++j) {
+      if (matching_parameters(specs, params[j]).empty()) {
+        source_.fail(fmt::format("{}.{}", path, j), fmt::format("{} has no parameters '{}'; its groups are {}", kind_of(config_.model), params[j],
+                                                                fmt::join(parameter_groups(specs), ", ")));
       }
     }
   }
 
-  template <class Event>
-  void check_memory(const std::string& path, const Event& event) {
-    if constexpr (requires { event.clear_memory; }) {
-      if (!event.clear_memory || has_memory(config_.model) || !source_.clean("model")) return;
-      source_.fail(path + ".clear_memory", retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
-                                                                    : fmt::format("{} has no memory", kind_of(config_.model)));
+  void check_memory(const std::string& path, std::optional<bool> clear_memory) {
+    if (!clear_memory || has_memory(config_.model) || !source_.clean("model")) return;
+    source_.fail(path, retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
+                                                : fmt::format("{} has no memory", kind_of(config_.model)));
+  }
+
+  void check_has_features(const std::string& path) {
+    if (hidden_width(config_.model) == 0) source_.fail(path + ".kind", fmt::format("{} has no hidden layers", kind_of(config_.model)));
+  }
+
+  // ---- what events say of each other: once each of them is right by itself
+
+  /// When an event happens first: its step, and its place among the events of that step.
+  using Moment = std::pair<std::int64_t, std::size_t>;
+  Moment first_moment(std::size_t i) const { return {schedule_of(config_.events[i]).first(config_.train.steps), i}; }
+
+  void check_references(std::size_t i) {
+    const auto path = fmt::format("events.{}", i);
+    const auto check_fields = [&](auto& e) {
+      if constexpr (requires { e.from; }) {
+        std::vector<std::string> params{"*"};
+        if constexpr (requires { e.params; }) params = e.params;
+        check_from(path, e.from, params, first_moment(i));
+      }
+      if constexpr (requires { e.on; }) check_sets(path + ".on", e.on, first_moment(i));
+    };
+    std::visit(check_fields, config_.events[i]);
+  }
+
+  void check_from(const std::string& path, std::string& from, const std::vector<std::string>& params, Moment now) {
+    if (from.empty()) {
+      source_.fail(source_.contains(path + ".from") ? path + ".from" : path,
+                   "needs from: an earlier snapshot of this run, or a safetensors file");
+    } else if (names_a_file(from)) {
+      from = fs::weakly_canonical(folder_ / from).string();
+      if (with_weights_) check_weights(path + ".from", from, params);
+    } else {
+      check_snapshot(path + ".from", from, now);
     }
+  }
+
+  /// Reads the file whole: a few milliseconds now rather than a failure in the middle of a run.
+  void check_weights(const std::string& path, const std::string& name, const std::vector<std::string>& params) {
+    if (!source_.clean("model") || !source_.clean("data") || !source_.clean("precision")) return;
+    try {
+      const auto file = Safetensors::read(name);
+      const auto specs = parameter_specs(config_.model, config_.data.length);
+      const auto dtype = config_.precision == "fp64" ? Dtype::f64 : Dtype::f32;
+      for (const auto index : matching_parameters(specs, params)) {
+        const auto& [found, shape, data] = file.at(specs[index].name);
+        if (found == dtype && shape == specs[index].shape) continue;
+        return source_.fail(path, fmt::format("{}: tensor '{}' is {} ({}), this model's is {} ({})", name, specs[index].name, name_of(found),
+                                              fmt::join(shape, ", "), name_of(dtype), fmt::join(specs[index].shape, ", ")));
+      }
+    } catch (const Error& error) {
+      source_.fail(path, error.what());
+    }
+  }
+
+  /// When an event takes the snapshot of this name, if it does.
+  std::optional<Moment> moment_of_snapshot(std::size_t i, std::string_view name) const {
+    const auto* snapshot = std::get_if<SnapshotEvent>(&config_.events[i]);
+    if (snapshot == nullptr) return {};
+    const auto steps = config_.train.steps;
+    const auto step = snapshot->schedule.every ? number_at_end(name) : snapshot->schedule.first(steps);
+    if (!step || !snapshot->schedule.due(*step, steps) || snapshot->snapshot(*step) != name) return {};
+    return Moment{*step, i};
+  }
+
+  void check_snapshot(const std::string& path, const std::string& from, Moment now) {
+    std::vector<std::string> known;
+    for (std::size_t i = 0; i < config_.events.size(); ++i) {
+      const auto* snapshot = std::get_if<SnapshotEvent>(&config_.events[i]);
+      if (snapshot == nullptr) continue;
+      known.push_back(snapshot->schedule.every ? fmt::format("{}_<step> every {}", snapshot->name, *snapshot->schedule.every) : snapshot->name);
+      const auto taken = moment_of_snapshot(i, from);
+      if (taken && *taken < now) return;
+      if (!taken) continue;
+      return source_.fail(path, taken->first == now.first
+                                    ? fmt::format("snapshot '{}' is taken after this event: it stands later in the file", from)
+                                    : fmt::format("snapshot '{}' is taken at step {}, after this event at step {}", from, taken->first, now.first));
+    }
+    source_.fail(path, fmt::format("this run takes no snapshot '{}'; it takes {}. A file has a '/' in its name or ends in .safetensors", from,
+                                   known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
+  }
+
+  void check_sets(const std::string& path, const std::vector<std::string>& on, Moment now) {
+    std::int64_t last_phase = 0;
+    for (std::size_t i = 0; i < config_.events.size(); ++i) {
+      if (!std::holds_alternative<SwitchEvent>(config_.events[i])) continue;
+      const auto before = now.first + (i < now.second ? 1 : 0);  // switches at earlier steps, and of this step those that stand before
+      const auto& schedule = schedule_of(config_.events[i]);
+      last_phase += schedule.at ? std::int64_t{schedule.first(config_.train.steps) < before} : (before - 1) / *schedule.every;
+    }
+    const bool novel = config_.eval.novel > 0;
+    for (std::size_t j = 0; j < on.size(); ++j) {
+      const auto phase = number_at_end(on[j]);
+      const bool is_phase = phase && *phase <= last_phase && on[j] == fmt::format("phase_{}", *phase);
+      if (on[j] == "train" || (on[j] == "novel" && novel) || is_phase) continue;
+      const auto phases = last_phase == 0 ? "phase_0" : fmt::format("phase_0 to phase_{}", last_phase);
+      source_.fail(fmt::format("{}.{}", path, j),
+                   fmt::format("no set '{}' at step {}; there are train, {}{}", on[j], now.first, phases, novel ? ", novel" : ""));
+    }
+  }
+
+  /// `x` every 10 steps and `x_20` once would write one file.
+  void check_outputs() {
+    for (std::size_t i = 0; i < config_.events.size(); ++i) {
+      const auto& once = config_.events[i];
+      const auto number = number_at_end(name_of(once));
+      if (!schedule_of(once).at || !number) continue;
+      const auto files = outputs_of(once, first_moment(i).first);
+      for (std::size_t j = 0; j < config_.events.size(); ++j) {
+        const auto& often = config_.events[j];
+        if (files.empty() || !schedule_of(often).every || !schedule_of(often).due(*number, config_.train.steps)) continue;
+        if (outputs_of(often, *number) != files) continue;
+        source_.fail(fmt::format("events.{}", i), fmt::format("writes {}, as events.{} does at step {}; give it another name", files[0], j, *number));
+      }
+    }
+  }
+
+  /// Where pickles are asked for, and not merely written because everything fits.
+  void check_pickles() {
+    const auto& output = config_.output;
+    const bool asked = output.pickle ? *output.pickle != "none" : output.epoch_steps || output.pickle_rows;
+    if (!asked || !source_.clean("train") || !source_.clean("eval") || !source_.clean("events") || !source_.clean("output")) return;
+    for (const auto& [key, what] : notebook_problems(config_)) source_.fail("output." + key, what);
   }
 
   ConfigSource& source_;
   RunConfig& config_;
   fs::path folder_;
+  bool with_weights_;
   std::map<std::string, std::size_t> names_;
 };
 
@@ -247,12 +409,12 @@ Rule run_name() {
   return {wants, nullptr, holds, nullptr, {}};
 }
 
-LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides) {
+LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides, bool with_weights) {
   auto source = ConfigSource::from_file(path);
   for (const auto& assignment : overrides) source.override_with(assignment);
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
-  Checker(source, config, path.parent_path()).check();
+  Checker(source, config, path.parent_path(), with_weights).check();
   source.throw_if_violated();
 
   loaded.threads_given = config.threads > 0;

@@ -30,12 +30,25 @@ struct DataConfig {
   }
 };
 
+/// Ends a run that never leaves chance: at the first log line at or after step `after`, if the train loss is still above a bound.
+struct StopIfConfig {
+  double train_loss_above = 0.68;
+  std::int64_t after = 5000;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("train_loss_above", self.train_loss_above, "nats; chance is ln 2 = .693", positive());
+    visit("after", self.after, "the first log line from this step on decides", at_least(1));
+  }
+};
+
 struct TrainConfig {
   std::int64_t steps = 20000, batch_size = 64;
   double lr = 1e-3;
   std::array<double, 2> betas{0.9, 0.999};
   double eps = 1e-8, weight_decay = 0;
   std::int64_t log_every = 100;
+  std::optional<StopIfConfig> stop_if;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -46,11 +59,24 @@ struct TrainConfig {
     visit("eps", self.eps, "added to Adam's denominator", positive());
     visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative());
     visit("log_every", self.log_every, "steps between lines of metrics.jsonl", at_least(1));
+    visit("stop_if", self.stop_if, "ends a run that is still at chance; null = no");
+  }
+};
+
+struct CompletionConfig {
+  std::int64_t prefix = 16;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("prefix", self.prefix, "bits that are given", at_least(1));
   }
 };
 
 struct EvalConfig {
   std::int64_t every = 500, train_stride = 10, validation_stride = 1, novel = 256;
+  bool by_position = false;
+  std::optional<CompletionConfig> completion;
+  std::vector<std::string> attention;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -58,6 +84,10 @@ struct EvalConfig {
     visit("train_stride", self.train_stride, "set `train`: every n-th rank of the current sequences", at_least(1));
     visit("validation_stride", self.validation_stride, "sets `phase_<k>`: every n-th rank of each phase", at_least(1));
     visit("novel", self.novel, "size of the set `novel` of sequences never trained on; 0 = none", in_range(0, 1 << 24));
+    visit("by_position", self.by_position, "also loss and accuracy by rank bin and position");
+    visit("completion", self.completion, "also whether greedy continuation from a prefix gives the sequence; null = not asked");
+    visit("attention", self.attention, "measures of the attention maps of set `train`: vertical_bars, decorrelation, attn_reps",
+          one_of({"vertical_bars", "decorrelation", "attn_reps"}));
   }
 };
 
@@ -65,12 +95,19 @@ struct OutputConfig {
   double checkpoint_minutes = 5;
   std::int64_t keep = 2;
   bool sequences = true;
+  std::optional<std::string> pickle, pickle_rows;
+  std::optional<std::int64_t> epoch_steps;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("checkpoint_minutes", self.checkpoint_minutes, "minutes between checkpoints", positive());
     visit("keep", self.keep, "checkpoints kept", in_range(1, 1000));
     visit("sequences", self.sequences, "write sequences/phase_<k>.npy");
+    visit("pickle", self.pickle, "files for notebooks: torch, numpy or none; null = torch where eval.every can be their epoch, else none",
+          one_of({"torch", "numpy", "none"}));
+    visit("pickle_rows", self.pickle_rows, "rows of test_metrics: current, all_phases, all_validation or all_ranks; null = as published",
+          one_of({"current", "all_phases", "all_validation", "all_ranks"}));
+    visit("epoch_steps", self.epoch_steps, "steps of an outer iteration in the pickles; null = eval.every", at_least(1));
   }
 };
 
@@ -116,8 +153,9 @@ struct LoadedConfig {
 };
 
 /// Reads `path`, applies overrides `a.b=value`, and checks everything that can be known before a run.
-/// Throws ConfigError with all violations at once.
-LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides);
+/// Throws ConfigError with all violations at once. `with_weights`: also reads the files of weights that events name (a run that has used
+/// them no longer needs them).
+LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides, bool with_weights = true);
 
 /// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
 /// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.

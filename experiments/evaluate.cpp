@@ -1,49 +1,105 @@
 #include "experiments/evaluate.h"
 
-#include "core/batches.h"
 #include "core/rows.h"
 
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 namespace mnemo {
 
 namespace {
 
 /// Rows of a block: as many as keep the largest activation near 16 MB.
-std::size_t rows_per_block(const Model& model, const SequenceTable& table) {
-  std::int64_t widest = table.length();
-  for (const auto& spec : model.parameters.specs()) widest = std::max(widest, spec.shape[0]);
-  return static_cast<std::size_t>(std::clamp<std::int64_t>((1 << 22) / (table.length() * widest), 1, 1024));
+std::size_t rows_per_block(const Model& model, std::int64_t length) {
+  return static_cast<std::size_t>(std::clamp<std::int64_t>((1 << 22) / (length * model.activation_width(length)), 1, 8192));
 }
+
+float mean_of(const float* values, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
+  return static_cast<float>(sum / static_cast<double>(count));
+}
+
+/// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.
+bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_position, const float* right) {
+  for (auto bit = prefix; bit < table.length(); ++bit) {
+    const auto hit = right[bit - first_position];
+    if (hit < 0.5F || (hit == 0.5F && table.bit(rank, bit))) return false;
+  }
+  return true;
+}
+
+/// Means over the ranks of each bin, position by position.
+class PositionMeans {
+ public:
+  PositionMeans(const SequenceTable& table, std::int64_t positions)
+      : bins_(rank_bins(table.num_sequences())), positions_(static_cast<std::size_t>(positions)),
+        sums_(bins_.size() * positions_), counts_(bins_.size()) {}
+
+  void add(std::int32_t rank, const float* values) {
+    const auto bin = static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
+    ++counts_[bin];
+    for (std::size_t i = 0; i < positions_; ++i) sums_[bin * positions_ + i] += values[i];
+  }
+  std::vector<float> means() const {
+    std::vector<float> means;
+    for (std::size_t i = 0; i < sums_.size(); ++i) means.push_back(static_cast<float>(sums_[i] / counts_[i / positions_]));
+    return means;
+  }
+
+ private:
+  std::vector<RankBin> bins_;
+  std::size_t positions_;
+  std::vector<double> sums_, counts_;
+};
 
 }  // namespace
 
-Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll) {
+std::vector<RankBin> rank_bins(std::int64_t num_sequences) {
+  std::vector<RankBin> bins;
+  for (std::int64_t begin = 0, end = 10; begin < num_sequences; begin = end, end *= 10) bins.emplace_back(begin, std::min(end, num_sequences));
+  return bins;
+}
+
+Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll, const ScoreOptions& options) {
   torch::NoGradGuard no_grad;
-  Scores scores{std::vector<float>(ranks.size()), std::vector<float>(ranks.size())};
+  Scores scores{std::vector<float>(ranks.size()), std::vector<float>(ranks.size()), {}, {}, {}};
+  if (options.completion_prefix > 0) scores.completed.resize(ranks.size());
   std::vector<std::size_t> sorted(ranks.size());
   std::iota(sorted.begin(), sorted.end(), std::size_t{0});
   std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return table.place(ranks[a]) < table.place(ranks[b]); });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto block = rows_per_block(model, table);
+  const auto first = model.first_position(), positions = table.length() - first;
+  PositionMeans loss_means(table, positions), accuracy_means(table, positions);
+  const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {
     if (poll) poll();
     const auto end = std::min(begin + block, sorted.size());
     std::vector<std::int32_t> block_ranks;
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
-    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, Sharing::prefixes, model.first_position());
-    const auto [loss_RUP, accuracy_RUP] = model.score(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
-    const auto loss_U = loss_RUP[0].to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
-    const auto accuracy_U = accuracy_RUP[0].to(torch::kFloat64).mean(1).to(torch::kFloat32).cpu();
-    for (auto i = begin; i < end; ++i) {
-      scores.loss[sorted[i]] = loss_U.data_ptr<float>()[i - begin];
-      scores.accuracy[sorted[i]] = accuracy_U.data_ptr<float>()[i - begin];
+    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
+    const auto predictions = model.score(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32), right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);
+    const float *loss = loss_UP.data_ptr<float>(), *right = right_UP.data_ptr<float>();
+    for (auto i = begin; i < end; ++i, loss += positions, right += positions) {
+      const auto rank = ranks[sorted[i]];
+      scores.loss[sorted[i]] = mean_of(loss, positions);
+      scores.accuracy[sorted[i]] = mean_of(right, positions);
+      if (options.by_position) {
+        loss_means.add(rank, loss);
+        accuracy_means.add(rank, right);
+      }
+      if (options.completion_prefix > 0) scores.completed[sorted[i]] = completes(table, rank, options.completion_prefix, first, right);
     }
+  }
+  if (options.by_position) {
+    scores.loss_by_position = loss_means.means();
+    scores.accuracy_by_position = accuracy_means.means();
   }
   return scores;
 }

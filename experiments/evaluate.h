@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/batches.h"
 #include "core/sequences.h"
 #include "models/model.h"
 
@@ -10,9 +11,22 @@
 
 namespace mnemo {
 
+/// Half-open bins of ranks: [0, 10), [10, 100), ... up to K.
+using RankBin = std::pair<std::int64_t, std::int64_t>;
+std::vector<RankBin> rank_bins(std::int64_t num_sequences);
+
+/// What is asked beside loss and accuracy.
+struct ScoreOptions {
+  bool by_position = false;
+  std::int64_t completion_prefix = 0;  ///< > 0: whether greedy continuation from so many bits gives the sequence
+  Sharing sharing = Sharing::prefixes;
+};
+
 /// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
+  std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN where it has none
+  std::vector<std::uint8_t> completed;                        ///< 1 or 0
 };
 
 /// Called between blocks of work; throws to stop it.
@@ -20,7 +34,10 @@ using Poll = std::function<void()>;
 
 /// Scores the given ranks of a table with replica 0 of the model. Changes nothing: no weights, counters or draws. Sequences go through
 /// the model sorted, in blocks, so that shared prefixes are computed once.
-Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll = {});
+/// Greedy continuation reproduces a sequence exactly if each of its bits is the more likely one after the bits before it: up to the first
+/// miss the continuation *is* the sequence. So `completed` needs no generation, only the logits that loss and accuracy are made of.
+Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll = {},
+             const ScoreOptions& options = {});
 
 /// Ranks 0, stride, 2 stride, ... below num_sequences.
 std::vector<std::int32_t> strided_ranks(std::int64_t num_sequences, std::int64_t stride);

@@ -70,18 +70,39 @@ bool changes_data_or_weights(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kChanges; }, event);
 }
 
-void SwitchEvent::apply(Run& run) const { run.begin_next_phase(clear_memory.value_or(true)); }
-
-void SnapshotEvent::apply(Run& run) const {
-  run.write_snapshot(schedule.every ? fmt::format("{}_{}", name, run.step()) : name);
+Files outputs_of(const EventConfig& event, std::int64_t step) {
+  const auto outputs = [&](const auto& e) -> Files {
+    if constexpr (requires { e.outputs(step); }) return e.outputs(step);
+    return {};
+  };
+  return std::visit(outputs, event);
 }
+
+bool names_a_file(std::string_view from) { return from.find('/') != from.npos || from.ends_with(".safetensors"); }
+
+void SwitchEvent::apply(Run& run) const {
+  run.begin_next_phase(clear_memory.value_or(true));
+  if (reset_optimizer) run.reset_optimizer({"*"});
+}
+
+std::string SnapshotEvent::snapshot(std::int64_t step) const { return schedule.every ? fmt::format("{}_{}", name, step) : name; }
+
+Files SnapshotEvent::outputs(std::int64_t step) const { return {fmt::format("snapshots/{}.safetensors", snapshot(step))}; }
+
+void SnapshotEvent::apply(Run& run) const { run.write_snapshot(outputs(run.step())[0]); }
 
 template <bool kFrozen>
 void FreezingEvent<kFrozen>::apply(Run& run) const {
-  for (const auto& pattern : params) run.set_frozen(pattern, kFrozen);
+  run.set_frozen(params, kFrozen);
+  if (reset_optimizer) run.reset_optimizer(params);
 }
 
 template struct FreezingEvent<true>;
 template struct FreezingEvent<false>;
+
+void LoadEvent::apply(Run& run) const {
+  load_weights(run.model(), run.weights_from(from), params);
+  if (reset_optimizer) run.reset_optimizer(params);
+}
 
 }  // namespace mnemo

@@ -40,23 +40,28 @@ struct Schedule {
   }
   bool due(std::int64_t step, std::int64_t steps) const;
   std::int64_t occurrences(std::int64_t steps) const;  ///< in a whole run
+  std::int64_t first(std::int64_t steps) const { return at ? at->step(steps) : *every; }
 };
 
 // Each event is one struct: settings, and what it does to a run. `kChanges`: it changes data or weights, so that the step is evaluated
-// before and after it.
+// before and after it. outputs(step): the files (or the folder) it writes in the run directory, whole; some events append to series instead.
+using Files = std::vector<std::string>;
 
-/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on. A model's memory is cleared unless said otherwise.
+/// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on unless it is reset. A model's memory
+/// is cleared unless said otherwise.
 struct SwitchEvent {
   static constexpr std::string_view kKind = "switch";
   static constexpr bool kChanges = true;
   Schedule schedule;
   std::string name;
+  bool reset_optimizer = false;
   std::optional<bool> clear_memory;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     Schedule::fields(self.schedule, visit);
     visit("name", self.name, "default: the kind");
+    visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts");
     visit("clear_memory", self.clear_memory, "of a model with a memory: false keeps what is stored; null = true");
   }
   void apply(Run& run) const;
@@ -74,6 +79,8 @@ struct SnapshotEvent {
     Schedule::fields(self.schedule, visit);
     visit("name", self.name, "names the file; default: the kind", file_name());
   }
+  std::string snapshot(std::int64_t step) const;  ///< what `from` calls it
+  Files outputs(std::int64_t step) const;
   void apply(Run& run) const;
 };
 
@@ -86,24 +93,141 @@ struct FreezingEvent {
   Schedule schedule;
   std::string name;
   std::vector<std::string> params;
+  bool reset_optimizer = false;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     Schedule::fields(self.schedule, visit);
     visit("name", self.name, "default: the kind");
     visit("params", self.params, "groups, or names with * for any characters", non_empty());
+    visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts of these parameters");
   }
   void apply(Run& run) const;
 };
 using FreezeEvent = FreezingEvent<true>;
 using UnfreezeEvent = FreezingEvent<false>;
 
-using EventConfig = std::variant<SwitchEvent, SnapshotEvent, FreezeEvent, UnfreezeEvent>;
+constexpr const char* kFromHelp = "an earlier snapshot of this run, or a safetensors file (a '/' in it, or this ending)";
+
+/// Puts weights of a snapshot or file in place of the present ones; with `at: 0` a warm start.
+struct LoadEvent {
+  static constexpr std::string_view kKind = "load";
+  static constexpr bool kChanges = true;
+  Schedule schedule;
+  std::string name, from;
+  std::vector<std::string> params{"*"};
+  bool reset_optimizer = false;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    Schedule::fields(self.schedule, visit);
+    visit("name", self.name, "default: the kind");
+    visit("from", self.from, kFromHelp);
+    visit("params", self.params, "groups, or names with * for any characters", non_empty());
+    visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts of these parameters");
+  }
+  void apply(Run& run) const;
+};
+
+// The rest act on a copy: the run's own bytes are the same without them (experiments/probes.cpp).
+
+/// Scores a copy that has some weights of a snapshot or file: eval/<name>.<set>/.
+struct SwapTestEvent {
+  static constexpr std::string_view kKind = "swap_test";
+  static constexpr bool kChanges = false;
+  Schedule schedule;
+  std::string name, from;
+  std::vector<std::string> params, on;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    Schedule::fields(self.schedule, visit);
+    visit("name", self.name, "names the folders; default: the kind", file_name());
+    visit("from", self.from, kFromHelp);
+    visit("params", self.params, "groups, or names with * for any characters", non_empty());
+    visit("on", self.on, "sets to score: train, phase_<k>, novel; [] = all that there are");
+  }
+  void apply(Run& run) const;
+};
+
+/// Every subset of the model's groups taken from a snapshot or file, the others as they are, scored on the sequences of the phase before
+/// (old), of this phase (new) and on novel ones: transplant/<name>.csv (with `every`: <name>_<step>).
+struct TransplantEvent {
+  static constexpr std::string_view kKind = "transplant";
+  static constexpr bool kChanges = false;
+  Schedule schedule;
+  std::string name, from;
+  std::int64_t stride = 10;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    Schedule::fields(self.schedule, visit);
+    visit("name", self.name, "names the file; default: the kind", file_name());
+    visit("from", self.from, kFromHelp);
+    visit("stride", self.stride, "scores every n-th sequence", at_least(1));
+  }
+  Files outputs(std::int64_t step) const;
+  void apply(Run& run) const;
+};
+
+/// How fast does this network learn sequences it has never seen? A copy, with some groups frozen and a fresh Adam, is trained on them, drawn
+/// uniformly, until the mean accuracy of its last 10 batches passes `until`: probes/<name>.<step>.json and .accuracy.npy.
+struct ForkProbeEvent {
+  static constexpr std::string_view kKind = "fork_probe";
+  static constexpr bool kChanges = false;
+  Schedule schedule;
+  std::string name;
+  std::vector<std::string> freeze;
+  std::int64_t sequences = 100, max_steps = 10000;
+  double until = 0.8;
+  std::uint32_t seed = 0;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    Schedule::fields(self.schedule, visit);
+    visit("name", self.name, "names the files; default: the kind", file_name());
+    visit("freeze", self.freeze, "groups or name patterns that the copy does not train");
+    visit("sequences", self.sequences, "novel sequences to learn", in_range(1, 1 << 24));
+    visit("until", self.until, "accuracy over 10 batches that ends it", in_range(0, 1));
+    visit("max_steps", self.max_steps, "steps after which it is given up", in_range(1, 1e9));
+    visit("seed", self.seed, "seed of the novel sequences and their draws");
+  }
+  Files outputs(std::int64_t step) const;
+  void apply(Run& run) const;
+};
+
+/// Hidden layers on novel sequences at every n-th position: features/<name>.<step>/layer_<j>.npy (S, positions, width).
+struct FeaturesEvent {
+  static constexpr std::string_view kKind = "features";
+  static constexpr bool kChanges = false;
+  Schedule schedule;
+  std::string name;
+  std::int64_t sequences = 1000, stride = 4;
+  std::uint32_t seed = 0;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    Schedule::fields(self.schedule, visit);
+    visit("name", self.name, "names the folder; default: the kind", file_name());
+    visit("sequences", self.sequences, "novel sequences S", in_range(1, 1 << 24));
+    visit("stride", self.stride, "every n-th position", at_least(1));
+    visit("seed", self.seed, "seed of the novel sequences");
+  }
+  Files outputs(std::int64_t step) const;
+  void apply(Run& run) const;
+};
+
+using EventConfig = std::variant<SwitchEvent, SnapshotEvent, FreezeEvent, UnfreezeEvent, LoadEvent, SwapTestEvent, TransplantEvent, ForkProbeEvent,
+                                 FeaturesEvent>;
 
 std::string_view kind_of(const EventConfig& event);
 const Schedule& schedule_of(const EventConfig& event);
 std::string& name_of(EventConfig& event);
 const std::string& name_of(const EventConfig& event);
 bool changes_data_or_weights(const EventConfig& event);
+Files outputs_of(const EventConfig& event, std::int64_t step);
+
+/// Whether `from` means a file: it has a '/' or ends in .safetensors.
+bool names_a_file(std::string_view from);
 
 }  // namespace mnemo

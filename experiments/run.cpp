@@ -2,6 +2,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "experiments/attention_measures.h"
+#include "experiments/notebook_pickle.h"
 #include "revision.h"
 
 #include <fmt/format.h>
@@ -155,9 +157,11 @@ Theory theory_of(const RunConfig& config, const SequenceTable& table, const Rank
   return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model));
 }
 
-void load_weights(Model& model, const Safetensors& file) {
+AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
+
+void load_weights(Model& model, const Safetensors& file, const std::vector<std::string>& params) {
   const auto& parameters = model.parameters;
-  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+  for (const auto i : matching_parameters(parameters.specs(), params)) {
     copy_from(file, parameters.specs()[i].name, parameters.leaf(i).detach().select(0, 0));
   }
 }
@@ -186,13 +190,11 @@ void write_weights(const fs::path& path, const Model& model, const std::map<std:
 Run::Run(RunConfig config, fs::path directory, RunOptions options)
     : config_(std::move(config)), options_(std::move(options)), directory_(std::move(directory)),
       checkpoints_(directory_.file("checkpoints"), config_.output.keep),
-      device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)) {
+      device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)),
+      dtype_(config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
   at::set_num_threads(static_cast<int>(config_.threads));
-  const auto dtype = config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32;
-  model_ = make_model({&config_.model, 1}, config_.data.length, dtype, device_.device);
-  const auto& train = config_.train;
-  adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>{
-      {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}});
+  model_ = make_model({&config_.model, 1}, config_.data.length, dtype_, device_.device);
+  adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>{scalars_of(config_.train)});
   if (config_.eval.novel > 0) novel_ = SequenceTable::novel(*config_.data.seed, config_.eval.novel, config_.data.length);
   const auto scalar = torch::TensorOptions().dtype(torch::kFloat64).device(device_.device);
   accumulated_ = {torch::zeros({}, scalar), torch::zeros({}, scalar), 0};
@@ -221,7 +223,10 @@ void Run::open(const std::optional<RunConfig>& previous) {
     directory_.begin({});
     start_phase(first_table(config_));
   }
-  if (resumed && grows) save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
+  if (resumed && grows) {
+    save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
+    forget_outputs_of_the_end(old_steps);
+  }
   write_atomically(directory_.file("config.yaml"), to_yaml(config_));
   write_meta("");
   write_phase_files();
@@ -237,18 +242,19 @@ void Run::open(const std::optional<RunConfig>& previous) {
 
 ExitCode Run::execute() {
   progress_ = std::make_unique<Progress>(options_.progress, point_.step, config_.train.steps);
-  auto result = ExitCode::done;
+  std::string end = "done";
   try {
     try {
-      train_to_the_end();
+      if (!train_to_the_end()) end = "at_chance";
     } catch (const Interrupted&) {
-      result = ExitCode::stopped;
+      end = "stopped";
     }
     progress_.reset();
-    if (result == ExitCode::stopped) {
+    if (end == "stopped") {
       save_checkpoint();
     } else {
       write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+      write_notebook_pickles(directory_.path(), config_);
     }
   } catch (const Error& error) {
     progress_.reset();
@@ -259,14 +265,13 @@ ExitCode Run::execute() {
     }
     throw;
   }
-  const auto* const end = result == ExitCode::stopped ? "stopped" : "done";
   write_meta(end);
   status_->progress(point_.step, last_loss_);
   status_->state(end);
-  return result;
+  return end == "stopped" ? ExitCode::stopped : ExitCode::done;
 }
 
-void Run::train_to_the_end() {
+bool Run::train_to_the_end() {
   const auto steps = config_.train.steps;
   while (true) {
     if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
@@ -274,13 +279,23 @@ void Run::train_to_the_end() {
     while (point_.actions < static_cast<std::int64_t>(todo.size())) {
       poll();
       todo[static_cast<std::size_t>(point_.actions)]();
-      ++point_.actions;
+      if (point_.actions++ == 0 && stays_at_chance()) return false;
     }
-    if (point_.step == steps) break;
+    if (point_.step == steps) return true;
     if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
     poll();
     train_one_step();
   }
+}
+
+/// At the one log line, the first of a step, that decides.
+bool Run::stays_at_chance() const {
+  const auto& stop_if = config_.train.stop_if;
+  const auto every = config_.train.log_every;
+  if (!stop_if || point_.step != std::min(((stop_if->after - 1) / every + 1) * every, config_.train.steps)) return false;
+  if (!(last_loss_ > stop_if->train_loss_above)) return false;
+  log_info("step {}: the train loss is {:.4f}, still above {}: train.stop_if ends the run", point_.step, last_loss_, stop_if->train_loss_above);
+  return true;
 }
 
 void Run::poll() const {
@@ -354,54 +369,97 @@ void Run::log_metrics() {
 
 // ---- evaluation
 
-void Run::open_series() {
-  const auto& eval = config_.eval;
-  const auto current = static_cast<std::int64_t>(phases_.size()) - 1;
-  directory_.series("train", strided_ranks(config_.data.num_sequences, eval.train_stride));
-  for (std::int64_t phase = 0; phase <= current; ++phase) {
-    directory_.series(fmt::format("phase_{}", phase), strided_ranks(config_.data.num_sequences, eval.validation_stride));
+std::vector<Run::EvaluatedSet> Run::sets() const {
+  const auto K = config_.data.num_sequences;
+  std::vector<EvaluatedSet> list;
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
+    list.push_back({fmt::format("phase_{}", phase), &phases_[phase].table, strided_ranks(K, config_.eval.validation_stride), &phases_[phase]});
   }
-  if (novel_) directory_.series("novel", strided_ranks(novel_->num_sequences(), 1));
+  list.push_back({"train", &phases_.back().table, strided_ranks(K, config_.eval.train_stride), &phases_.back()});
+  if (novel_) list.push_back({"novel", &*novel_, strided_ranks(novel_->num_sequences(), 1), nullptr});
+  return list;
 }
 
-void Run::evaluate() {
-  open_series();
+/// What `eval` asks for beside the arrays that every set has.
+std::vector<Column> Run::further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const {
+  std::vector<Column> columns;
+  if (config_.eval.by_position) {
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - first_position(config_.model)};
+    columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
+  }
+  if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
+  return columns;
+}
+
+void Run::open_series() {
+  for (const auto& [name, table, ranks, history] : sets()) {
+    directory_.series(name, ranks);
+    if (const auto columns = further_columns(std::ssize(ranks), table->num_sequences()); !columns.empty()) directory_.arrays("eval/" + name, columns);
+    const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
+    if (!config_.eval.by_position || fs::exists(bins_file)) continue;
+    std::vector<std::int64_t> edges;
+    for (const auto& [begin, end] : rank_bins(table->num_sequences())) edges.insert(edges.end(), {begin, end});
+    write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
+  }
+  if (config_.eval.attention.empty()) return;
+  const auto num_ranks = std::ssize(strided_ranks(config_.data.num_sequences, config_.eval.train_stride));
+  std::vector<Column> columns;
+  for (const auto& name : config_.eval.attention) {
+    columns.push_back({name, Dtype::f32, attention_measure_shape(name, attention_heads(config_.model), config_.data.length, num_ranks)});
+  }
+  columns.push_back({"step", Dtype::i64, {}});
+  directory_.arrays("attention", columns);
+}
+
+void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on) {
   const auto& eval = config_.eval;
-  const auto current = phases_.size() - 1;
-  const auto poll_here = [this] { poll(); };
+  const auto current = fmt::format("phase_{}", phases_.size() - 1);
+  const bool is_own = prefix.empty();  // not a swap test, which has the common arrays alone
+  const auto options = is_own ? ScoreOptions{eval.by_position, eval.completion ? eval.completion->prefix : 0} : ScoreOptions{};
+  if (is_own) open_series();  // a switch adds a set
+  auto wanted = sets();
+  std::erase_if(wanted, [&](const auto& set) { return !on.empty() && std::find(on.begin(), on.end(), set.name) == on.end(); });
   // everything is scored before anything is written: an interrupted evaluation leaves no rows
   std::map<std::string, Scores> scores;
-  for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
-    const auto set = fmt::format("phase_{}", phase);
-    scores[set] = score(*model_, phases_[phase].table, directory_.series(set, {}).ranks(), poll_here);
-  }
-  const auto& train_ranks = directory_.series("train", {}).ranks();
-  const auto& current_scores = scores[fmt::format("phase_{}", current)];
-  if (eval.train_stride % eval.validation_stride == 0) {
-    auto& train = scores["train"];
-    for (const auto rank : train_ranks) {
-      const auto row = static_cast<std::size_t>(rank / eval.validation_stride);
-      train.loss.push_back(current_scores.loss[row]);
-      train.accuracy.push_back(current_scores.accuracy[row]);
+  for (const auto& set : wanted) {
+    const auto whole = scores.find(current);
+    if (set.name == "train" && whole != scores.end() && eval.train_stride % eval.validation_stride == 0 && !options.by_position) {
+      auto& train = scores["train"];
+      for (const auto rank : set.ranks) {
+        const auto row = static_cast<std::size_t>(rank / eval.validation_stride);
+        train.loss.push_back(whole->second.loss[row]);
+        train.accuracy.push_back(whole->second.accuracy[row]);
+        if (options.completion_prefix > 0) train.completed.push_back(whole->second.completed[row]);
+      }
+    } else {
+      scores[set.name] = score(*model_, *set.table, set.ranks, [this] { poll(); }, options);
     }
-  } else {
-    scores["train"] = score(*model_, phases_[current].table, train_ranks, poll_here);
   }
-  if (novel_) scores["novel"] = score(*model_, *novel_, directory_.series("novel", {}).ranks(), poll_here);
+  std::vector<std::vector<float>> attention;
+  if (is_own && !eval.attention.empty()) {
+    const auto ranks = strided_ranks(config_.data.num_sequences, eval.train_stride);
+    attention = measure_attention(*model_, config_.model, phases_.back().table, ranks, eval.attention, [this] { poll(); });
+  }
 
-  const auto append = [&](const std::string& set, const Phase* history) {
-    auto& series = directory_.series(set, {});
+  for (const auto& [name, table, ranks, history] : wanted) {
     std::vector<std::int64_t> presentations, last_seen;
-    for (const auto rank : series.ranks()) {
+    for (const auto rank : ranks) {
       presentations.push_back(history ? history->presentations[static_cast<std::size_t>(rank)] : 0);
       last_seen.push_back(history ? history->last_seen[static_cast<std::size_t>(rank)] : -1);
     }
-    series.append(point_.step, static_cast<std::int64_t>(current), presentations, last_seen, scores[set]);
-    last_accuracy_[set] = scores[set].accuracy;
-  };
-  append("train", &phases_[current]);
-  for (std::size_t phase = 0; phase < phases_.size(); ++phase) append(fmt::format("phase_{}", phase), &phases_[phase]);
-  if (novel_) append("novel", nullptr);
+    const auto& scored = scores[name];
+    std::vector<ArrayView> further;
+    if (options.by_position) further = {row_of(scored.loss_by_position), row_of(scored.accuracy_by_position)};
+    if (options.completion_prefix > 0) further.push_back(row_of(scored.completed));
+    if (!further.empty()) directory_.arrays("eval/" + name, {}).append(further);
+    directory_.series(prefix + name, ranks).append(point_.step, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
+    if (is_own) last_accuracy_[name] = scored.accuracy;
+  }
+  if (attention.empty()) return;
+  std::vector<ArrayView> measures;
+  for (const auto& measure : attention) measures.push_back(row_of(measure));
+  measures.push_back(view_of(&point_.step, {}));
+  directory_.arrays("attention", {}).append(measures);
 }
 
 std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {
@@ -438,13 +496,26 @@ void Run::begin_next_phase(bool clear_memory) {
   write_phase_files();
 }
 
-void Run::write_snapshot(const std::string& name) {
+void Run::write_snapshot(const std::string& file) {
   make_directories(directory_.file("snapshots"));
-  write_weights(directory_.file(fmt::format("snapshots/{}.safetensors", name)), *model_, {{"step", std::to_string(point_.step)}});
+  write_weights(directory_.file(file), *model_, {{"step", std::to_string(point_.step)}});
 }
 
-void Run::set_frozen(const std::string& pattern, bool frozen) {
-  for (const auto index : matching_parameters(model_->parameters.specs(), pattern)) model_->parameters.set_frozen(index, frozen);
+void Run::set_frozen(const std::vector<std::string>& params, bool frozen) {
+  for (const auto index : matching_parameters(model_->parameters.specs(), params)) model_->parameters.set_frozen(index, frozen);
+}
+
+void Run::reset_optimizer(const std::vector<std::string>& params) { adam_->reset(matching_parameters(model_->parameters.specs(), params)); }
+
+Safetensors Run::weights_from(const std::string& from) const {
+  return Safetensors::read(names_a_file(from) ? fs::path(from) : directory_.file(fmt::format("snapshots/{}.safetensors", from)));
+}
+
+std::unique_ptr<Model> Run::copy_of_model() const {
+  torch::NoGradGuard no_grad;
+  auto copy = make_model({&config_.model, 1}, config_.data.length, dtype_, device_.device);
+  copy->parameters.flat_RP().copy_(model_->parameters.flat_RP());
+  return copy;
 }
 
 void Run::write_phase_files() {
@@ -534,6 +605,16 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   planned_ends_ = {ends.begin(), ends.end()};
   directory_.begin(marks_from(file));
   open_series();
+}
+
+/// The files of `at: end` events happen again at the new end; those with a step in their name would stay.
+void Run::forget_outputs_of_the_end(std::int64_t old_steps) const {
+  std::error_code ignored;
+  for (const auto& event : config_.events) {
+    const auto& at = schedule_of(event).at;
+    if (!at || !at->relative() || at->step(old_steps) != old_steps) continue;
+    for (const auto& file : outputs_of(event, old_steps)) fs::remove_all(directory_.file(file), ignored);
+  }
 }
 
 void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) const {

@@ -51,11 +51,22 @@ class Run {
   /// Trains to the end. Returns done or stopped; throws Error for everything else (diverged among it), with the last checkpoint intact.
   ExitCode execute();
 
-  // What events act on.
+  // What events act on, and do. Names of files are relative to the run directory; `params` are groups or name patterns.
   std::int64_t step() const { return point_.step; }
+  fs::path file(const std::string& name) const { return directory_.file(name); }
+  const std::optional<SequenceTable>& novel() const { return novel_; }
   void begin_next_phase(bool clear_memory);
-  void write_snapshot(const std::string& name);
-  void set_frozen(const std::string& pattern, bool frozen);
+  void write_snapshot(const std::string& file);
+  void set_frozen(const std::vector<std::string>& params, bool frozen);
+  void reset_optimizer(const std::vector<std::string>& params);
+  /// Scores the model on the sets that there are now, or on those of them named in `on`, and appends to eval/<prefix><set>/.
+  void evaluate(const std::string& prefix = {}, const std::vector<std::string>& on = {});
+  /// Of a snapshot of this run, or a file (names_a_file). Throws Error{data} when it is not whole.
+  Safetensors weights_from(const std::string& from) const;
+  /// Another model with the weights of this one, all of them trainable.
+  std::unique_ptr<Model> copy_of_model() const;
+  /// To be called between blocks of work: throws when the run is to stop.
+  void poll() const;
 
   // What a command reports.
   const RunConfig& config() const { return config_; }
@@ -76,18 +87,27 @@ class Run {
     std::int64_t steps = 0;
   };
 
-  void train_to_the_end();
-  void poll() const;
+  struct EvaluatedSet {
+    std::string name;
+    const SequenceTable* table;
+    std::vector<std::int32_t> ranks;
+    const Phase* history;            // none: never trained on
+  };
+
+  bool train_to_the_end();           // false: stays at chance
+  bool stays_at_chance() const;
   std::vector<Action> actions();
   void log_metrics();
-  void evaluate();
+  std::vector<EvaluatedSet> sets() const;
   void train_one_step();
   void check_finite();
   void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
   void open_series();
+  std::vector<Column> further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const;
   void save_checkpoint();
   void restore(RunPoint point, const Safetensors& file);
+  void forget_outputs_of_the_end(std::int64_t old_steps) const;
   void refuse_fired_percentages(const RunConfig& previous, RunPoint point) const;
   void write_meta(const std::string& end);
   std::vector<std::pair<std::string, torch::Tensor>> state_tensors();
@@ -101,6 +121,7 @@ class Run {
   std::deque<Phase> phases_;  // addresses stay: the trainer points at the tables
   std::vector<Theory> theories_;
   std::optional<SequenceTable> novel_;
+  torch::Dtype dtype_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Adam> adam_;
   std::unique_ptr<Trainer> trainer_;
@@ -116,9 +137,9 @@ class Run {
   std::string progress_note_;
 };
 
-/// The weights of a safetensors file of ours (a snapshot, final.safetensors) into replica 0 of a model. Throws Error{data} when a tensor is
-/// missing or has another shape.
-void load_weights(Model& model, const Safetensors& file);
+/// Weights of a safetensors file of ours (a snapshot, final.safetensors) into replica 0 of a model: those that `params` name. Throws
+/// Error{data} when a tensor is missing or has another shape.
+void load_weights(Model& model, const Safetensors& file, const std::vector<std::string>& params = {"*"});
 /// What such a file says that a model with a memory has stored.
 void load_memory(Model& model, const Safetensors& file);
 
@@ -131,5 +152,7 @@ SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
 RankSampler sampler_of(const RunConfig& config);
 /// The Bayes predictor of what the configured model predicts.
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler);
+
+AdamScalars scalars_of(const TrainConfig& train);
 
 }  // namespace mnemo

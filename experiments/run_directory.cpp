@@ -26,45 +26,29 @@ double resident_megabytes() {
 }
 
 constexpr const char* kMetrics = "metrics.jsonl";
-constexpr std::string_view kMeasures = "measures/";
 
 }  // namespace
 
 std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
 
-// ---- EvaluationSeries
+// ---- arrays that grow
 
-EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
-    : folder_("eval/" + set), ranks_(std::move(ranks)) {
-  const auto folder = run_directory / folder_;
-  make_directories(folder);
-  const auto rank = widened(ranks_);
-  const Shape row{static_cast<std::int64_t>(ranks_.size())};
-  write_npy(folder / "rank.npy", view_of(rank.data(), row));
-  const auto add = [&](const char* name, Dtype dtype, const Shape& shape) {
-    files_.emplace_back(name, NpyAppender(folder / (std::string(name) + ".npy"), dtype, shape));
-  };
-  add("presentations", Dtype::i64, row);
-  add("last_seen", Dtype::i64, row);
-  add("loss", Dtype::f32, row);
-  add("accuracy", Dtype::f32, row);
-  add("phase", Dtype::i64, {});
-  add("step", Dtype::i64, {});
+GrowingArrays::GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns) {
+  make_directories(run_directory / folder);
+  for (const auto& [name, dtype, row] : columns) {
+    const auto path = fmt::format("{}/{}.npy", folder, name);
+    files_.emplace_back(path, NpyAppender(run_directory / path, dtype, row));
+  }
 }
 
-void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
-                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
-  files_[0].second.append(std::span(presentations));
-  files_[1].second.append(std::span(last_seen));
-  files_[2].second.append(std::span(scores.loss));
-  files_[3].second.append(std::span(scores.accuracy));
-  files_[4].second.append(std::span<const std::int64_t>(&phase, 1));
-  files_[5].second.append(std::span<const std::int64_t>(&step, 1));
+void GrowingArrays::append(const std::vector<ArrayView>& rows) {
+  if (rows.size() != files_.size()) throw Error(ExitCode::bug, fmt::format("[arrays] {} rows for {} files", rows.size(), files_.size()));
+  for (std::size_t i = 0; i < files_.size(); ++i) files_[i].second.append(rows[i]);
 }
 
-void EvaluationSeries::begin(const FileMarks& marks) {
-  for (auto& [name, file] : files_) {
-    const auto mark = marks.find(fmt::format("{}/{}.npy", folder_, name));
+void GrowingArrays::begin(const FileMarks& marks) {
+  for (auto& [path, file] : files_) {
+    const auto mark = marks.find(path);
     if (mark == marks.end()) {
       file.begin();
     } else {
@@ -73,12 +57,32 @@ void EvaluationSeries::begin(const FileMarks& marks) {
   }
 }
 
-void EvaluationSeries::mark(FileMarks& marks) const {
-  for (const auto& [name, file] : files_) marks[fmt::format("{}/{}.npy", folder_, name)] = file.mark();
+void GrowingArrays::mark(FileMarks& marks) const {
+  for (const auto& [path, file] : files_) marks[path] = file.mark();
 }
 
-void EvaluationSeries::sync() {
-  for (auto& [name, file] : files_) file.sync();
+void GrowingArrays::sync() {
+  for (auto& [path, file] : files_) file.sync();
+}
+
+namespace {
+
+std::vector<Column> columns_of_a_set(const Shape& row) {
+  return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row},
+          {"accuracy", Dtype::f32, row},      {"phase", Dtype::i64, {}},      {"step", Dtype::i64, {}}};
+}
+
+}  // namespace
+
+EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
+    : ranks_(std::move(ranks)), arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks_)})) {
+  const auto rank = widened(ranks_);
+  write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}));
+}
+
+void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
+  arrays_.append({row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}), view_of(&step, {})});
 }
 
 // ---- StatusFile
@@ -149,18 +153,22 @@ void RunDirectory::begin(const FileMarks& marks) {
   if (mark != marks.end()) metrics_.rewind(mark->second);
   metrics_.truncate();
   series_.clear();
-  measures_.clear();
-  for (const auto& [name, mark_of_file] : marks) {
-    if (!name.starts_with(kMeasures)) continue;
-    const auto header = read_npy_header(file(name));
-    measure(name, header.dtype, {header.shape.begin() + 1, header.shape.end()});
-  }
+  arrays_.clear();
 }
 
 EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
   auto found = series_.find(set);
   if (found == series_.end()) {
     found = series_.emplace(set, EvaluationSeries(path_, set, ranks)).first;
+    found->second.arrays().begin(marks_);
+  }
+  return found->second;
+}
+
+GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector<Column>& columns) {
+  auto found = arrays_.find(folder);
+  if (found == arrays_.end()) {
+    found = arrays_.emplace(folder, GrowingArrays(path_, folder, columns)).first;
     found->second.begin(marks_);
   }
   return found->second;
@@ -173,36 +181,29 @@ void RunDirectory::append_metrics(const MetricsLine& line) {
   metrics_.append(text + "}\n");
 }
 
-NpyAppender& RunDirectory::measure(const std::string& path, Dtype dtype, const Shape& row) {
-  const auto found = measures_.find(path);
-  if (found != measures_.end()) return found->second;
-  make_directories(file(path).parent_path());
-  auto& appender = measures_.emplace(path, NpyAppender(file(path), dtype, row)).first->second;
-  const auto mark = marks_.find(path);
-  mark == marks_.end() ? appender.begin() : appender.rewind(mark->second);
-  return appender;
-}
-
 void RunDirectory::append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors) {
   if (vectors.empty()) return;
+  std::vector<Column> columns;
+  std::vector<ArrayView> rows;
   for (const auto& [name, values] : vectors) {
-    measure(fmt::format("{}{}.npy", kMeasures, name), Dtype::f32, {static_cast<std::int64_t>(values.size())}).append(std::span(values));
+    columns.push_back({name, Dtype::f32, {std::ssize(values)}});
+    rows.push_back(row_of(values));
   }
-  measure(std::string(kMeasures) + "step.npy", Dtype::i64, {}).append(std::span<const std::int64_t>(&step, 1));
+  columns.push_back({"step", Dtype::i64, {}});
+  rows.push_back(view_of(&step, {}));
+  arrays("measures", columns).append(rows);
 }
 
 FileMarks RunDirectory::commit() {
-  FileMarks marks;
+  auto marks = marks_;  // of series that this session has not asked for yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
-  for (auto& [set, series] : series_) {
-    series.sync();
-    series.mark(marks);
-  }
-  for (auto& [path, file] : measures_) {
-    file.sync();
-    marks[path] = file.mark();
-  }
+  const auto add = [&](GrowingArrays& arrays) {
+    arrays.sync();
+    arrays.mark(marks);
+  };
+  for (auto& [folder, arrays] : arrays_) add(arrays);
+  for (auto& [set, series] : series_) add(series.arrays());
   return marks;
 }
 

@@ -21,6 +21,29 @@ namespace mnemo {
 /// Marks of append-only files by their path in the run directory.
 using FileMarks = std::map<std::string, FileMark>;
 
+/// An array of a folder that grows by a row at a time.
+struct Column {
+  std::string name;  ///< <name>.npy
+  Dtype dtype;
+  Shape row;
+};
+
+/// Arrays in one folder of a run directory that grow together.
+class GrowingArrays {
+ public:
+  GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns);
+
+  /// A row for each column, in their order.
+  void append(const std::vector<ArrayView>& rows);
+  /// Empty files, or back to the marks where the checkpoint knew them.
+  void begin(const FileMarks& marks);
+  void mark(FileMarks& marks) const;
+  void sync();
+
+ private:
+  std::vector<std::pair<std::string, NpyAppender>> files_;  // by path in the run directory
+};
+
 /// The rows of one evaluated set: eval/<set>/*.npy. `step.npy` is written last, so that its length is the number of whole rows.
 class EvaluationSeries {
  public:
@@ -29,15 +52,11 @@ class EvaluationSeries {
   const std::vector<std::int32_t>& ranks() const { return ranks_; }
   void append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
               const std::vector<std::int64_t>& last_seen, const Scores& scores);
-  /// Empty files, or back to the marks where the checkpoint knew this set.
-  void begin(const FileMarks& marks);
-  void mark(FileMarks& marks) const;
-  void sync();
+  GrowingArrays& arrays() { return arrays_; }
 
  private:
-  std::string folder_;  // relative to the run directory
   std::vector<std::int32_t> ranks_;
-  std::vector<std::pair<std::string, NpyAppender>> files_;  // presentations, last_seen, loss, accuracy, phase, step
+  GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, step
 };
 
 /// status.json, renewed by a thread of its own so that a hung run shows. Says `running` when made, and `failed` in the end
@@ -96,6 +115,8 @@ class RunDirectory {
   void begin(const FileMarks& marks);
   /// The series of a set; made, and brought to the marks of begin(), when first asked for.
   EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
+  /// Further arrays of a folder, in the same way; append them before the series of that folder.
+  GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns);
   void append_metrics(const MetricsLine& line);
   /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing where there are none.
   void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
@@ -108,13 +129,11 @@ class RunDirectory {
   void write_switches(const std::vector<std::int64_t>& phase_starts);
 
  private:
-  NpyAppender& measure(const std::string& path, Dtype dtype, const Shape& row);
-
   fs::path path_;
   AppendFile metrics_;
   FileMarks marks_;
   std::map<std::string, EvaluationSeries> series_;
-  std::map<std::string, NpyAppender> measures_;  // by path
+  std::map<std::string, GrowingArrays> arrays_;  // by folder
 };
 
 }  // namespace mnemo

@@ -3,12 +3,15 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/signals.h"
+#include "experiments/attention_measures.h"
+#include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <new>
 
@@ -64,15 +67,31 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   const double evaluations = static_cast<double>(2 + (steps - 1) / config.eval.every) + 2 * count(changes_data_or_weights);
   const double rows = K / static_cast<double>(config.eval.train_stride) + phases * K / static_cast<double>(config.eval.validation_stride) +
                       static_cast<double>(config.eval.novel);
-  const double sets = evaluations * rows * 24;  // presentations, last_seen, loss, accuracy
+  const double swap_tests = count([](const auto& event) { return std::holds_alternative<SwapTestEvent>(event); });
+  double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
+  double features = 0;
+  for (const auto& event : config.events) {
+    if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
+      features += static_cast<double>(e->schedule.occurrences(steps) * e->sequences) * std::ceil((L - 1) / static_cast<double>(e->stride)) * 4 *
+                  static_cast<double>(hidden_width(config.model));
+    }
+  }
+  if (config.eval.completion) sets += evaluations * rows;
+  if (config.eval.by_position) sets += evaluations * 8 * L * static_cast<double>(rank_bins(config.data.num_sequences).size()) * (2 + phases);
+  double attention = 0;
+  for (const auto& name : config.eval.attention) {
+    const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
+    attention += 4 * evaluations * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
+  }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
   fmt::print("model      {}\n", text_of(config.model, config.data.length));
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
-  fmt::print("disk       eval {}, checkpoints {}, weights {}, sequences {}\n", megabytes(sets),
+  fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(sets), megabytes(attention),
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
-             megabytes(config.output.sequences ? phases * K * L : 0));
+             megabytes(config.output.sequences ? phases * K * L : 0), megabytes(notebook_bytes(config)));
+  if (features > 0) fmt::print("           features {}\n", megabytes(features));
   fmt::print("nothing was written\n");
 }
 
@@ -97,6 +116,14 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
   }
 }
 
+void print_result(const fs::path& directory, const RunConfig& config) {
+  print_summary(directory, config);
+  if (const auto status = read_status(directory); status.state == "at_chance") {
+    fmt::print("at chance: ended at step {} of {} by train.stop_if. Another train.lr, or train.stop_if=null, makes another run\n", status.step,
+               config.train.steps);
+  }
+}
+
 /// The command as it was typed, less what would start anew.
 std::string resume_command(const TrainRequest& request) {
   if (request.options.command.empty()) return fmt::format("mnemo train {}", request.config_path.string());
@@ -113,7 +140,7 @@ fs::path default_cache() { return environment_cache().value_or("cache"); }
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
   if (!fs::exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
-  return load_config(path, {}).config;
+  return load_config(path, {}, /*with_weights=*/false).config;
 }
 
 ExitCode train(const TrainRequest& request) {
@@ -147,8 +174,9 @@ ExitCode train(const TrainRequest& request) {
       throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
                                                   directory.string(), status.step));
     }
-    if (status.state == "done" && status.step == config.train.steps && fs::exists(directory / "final.safetensors")) {
-      print_summary(directory, config);
+    const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+    if (at_end && fs::exists(directory / "final.safetensors")) {
+      print_result(directory, config);
       fmt::print("already done: {}\n", directory.string());
       return ExitCode::done;
     }
@@ -159,7 +187,7 @@ ExitCode train(const TrainRequest& request) {
   if (result == ExitCode::stopped) {
     fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
   } else {
-    print_summary(directory, config);
+    print_result(directory, config);
     fmt::print("results: {}\n", directory.string());
     fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
   }

@@ -6,6 +6,26 @@
 
 namespace mnemo {
 
+namespace {
+
+/// Loss and accuracy of every prediction. With z a cell's logit: BCE(z, y) = log1p(exp(-|z|)) + max(-z, 0) for y = 1, max(z, 0) for y = 0; `tail` is
+/// the first term.
+template <class Real>
+void score_cells(const Cells& cells, const SequenceTable& table, double max_loss, const Real* z, const Real* tail, Real* loss_UP, Real* accuracy_UP) {
+  const auto positions = cells.num_positions();
+  for (std::int64_t row = 0, i = 0; row < cells.num_rows(); ++row) {
+    for (std::int64_t position = 0; position < positions; ++position, ++i) {
+      const auto cell = cells.cell_of[static_cast<std::size_t>(i)];
+      const bool bit = table.bit(cells.ranks[static_cast<std::size_t>(row)], position + cells.first_position);
+      const Real for_bit = bit ? z[cell] : -z[cell];
+      loss_UP[i] = std::min(tail[cell] + std::max(-for_bit, Real{0}), static_cast<Real>(max_loss));
+      accuracy_UP[i] = for_bit > 0 ? Real{1} : for_bit == 0 ? Real{0.5} : Real{0};
+    }
+  }
+}
+
+}  // namespace
+
 torch::Tensor Model::predict(const Rows& rows) {
   torch::NoGradGuard no_grad;
   return logits(rows);
@@ -20,14 +40,23 @@ Losses Model::gradient(const Rows& rows) {
 }
 
 PositionScores Model::score(const Rows& rows) {
-  torch::NoGradGuard no_grad;
+  const auto z_RN = predict(rows).cpu().contiguous(), tail_RN = z_RN.abs().neg_().exp_().log1p_();
   const auto R = rows.num_replicas(), U = rows.num_rows(), P = rows.num_positions();
-  std::vector<torch::Tensor> cell_of;
-  for (const auto& replica : rows.replicas()) cell_of.push_back(torch::tensor(torch::ArrayRef<std::int32_t>(replica.cells->cell_of), torch::kInt64));
-  const auto logits_RUP = predict(rows).gather(1, torch::stack(cell_of).to(parameters.flat_RP().device())).view({R, U, P});
-  const auto next_RUP = rows.tensors().bits_RUL.slice(2, rows.first_position());
-  const auto loss_RUP = torch::where(next_RUP.to(torch::kBool), bce_of_one(logits_RUP), bce_of_zero(logits_RUP));
-  return {loss_RUP.clamp_max(max_loss()), accuracy_of(logits_RUP, next_RUP)};
+  const PositionScores scores{torch::empty({R, U, P}, z_RN.options()), torch::empty({R, U, P}, z_RN.options())};
+  AT_DISPATCH_FLOATING_TYPES(z_RN.scalar_type(), "score", [&] {
+    for (std::int64_t r = 0; r < R; ++r) {
+      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+      score_cells(*cells, *table, max_loss(), z_RN[r].data_ptr<scalar_t>(), tail_RN[r].data_ptr<scalar_t>(), scores.loss_RUP[r].data_ptr<scalar_t>(),
+                  scores.accuracy_RUP[r].data_ptr<scalar_t>());
+    }
+  });
+  return scores;
+}
+
+std::int64_t Model::activation_width(std::int64_t length) const {
+  auto widest = length;  // a row of attention scores
+  for (const auto& spec : parameters.specs()) widest = std::max(widest, spec.shape[0]);
+  return widest;
 }
 
 }  // namespace mnemo

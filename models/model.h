@@ -44,6 +44,9 @@ class Model {
   /// The same logits for evaluation, without a graph. Here through logits(); a model may override it with a faster form.
   virtual torch::Tensor predict(const Rows& rows);
 
+  /// Numbers that predict() holds for each (row, position) at once, about: what bounds the rows of a block of evaluation.
+  virtual std::int64_t activation_width(std::int64_t length) const;
+
   /// How gradient() and predict() compute, for the log.
   virtual std::string form() const { return "plain composition"; }
 

@@ -67,26 +67,42 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   return torch::baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2));
 }
 
-}  // namespace
-
-Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
-  const auto R = bits_RUL.size(0), U = bits_RUL.size(1), P = bits_RUL.size(2) - 1;
-  const auto H = config_.heads, F = config_.head_dim, C = config_.width();
+/// Queries, keys and values of every position, [3, R, U, H, P, F].
+Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
+  const auto R = bits_RUP.size(0), U = bits_RUP.size(1), P = bits_RUP.size(2);
+  const auto H = config.heads, F = config.head_dim, C = config.width();
   const auto& wte = parameters["wte.weight"];  // [R, 2, C]
-  const auto is_one = bits_RUL.slice(2, 0, P).to(torch::kBool).unsqueeze(-1);
+  const auto is_one = bits_RUP.to(torch::kBool).unsqueeze(-1);
   const auto token = [&](std::int64_t bit) { return wte.select(1, bit).view({R, 1, 1, C}); };
   const auto x = torch::where(is_one, token(1), token(0)) + parameters["wpe.weight"].slice(1, 0, P).unsqueeze(1);
 
   const auto qkv = linear(x.reshape({R, U * P, C}), parameters["c_attn.weight"], parameters["c_attn.bias"]);
-  const auto heads = qkv.view({R, U, P, 3, H, F}).permute({3, 0, 1, 4, 2, 5});  // [3, R, U, H, P, F]
-  const auto q = heads[0], k = heads[1], v = heads[2];
-  const auto future = torch::ones({P, P}, qkv.options().dtype(torch::kBool)).triu(1);
-  const auto scores = (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(F)))
-                          .masked_fill(future, -std::numeric_limits<double>::infinity());
-  return torch::matmul(scores.softmax(-1), v).transpose(2, 3).reshape({R, U, P, C});
+  return qkv.view({R, U, P, 3, H, F}).permute({3, 0, 1, 4, 2, 5});
 }
 
-Tensor OneLayerAttention::logits(const Rows& rows) {
+/// Causal softmax(q k^T / sqrt(F)), the diagonal included.
+Tensor causal_weights(const Tensor& q, const Tensor& k) {
+  const auto P = q.size(-2);
+  const auto future = torch::ones({P, P}, q.options().dtype(torch::kBool)).triu(1);
+  return (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1))))
+      .masked_fill(future, -std::numeric_limits<double>::infinity())
+      .softmax(-1);
+}
+
+}  // namespace
+
+Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
+  const auto qkv = queries_keys_values(config, parameters, bits_RUP);
+  return causal_weights(qkv[0], qkv[1]);
+}
+
+Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
+  const auto qkv = queries_keys_values(config_, parameters, bits_RUL.slice(2, 0, bits_RUL.size(2) - 1));
+  const auto o_RUHPF = torch::matmul(causal_weights(qkv[0], qkv[1]), qkv[2]);
+  return o_RUHPF.transpose(2, 3).flatten(3);
+}
+
+std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {
   const auto R = rows.num_replicas(), C = config_.width();
   const auto positions = rows.num_rows() * (rows.length() - 1);
   // one index over all replicas picks the cells
@@ -94,13 +110,18 @@ Tensor OneLayerAttention::logits(const Rows& rows) {
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
-  auto h = torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1);
+  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) +
+                             parameters["ln_f.bias"].unsqueeze(1)};
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
     const auto name = fmt::format("linear_modules.{}.", j);
-    const auto layer = linear(h, parameters[name + "weight"], parameters[name + "bias"]).relu();
-    h = j == 0 ? layer : layer + h;
+    const auto layer = linear(layers.back(), parameters[name + "weight"], parameters[name + "bias"]).relu();
+    layers.push_back(j == 0 ? layer : layer + layers.back());
   }
-  const auto z = linear(h, parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
+  return layers;
+}
+
+Tensor OneLayerAttention::logits(const Rows& rows) {
+  const auto z = linear(hidden_layers(rows).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
 
@@ -143,11 +164,20 @@ std::string OneLayerAttention::form() const {
   return binary_ ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
 }
 
+std::int64_t OneLayerAttention::activation_width(std::int64_t length) const {
+  return binary_ ? length / 4 + 16 : Model::activation_width(length);  // a byte for 4 bits, and indices: activations stay in cache
+}
+
+void OneLayerAttention::set_skip_dead_units(bool skip) {
+  skip_dead_units_ = skip;
+  step_ = std::monostate();
+}
+
 template <class Real>
 OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
   if (!std::holds_alternative<OneLayerStep<Real>>(step_)) {
     const OneLayerShape shape{config_.heads, config_.head_dim, config_.resolved_mlp_width(), config_.mlp_layers, length};
-    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads());
+    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads(), skip_dead_units_);
   }
   return std::get<OneLayerStep<Real>>(step_);
 }

@@ -49,6 +49,9 @@ struct OneLayerAttentionConfig {
 
 std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config, std::int64_t length);
 
+/// What each position pays attention to, of the plain form: [R, U, H, P, P] for bits uint8 [R, U, P]; rows sum to 1, later keys get 0.
+torch::Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const torch::Tensor& bits_RUP);
+
 /// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
 /// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
 class OneLayerAttention : public Model {
@@ -60,6 +63,13 @@ class OneLayerAttention : public Model {
   torch::Tensor predict(const Rows& rows) override;
   Losses gradient(const Rows& rows) override;
   std::string form() const override;
+  std::int64_t activation_width(std::int64_t length) const override;
+
+  /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
+  void set_skip_dead_units(bool skip);
+
+  /// What the plain form computes on its way to the logits, for every cell: the output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
 
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
@@ -75,7 +85,7 @@ class OneLayerAttention : public Model {
   std::optional<torch::Tensor> binary_logits(const Rows& rows);
 
   OneLayerAttentionConfig config_;
-  bool binary_;
+  bool binary_, skip_dead_units_ = true;
   std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
 };
 

@@ -42,6 +42,16 @@ std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }
 
+std::vector<torch::Tensor> hidden_layers(const Model& model, const Rows& rows) {
+  if (const auto* transformer = dynamic_cast<const OneLayerAttention*>(&model)) return transformer->hidden_layers(rows);
+  throw std::invalid_argument("[hidden_layers] this model has none");
+}
+
+std::int64_t hidden_width(const ModelConfig& config) {
+  const auto* transformer = std::get_if<OneLayerAttentionConfig>(&config);
+  return transformer ? transformer->width() + transformer->mlp_layers * transformer->resolved_mlp_width() : 0;
+}
+
 namespace {
 
 std::unique_ptr<Model> construct(const std::vector<OneLayerAttentionConfig>& replicas, Parameters parameters) {
@@ -76,6 +86,26 @@ std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::in
     for (const auto& replica : replicas) configs.push_back(std::get<Config>(replica));
     return construct(std::move(configs), std::move(parameters));
   }, replicas[0]);
+}
+
+std::int64_t attention_heads(const ModelConfig& config) {
+  const auto heads = []<class Config>(const Config& model) -> std::int64_t {
+    if constexpr (requires(Parameters& p, torch::Tensor& bits) { attention_maps(model, p, bits); }) return model.heads;
+    else return 0;
+  };
+  return std::visit(heads, config);
+}
+
+torch::Tensor attention_maps_of(const ModelConfig& config, const Parameters& parameters, const torch::Tensor& bits_UL) {
+  const auto replicas = parameters.flat_RP().size(0);
+  const auto maps = [&]<class Config>(const Config& model) -> torch::Tensor {
+    if constexpr (requires { attention_maps(model, parameters, bits_UL); }) {
+      return attention_maps(model, parameters, bits_UL.expand({replicas, -1, -1}))[0];
+    } else {
+      throw std::logic_error("[attention] this model has none");
+    }
+  };
+  return std::visit(maps, config);
 }
 
 }  // namespace mnemo

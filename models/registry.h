@@ -30,6 +30,17 @@ std::int64_t num_parameters(const ModelConfig& config, std::int64_t length);
 /// The seed of the initial weights; whoever reads a configuration has set it.
 std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 
+/// The hidden layers of a model's plain form for every cell, [R, N, width] each, the input of the MLP first. Throws std::invalid_argument for
+/// a model that has none.
+std::vector<torch::Tensor> hidden_layers(const Model& model, const Rows& rows);
+/// Their widths together; 0 = none.
+std::int64_t hidden_width(const ModelConfig& config);
+
+/// Heads of the model's attention maps; 0 = it has none.
+std::int64_t attention_heads(const ModelConfig& config);
+/// Attention maps of replica 0, [U, H, L, L] for bits uint8 [U, L] on the parameters' device. Throws std::logic_error where there are none.
+torch::Tensor attention_maps_of(const ModelConfig& config, const Parameters& parameters, const torch::Tensor& bits_UL);
+
 /// R replicas of one shape, each with the initial weights of its own seed and init_std.
 std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::int64_t length, torch::Dtype dtype,
                                   torch::Device device);

@@ -6,10 +6,13 @@ row of a subset. Letters: T evaluations, S evaluated ranks, K sequences, E bins.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+MAX_WEIGHTS = 1 << 22  # elements of bootstrap weights held at once
 Bin = tuple  # (first rank, one past the last rank)
 
 
@@ -117,3 +120,242 @@ def stride(rank: np.ndarray) -> int | None:
     """The constant distance between evaluated ranks; 1 for fewer than two; None where it varies."""
     distances = np.unique(np.diff(rank))
     return 1 if len(distances) == 0 else int(distances[0]) if len(distances) == 1 else None
+
+
+# Phases ---------------------------------------------------------------------------------------------------------------
+
+
+def phase_columns(sets: dict[str, dict[str, np.ndarray]], phase: int) -> dict[str, np.ndarray] | None:
+    """The sequences of one phase, as often as they were scored, in its own phase and after it.
+
+    That is set `phase_<k>`; where there is none, the rows of `train` while the phase was current; None without either.
+    """
+    columns = sets.get(f"phase_{phase}")
+    if columns is None and "train" in sets:
+        rows = np.flatnonzero(sets["train"]["phase"] == phase)
+        columns = {name: array if name == "rank" else array[rows] for name, array in sets["train"].items()}
+    return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
+
+
+def cut_ranks(
+    sets: dict[str, dict[str, np.ndarray]], common: dict[int, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Sets cut to the ranks in `common` of their phase; `train`, whose phase changes, to those in all of it.
+
+    A swap test's set `EVENT.phase_<k>` goes with `phase_<k>`; other sets stay as they are.
+    """
+    result = {}
+    for name, columns in sets.items():
+        _, _, phase = name.rpartition("phase_")
+        if name == "train" and common:
+            ranks = [rank for rank in common.values() if len(rank)]
+            keep = functools.reduce(np.intersect1d, ranks) if ranks else np.empty(0, np.int64)
+        else:
+            keep = common.get(int(phase)) if phase.isdigit() and phase != name else None
+        result[name] = columns if keep is None else select_ranks(columns, keep)
+    return result
+
+
+def moments(
+    columns: dict[str, np.ndarray], phase: int, switches: Sequence[dict[str, int]]
+) -> tuple[int | None, int | None, int | None]:
+    """Rows of `phase_columns` that tell its story: (start, before, end), None where there is no such row.
+
+    start
+        The first row of the phase: at step 0, or right after the switch that began it.
+    before
+        The last row before the switch that ended it; without one the last row.
+    end
+        The last row of the run. `train` has none after a switch: other sequences are scored then.
+    """
+    at = {0: 0, **{entry["phase"]: entry["step"] for entry in switches}}
+    step, last = columns["step"], len(columns["step"]) - 1
+    start = rows_after(step, at.get(phase, 0)).start
+    before = rows_before(step, at[phase + 1]).stop - 1 if phase + 1 in at else last
+    if not 0 <= start <= before:
+        start = before = None
+    return start, before, last if columns["phase"][last] == len(switches) else None
+
+
+def phases(run: dict[str, Any]) -> list[int]:
+    """Phases whose sequences were scored; ValueError when none was. `run` is what `mnemo_io.read_run` gives."""
+    found = [phase for phase in range(len(run["switches"]) + 1) if phase_columns(run["sets"], phase) is not None]
+    if not found:
+        raise ValueError(f"{run['path']}: nothing has been evaluated yet (no eval/phase_0, no eval/train)")
+    return found
+
+
+def bin_curves(run: dict[str, Any], bins: Sequence[Bin]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """{phase: (presentations, accuracy)}, (T, E) each, while the phase was current."""
+    result = {}
+    for phase in phases(run):
+        columns = phase_columns(run["sets"], phase)
+        rows = np.flatnonzero(columns["phase"] == phase)
+        means = (bin_mean(columns[key][rows], columns["rank"], bins) for key in ("presentations", "accuracy"))
+        result[phase] = tuple(means)
+    return result
+
+
+def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Bayes floor and ceiling of ranks in a phase, (S,) each; (None, None) where theory says nothing about them."""
+    entry = theory.get(phase, {})
+    if "floor" not in entry or rank.max(initial=-1) >= len(entry["floor"]):
+        return None, None
+    return entry["floor"][rank], entry["ceiling"][rank]
+
+
+# Presentations to a threshold -----------------------------------------------------------------------------------------
+
+
+def parse_threshold(text: str) -> tuple[bool, float]:
+    """`ceiling:0.9` as (True, .9): a share of the way from chance to the ceiling; `0.9` as (False, .9): an accuracy."""
+    relative = text.startswith("ceiling:")
+    value = float(text[len("ceiling:") :] if relative else text)
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
+    return relative, value
+
+
+def target_accuracy(
+    threshold: tuple[bool, float], ceiling: np.ndarray | None, size: int, chance: float = 0.5
+) -> np.ndarray:
+    """Accuracy at which each rank counts as learned, (S,): chance + share (ceiling - chance), or one number for all."""
+    relative, value = threshold
+    if not relative:
+        return np.full(size, value)
+    return np.full(size, np.nan) if ceiling is None else chance + value * (ceiling - chance)
+
+
+def presentations_to(
+    accuracy: np.ndarray, presentations: np.ndarray, target: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Presentations at the first evaluation whose mean accuracy reaches the mean target; inf where none does.
+
+    Not interpolated: the true number lies between the evaluation before and this one, so it is an upper bound. inf says
+    that the threshold lies beyond the last evaluation (censored), never that it cannot be reached.
+
+    Parameters
+    ----------
+    accuracy, presentations
+        (T, S), rows of one phase while it is current.
+    target
+        (S,) from `target_accuracy`.
+    weights
+        (S, B): B means over the ranks, one a column; columns sum to 1. None takes each rank for itself.
+
+    Returns
+    -------
+    np.ndarray
+        (B,), or (S,) without weights.
+    """
+    if weights is not None:
+        accuracy, presentations, target = accuracy @ weights, presentations @ weights, target @ weights
+    reached = accuracy >= target - 1e-9  # a mean of equal numbers may round below them
+    if len(reached) == 0:
+        return np.full(np.shape(target), np.inf)
+    first = reached.argmax(axis=0)
+    columns = np.arange(reached.shape[1])
+    return np.where(reached[first, columns], presentations[first, columns], np.inf)
+
+
+def resampling(size: int, replicates: int, generator: np.random.Generator) -> np.ndarray:
+    """Bootstrap weights (S, B) for `presentations_to`: column b holds how often each of S ranks was drawn, over S."""
+    drawn = generator.integers(0, size, (replicates, size))
+    drawn += size * np.arange(replicates)[:, None]
+    return np.bincount(drawn.reshape(-1), minlength=replicates * size).reshape(replicates, size).T / size
+
+
+def bootstrap_presentations(
+    accuracy: np.ndarray, presentations: np.ndarray, target: np.ndarray, replicates: int, generator: np.random.Generator
+) -> tuple[float, np.ndarray]:
+    """`presentations_to` of the mean over S ranks, and of `replicates` means over resampled ranks, (B,)."""
+    accuracy, presentations = accuracy.astype(np.float64), presentations.astype(np.float64)
+    size = len(target)
+    point = presentations_to(accuracy, presentations, target, np.full((size, 1), 1 / size))[0]
+    block = max(1, MAX_WEIGHTS // size)
+    counts = [min(block, replicates - begin) for begin in range(0, replicates, block)]
+    drawn = (resampling(size, count, generator) for count in counts)
+    return point, np.concatenate([presentations_to(accuracy, presentations, target, weights) for weights in drawn])
+
+
+def median_over_seeds(values: np.ndarray, resampled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Median over seeds with its 95 % bootstrap interval over ranks and seeds: [median, low, high].
+
+    Censored values (inf) take part as what they are, larger than all others: where most seeds are censored so is the
+    median. NaN (a ratio of two censored numbers) makes the whole unknown.
+
+    Parameters
+    ----------
+    values
+        (N,) one a seed.
+    resampled
+        (N, B) the same with resampled ranks; each replicate then draws N seeds with replacement.
+    """
+    seeds, replicates = resampled.shape
+    drawn = resampled[generator.integers(0, seeds, (seeds, replicates)), np.arange(replicates)]
+    with np.errstate(invalid="ignore"):
+        medians = np.median(drawn, axis=0)
+        low, high = np.quantile(medians, 0.025, method="lower"), np.quantile(medians, 0.975, method="higher")
+        return np.array([np.median(values), low, high])
+
+
+# Switch, swap, memory, distance ---------------------------------------------------------------------------------------
+
+
+def switch_drop(before: np.ndarray, start: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a switch costs and how much of it comes back.
+
+    Accuracies of the old sequences right before the switch, of the new ones right after it, and of the new ones at the
+    end of their phase: drop = before - start; recovery = (after - start) / drop, NaN where nothing was lost.
+    """
+    return before - start, share(after - start, before - start)
+
+
+def swap_recovery(before: np.ndarray, unswapped: np.ndarray, swapped: np.ndarray) -> np.ndarray:
+    """Share of the lost accuracy that a swap of weights brings back: (swapped - unswapped) / (before - unswapped)."""
+    return share(swapped - unswapped, before - unswapped)
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole; NaN where the whole is not positive."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+
+
+def stored_bits(loss: np.ndarray, predictions: int, num_sequences: int) -> np.ndarray:
+    """Information stored about K sequences: sum over them of (ln 2 - loss) * predictions / ln 2, in bits.
+
+    Parameters
+    ----------
+    loss
+        (..., S) mean loss a prediction, in nats, of the evaluated ranks; where S < K their mean stands for all.
+    predictions
+        L - 1, or L where bit 1 is predicted too.
+    """
+    return (np.log(2.0) - np.mean(loss, axis=-1, dtype=np.float64)) * predictions / np.log(2.0) * num_sequences
+
+
+def curve_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """Distance between two curves of accuracy against presentations, and the decades it was taken over.
+
+    Mean absolute difference over log presentations, where both curves are: from the later first presentation to the
+    earlier last one. Both are straight lines between evaluations on that axis. (NaN, 0) without a common stretch.
+
+    Parameters
+    ----------
+    a, b
+        (presentations (T,), accuracy (T,)); points with no presentation yet are left out.
+    """
+    curves = []
+    for presentations, accuracy in (a, b):
+        seen = (presentations > 0) & np.isfinite(accuracy)
+        curves.append((np.log10(presentations[seen]), accuracy[seen]))
+    if min(len(x) for x, _ in curves) == 0:
+        return np.nan, 0.0
+    low, high = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    if not low < high:
+        return np.nan, 0.0
+    grid = np.linspace(low, high, 1001)
+    first, second = (np.interp(grid, x, accuracy) for x, accuracy in curves)
+    difference = np.abs(first - second)
+    return float((difference[1:] + difference[:-1]).mean() / 2), float(high - low)

@@ -92,7 +92,7 @@ def _require_int(value: Any, what: str, where: str) -> int:
 
 # config.yaml ----------------------------------------------------------------------------------------------------------
 
-_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.\-]*):(?: +|$)")
+_KEY = re.compile(r'("?)([A-Za-z0-9_][A-Za-z0-9_.\-]*)\1:(?: +|$)')  # "on" is quoted: old YAML reads a boolean
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
 _SPECIAL_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
@@ -150,7 +150,7 @@ def _parse_map(lines: list[Line], at: int, indent: int, where: str, depth: int =
         match = _KEY.match(content)
         if match is None:
             raise ValueError(f"{where}:{number}: expected `key: value`, got {content!r}")
-        key, rest = match.group(1), content[match.end() :]
+        key, rest = match.group(2), content[match.end() :]
         if key in result:
             raise ValueError(f"{where}:{number}: {key} occurs twice")
         at += 1

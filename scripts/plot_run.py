@@ -25,6 +25,7 @@ CHANCE = {"loss": math.log(2.0), "accuracy": 0.5}
 LIMIT = {"loss": 0, "accuracy": 1}  # position in mnemo_io.limits
 SOLID = {"linewidth": 1.7}  # current sequences
 DASHED = {"linewidth": 1.1, "dashes": (3.2, 1.8), "alpha": 0.75}  # first sequences after the switch
+SWAPPED = {"linestyle": "none", "marker": "D", "markersize": 5.0, "markeredgecolor": "white"}  # swap tests
 DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.6))}  # Bayes limits
 INK, GREY, FAINT = "#222222", "#8a8a8a", "#c4c4c4"
 STYLE = {
@@ -89,6 +90,14 @@ def first_sequences(run: dict[str, Any], name: str) -> dict[str, np.ndarray] | N
     return {key: array if key == "rank" else array[rows] for key, array in columns.items()}
 
 
+def swap_tests(run: dict[str, Any], name: str) -> dict[str, dict[str, np.ndarray]]:
+    """{event: columns} of swap tests that scored a set's sequences, or the first ones where it follows switches."""
+    base = "phase_0" if follows_switches(name) else name
+    tests = {key[: -len(base) - 1]: columns for key, columns in run["sets"].items() if key.endswith(f".{base}")}
+    tests = {event: curves.select_ranks(columns, run["sets"][name]["rank"]) for event, columns in tests.items()}
+    return {event: columns for event, columns in tests.items() if len(columns["step"]) and len(columns["rank"])}
+
+
 def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool = False) -> Any:
     """The figure of a run.
 
@@ -121,6 +130,8 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
             _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
         for rows in segments(run, name):
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
+        for swapped in swap_tests(run, name).values():
+            _draw_curves(panel, swapped, slice(None), key, bins, colors, **SWAPPED)
     _finish_axes(axes, last_step, log, _highest(columns, bins))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
@@ -150,7 +161,7 @@ def _draw_curves(
     means = curves.bin_mean(columns[key][rows], columns["rank"], bins)
     marker = {"marker": "o", "markersize": 3.2} if len(step) <= FEW_ROWS else {}
     for index in reversed(range(len(bins))):  # the first bin on top
-        panel.plot(step, _finite(means[:, index]), color=colors[index], zorder=3, **marker, **style)
+        panel.plot(step, _finite(means[:, index]), color=colors[index], zorder=3, **{**marker, **style})
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -241,6 +252,8 @@ def _draw_legend(
     if has_old:
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
+    for event in swap_tests(run, name):
+        handles.append(Line2D([], [], color=INK, label=_cut(f"{event}: first" if has_old else event, 24), **SWAPPED))
     if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
         handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
     if len(run["metrics"]["step"]):

@@ -22,11 +22,16 @@ using Command = std::function<ExitCode()>;
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
 void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_export(CLI::App& app, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);
 void add_theory(CLI::App& app, Command& chosen);
 void add_doctor(CLI::App& app, Command& chosen);
+void add_bench(CLI::App& app, Command& chosen);
 /// plot, and what else runs a Python script of the project.
 void add_scripts(CLI::App& app, Command& chosen);
+
+/// Becomes scripts/<file> with these arguments; returns only by throwing Error{cannot_create}.
+ExitCode run_script(const std::string& file, const std::vector<std::string>& arguments);
 
 /// Folder `name` (scripts, configs) of the project: beside an installed binary, or in the source tree of a build.
 std::string project_folder(const std::string& name);

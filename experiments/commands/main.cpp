@@ -47,9 +47,11 @@ int main(int argc, char** argv) {
   Command chosen;
   add_train(app, invocation, chosen);
   add_evaluate(app, invocation, chosen);
+  add_export(app, chosen);
   add_config(app, chosen);
   add_theory(app, chosen);
   add_doctor(app, chosen);
+  add_bench(app, chosen);
   add_scripts(app, chosen);
   try {
     app.parse(argc, argv);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -22,6 +23,8 @@ struct Script {
 constexpr Script kScripts[] = {
     {"plot", "plot_run.py", "Draw one run: loss and accuracy by rank bin"},
     {"show", "mnemo_io.py", "Summary of one run; --csv, --npz"},
+    {"compare", "compare.py", "Lay runs side by side by rank bin and presentations; --against, --figure"},
+    {"import", "import_record.py", "Turn an old notebook record into a run directory"},
 };
 
 /// $MNEMO_PYTHON, the project's own environment where there is one, or python3.
@@ -32,8 +35,10 @@ std::string python() {
   return fs::exists(own) ? own.string() : "python3";
 }
 
-ExitCode run_script(const Script& script, const std::vector<std::string>& arguments) {
-  const auto path = fs::path(project_folder("scripts")) / script.file;
+}  // namespace
+
+ExitCode run_script(const std::string& file, const std::vector<std::string>& arguments) {
+  const auto path = fs::path(project_folder("scripts")) / file;
   if (!fs::exists(path)) throw Error(ExitCode::cannot_create, fmt::format("{}: is missing; reinstall mnemo", path.string()));
   const auto interpreter = python();
   std::vector<std::string> words{interpreter, path.string()};
@@ -41,11 +46,10 @@ ExitCode run_script(const Script& script, const std::vector<std::string>& argume
   std::vector<char*> argv;
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  std::fflush(nullptr);  // what was said so far
   execvp(argv[0], argv.data());
   throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
 }
-
-}  // namespace
 
 std::string project_folder(const std::string& name) {
   std::error_code none;
@@ -59,7 +63,7 @@ void add_scripts(CLI::App& app, Command& chosen) {
     command->prefix_command();
     command->set_help_flag();  // the script has its own
     command->callback([command, &script, &chosen] {
-      chosen = [command, &script] { return run_script(script, command->remaining()); };
+      chosen = [command, &script] { return run_script(script.file, command->remaining()); };
     });
   }
 }

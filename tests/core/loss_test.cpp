@@ -54,11 +54,5 @@ TEST(WeightedLoss, AWeightOfZeroMeetsNoInfinity) {
   EXPECT_EQ(loss.dlogits_RN.item<double>(), 0);
 }
 
-TEST(Accuracy, CountsTiesHalf) {
-  const auto bits = torch::tensor({1, 0, 1, 0}, torch::kUInt8);
-  const auto accuracy = accuracy_of(torch::tensor({2.0, 2.0, 0.0, 0.0}), bits);
-  EXPECT_TRUE(torch::equal(accuracy, torch::tensor({1.0f, 0.0f, 0.5f, 0.5f})));
-}
-
 }  // namespace
 }  // namespace mnemo

@@ -140,13 +140,13 @@ TEST(BadConfigs, OneThingWrongIsSaidOnce) {
 TEST(GoodConfigs, OfTheProjectLoadAndReadBack) {
   const auto files = yaml_files(kSource / "configs");
   EXPECT_FALSE(files.empty());
-  std::set<std::string> names;
+  std::set<std::string> folders;
   for (const auto& path : files) {
     SCOPED_TRACE(path.string());
     ASSERT_EQ(complaint(path), "");
     const auto config = load_config(path, {}).config;
     expect_round_trip(config);
-    EXPECT_TRUE(names.insert(config.name).second) << "two configurations share the name " << config.name;
+    EXPECT_TRUE(folders.insert(*config.group + "/" + *config.run).second) << "two configurations share the folder " << *config.group;
   }
 }
 
@@ -354,10 +354,11 @@ TEST(Differences, OldAndNew) {
 TEST(Differences, InEvents) {
   EXPECT_THAT(changes({"events.0.at=400"}), ElementsAre("events.0.at: 50% -> 400"));
   EXPECT_THAT(changes({"events=[]"}), ElementsAre("events.0.kind: switch -> (none)", "events.0.at: 50% -> (none)",
-                                                  "events.0.every: null -> (none)", "events.0.name: switch -> (none)"));
+                                                  "events.0.every: null -> (none)", "events.0.name: switch -> (none)",
+                                                  "events.0.reset_optimizer: false -> (none)", "events.0.clear_memory: null -> (none)"));
   EXPECT_THAT(differences(config_of(kRun, {"events=[]"}), config_of(kRun)),
               ElementsAre("events.0.kind: (none) -> switch", "events.0.at: (none) -> 50%", "events.0.every: (none) -> null",
-                          "events.0.name: (none) -> switch"));
+                          "events.0.name: (none) -> switch", "events.0.reset_optimizer: (none) -> false", "events.0.clear_memory: (none) -> null"));
 }
 
 // ---- the list of settings

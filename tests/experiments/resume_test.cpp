@@ -4,7 +4,7 @@
 #include "experiments/session.h"
 
 #include "core/npy.h"
-#include "tests/support.h"
+#include "tests/experiments/place.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -17,9 +17,10 @@
 namespace mnemo {
 namespace {
 
+using test::expect_same;
+using test::results;
 using test::slurp;
 using test::spill;
-using test::TemporaryDirectory;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -42,89 +43,8 @@ events:
   - {kind: snapshot, at: end, name: last}
 )";
 
-/// Files of a run that say when and how, not what.
-bool is_record_of_the_process(const fs::path& relative) {
-  const auto name = relative.filename();
-  return name == "meta.json" || name == "status.json" || name == "timing.jsonl" || name == "log.txt" || name == "LOCK" ||
-         relative.begin()->string() == "checkpoints";
-}
-
-/// Relative path -> bytes of everything that a resumed run promises to have in common with an uninterrupted one, the whole state at its
-/// planned end among it.
-std::map<std::string, std::string> results(const fs::path& directory, std::int64_t planned_end = 24) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    const auto relative = fs::relative(entry.path(), directory);
-    if (entry.is_regular_file() && !is_record_of_the_process(relative)) files[relative.string()] = slurp(entry.path());
-  }
-  files["end"] = slurp(directory / "checkpoints" / fmt::format("step_{}.0.safetensors", planned_end));
-  return files;
-}
-
-void expect_same(const std::map<std::string, std::string>& actual, const std::map<std::string, std::string>& expected) {
-  for (const auto& [path, bytes] : expected) {
-    EXPECT_TRUE(actual.contains(path)) << path << " is missing";
-    if (!actual.contains(path)) continue;
-    EXPECT_TRUE(actual.at(path) == bytes) << path << " differs";
-  }
-  for (const auto& [path, bytes] : actual) EXPECT_TRUE(expected.contains(path)) << path << " is one too many";
-}
-
-/// What one call of train() said and returned.
-struct Outcome {
-  ExitCode code;
-  std::string text;  ///< standard output and error, and an Error's message
-};
-
-/// In memory where there is such a place: nine tenths of the time would be fsync.
-[[maybe_unused]] const bool in_memory = ::access("/dev/shm", W_OK) == 0 && ::setenv("TMPDIR", "/dev/shm", 0) == 0;
-
-/// A cache of its own, and the commands that a user gives in it.
-class Place {
- public:
-  explicit Place(std::string config = kConfig) { spill(file(), config); }
-
-  fs::path file() const { return root_ / "tiny.yaml"; }
-  fs::path cache() const { return root_ / "cache"; }
-  fs::path run() const { return cache() / "tiny" / "tiny"; }
-  fs::path checkpoint(std::int64_t step, std::int64_t actions) const {
-    return run() / "checkpoints" / fmt::format("step_{}.{}.safetensors", step, actions);
-  }
-  nlohmann::json status() const { return nlohmann::json::parse(slurp(run() / "status.json")); }
-  std::string metrics() const { return slurp(run() / "metrics.jsonl"); }
-
-  TrainRequest request(std::vector<std::string> overrides = {}) const {
-    TrainRequest request;
-    request.config_path = file();
-    request.cache = cache();
-    request.overrides = std::move(overrides);
-    return request;
-  }
-
-  static Outcome carry_out(const TrainRequest& request) {
-    ::testing::internal::CaptureStdout();
-    ::testing::internal::CaptureStderr();
-    Outcome outcome{};
-    try {
-      outcome.code = mnemo::train(request);
-    } catch (const Error& error) {
-      outcome = {error.code(), error.what()};
-    }
-    std::fflush(stdout);
-    outcome.text += ::testing::internal::GetCapturedStdout() + ::testing::internal::GetCapturedStderr();
-    return outcome;
-  }
-  Outcome train(std::vector<std::string> overrides = {}) const { return carry_out(request(std::move(overrides))); }
-
-  /// Stops when the run asks for the k-th time (from 1) whether it should.
-  Outcome train_until_poll(std::int64_t k, std::vector<std::string> overrides = {}) const {
-    auto stopping = request(std::move(overrides));
-    stopping.options.stop = [k, polls = std::int64_t{0}]() mutable { return ++polls >= k; };
-    return carry_out(stopping);
-  }
-
- private:
-  TemporaryDirectory root_;
+struct Place : test::Place {
+  explicit Place(const std::string& config = kConfig) : test::Place(config) {}
 };
 
 /// The uninterrupted run, and how often it asks whether to stop.
@@ -133,16 +53,18 @@ struct Reference {
   std::int64_t polls = 0;
 };
 
+Reference uninterrupted(const std::string& config) {
+  Reference reference;
+  const Place place(config);
+  auto request = place.request();
+  request.options.stop = [&] { return ++reference.polls < 0; };
+  EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
+  reference.files = results(place.run());
+  return reference;
+}
+
 const Reference& reference() {
-  static const Reference made = [] {
-    Reference reference;
-    const Place place;
-    auto request = place.request();
-    request.options.stop = [&] { return ++reference.polls < 0; };
-    EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
-    reference.files = results(place.run());
-    return reference;
-  }();
+  static const Reference made = uninterrupted(kConfig);
   return made;
 }
 
@@ -160,10 +82,10 @@ TEST(Resume, ReferenceHoldsWhatTheTestsCompare) {
   EXPECT_EQ(reference().polls, 24 + 5 + 6 + 8 + (3 * 3 + 3 * 4));
 }
 
-TEST(Resume, StoppedAtEveryPollEndsInTheSameBytes) {
-  for (std::int64_t k = 1; k <= reference().polls; ++k) {
+void expect_same_bytes_from_every_poll(const std::string& config, const Reference& reference) {
+  for (std::int64_t k = 1; k <= reference.polls; ++k) {
     SCOPED_TRACE(fmt::format("stopped at poll {}", k));
-    const Place place;
+    const Place place(config);
     const auto stopped = place.train_until_poll(k);
     ASSERT_EQ(stopped.code, ExitCode::stopped);
     ASSERT_THAT(stopped.text, HasSubstr("Resume with\n  mnemo train "));
@@ -173,9 +95,49 @@ TEST(Resume, StoppedAtEveryPollEndsInTheSameBytes) {
     ASSERT_EQ(resumed.code, ExitCode::done) << resumed.text;
     ASSERT_THAT(resumed.text, HasSubstr("resumed at step "));
     ASSERT_EQ(place.status().at("state"), "done");
-    expect_same(results(place.run()), reference().files);
-    if (HasFailure()) return;
+    expect_same(results(place.run()), reference.files);
+    if (::testing::Test::HasFailure()) return;
   }
+}
+
+TEST(Resume, StoppedAtEveryPollEndsInTheSameBytes) { expect_same_bytes_from_every_poll(kConfig, reference()); }
+
+/// Every kind of event, each also where it comes more than once or meets another.
+constexpr const char* kEveryEvent = R"(name: tiny
+threads: 1
+device: cpu
+data:  {num_sequences: 12, length: 6}
+model: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}
+train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5, stop_if: {train_loss_above: 5, after: 8}}
+eval:  {every: 12, train_stride: 3, validation_stride: 2, novel: 3}
+events:
+  - {kind: fork_probe, at: 0, name: untrained, freeze: [c_attn], sequences: 3, max_steps: 11}
+  - {kind: snapshot,   every: 5, name: often}
+  - {kind: switch,     every: 8, reset_optimizer: true}
+  - {kind: freeze,     at: 8, params: [c_attn], reset_optimizer: true}
+  - {kind: unfreeze,   at: 10, params: [c_attn]}
+  - {kind: swap_test,  every: 6, params: [mlp, lm_head], from: often_5, on: [phase_0, train]}
+  - {kind: load,       at: 10, from: often_5, params: [mlp], reset_optimizer: true}
+  - {kind: transplant, at: 16, from: often_10, stride: 5}
+  - {kind: features,   at: 16, sequences: 70}
+  - {kind: swap_test,  at: end, name: swap_all, params: ["*"], from: often_5}
+  - {kind: features,   at: end, name: last_features, sequences: 2, stride: 3}
+  - {kind: fork_probe, at: end, name: trained, sequences: 3, until: 0.1, max_steps: 20}
+)";
+
+const Reference& reference_of_every_event() {
+  static const Reference made = uninterrupted(kEveryEvent);
+  return made;
+}
+
+TEST(Resume, AtEveryPollOfEveryKindOfEventEndsInTheSameBytes) {
+  const auto& files = reference_of_every_event().files;
+  for (const char* path : {"eval/swap_test.phase_0/step.npy", "eval/swap_all.novel/loss.npy", "transplant/transplant.csv",
+                           "probes/untrained.0.json", "probes/trained.24.accuracy.npy", "features/features.16/layer_2.npy",
+                           "features/last_features.24/position.npy", "sequences/phase_2.npy"}) {
+    EXPECT_TRUE(files.contains(path)) << path;
+  }
+  expect_same_bytes_from_every_poll(kEveryEvent, reference_of_every_event());
 }
 
 TEST(Resume, StopsSoonAndOftenWithinOneRun) {
@@ -189,6 +151,33 @@ TEST(Resume, StopsSoonAndOftenWithinOneRun) {
     ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
     EXPECT_GE(sessions, 6);
     expect_same(results(place.run()), reference().files);
+  }
+}
+
+TEST(Resume, MeasuresAndPicklesHaveTheSameBytesToo) {
+  const std::vector<std::string> overrides{"run=tiny",
+                                           "train.log_every=4",
+                                           "eval.every=4",
+                                           "eval.by_position=true",
+                                           "eval.completion={prefix: 2}",
+                                           "eval.attention=[vertical_bars, decorrelation, attn_reps]"};
+  const Place whole;
+  auto request = whole.request(overrides);
+  std::int64_t polls = 0;
+  request.options.stop = [&] { return ++polls < 0; };
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
+  const auto expected = results(whole.run());
+  for (const char* path : {"tiny.pkl", "tiny_sequences.pkl", "attention/attn_reps.npy", "attention/step.npy", "eval/train/completed.npy",
+                           "eval/phase_1/by_position_loss.npy", "eval/novel/by_position_bins.npy"}) {
+    EXPECT_TRUE(expected.contains(path)) << path;
+  }
+  EXPECT_EQ(read_npy_header(whole.run() / "attention/attn_reps.npy").shape, (Shape{8, 4, 1, 6, 6}));
+  for (std::int64_t k = 1; k <= polls; k += 7) {
+    SCOPED_TRACE(fmt::format("stopped at poll {}", k));
+    const Place place;
+    ASSERT_EQ(place.train_until_poll(k, overrides).code, ExitCode::stopped);
+    ASSERT_EQ(place.train(overrides).code, ExitCode::done);
+    expect_same(results(place.run()), expected);
   }
 }
 
@@ -347,6 +336,19 @@ TEST(Extension, FromWithinTheLastActions) {
     ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
     auto files = results(place.run(), 40), expected = longer_reference().files;
     files.erase("end"), expected.erase("end");
+    expect_same(files, expected);
+  }
+}
+
+TEST(Extension, MovesTheFilesOfEventsAtTheEnd) {
+  for (const std::int64_t back : {-1, 0, 2, 20}) {
+    SCOPED_TRACE(fmt::format("stopped {} polls before the end", back));
+    const Place place(kEveryEvent), planned(kEveryEvent);
+    place.train_until_poll(reference_of_every_event().polls - back);
+    ASSERT_EQ(place.train({"train.steps=40"}).code, ExitCode::done);
+    ASSERT_EQ(planned.train({"train.steps=40"}).code, ExitCode::done);
+    auto files = results(place.run(), 40), expected = results(planned.run(), 40);
+    files.erase("end"), expected.erase("end");  // the ends that were planned differ
     expect_same(files, expected);
   }
 }

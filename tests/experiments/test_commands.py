@@ -85,3 +85,38 @@ def test_doctor_says_what_there_is() -> None:
     text = mnemo("doctor")
     for word in ("compiler", "LibTorch", "CUDA", "driver", "GPU", "device auto", "scripts"):
         assert word in text
+
+
+BENCH = ["--rounds", "2", "--seconds", "0.01", "--warmup", "2"]
+
+
+@pytest.mark.parametrize(("benchmark", "config", "rows"), [("one_layer", "C", 32), ("evaluate", "L16", 100_000)])
+def test_bench_prints_one_object_a_line(benchmark: str, config: str, rows: int) -> None:
+    line = json.loads(mnemo("bench", benchmark, "--config", config, "--json", *BENCH))
+    names = "name config device threads precision replicas compressed dead_units steps_per_s min max rows_per_step"
+    assert list(line) == [*names.split(), "peak_rss_mb"]
+    assert (line["name"], line["config"], line["compressed"], line["rows_per_step"]) == (benchmark, config, True, rows)
+    assert 0 < line["min"] <= line["steps_per_s"] <= line["max"] and line["peak_rss_mb"] > 1
+
+
+def test_bench_losses_do_not_depend_on_the_savings(tmp_path: Path) -> None:
+    forms = {"all": [], "cells": ["--plain-cells"], "units": ["--all-units"]}
+    for name, flags in forms.items():
+        mnemo("bench", "one_layer", "--config", "C", "--dump", tmp_path / name, *flags, *BENCH)
+    losses = {name: np.load(tmp_path / name / "losses.npy") for name in forms}
+    assert len(losses["all"]) == 20 and losses["all"][-1] < losses["all"][0] < 0.7
+    for name in forms:
+        assert np.allclose(losses[name], losses["all"], rtol=1e-5, atol=0)
+    assert np.load(tmp_path / "all/batches.npy").shape == (512, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one_layer", "--config", "Z"], "bench one_layer has no configuration 'Z'"),
+        (["dance"], "dance not in"),
+        (["one_layer", "--dump", "x"], "--config"),
+    ],
+)
+def test_bench_refuses(arguments: list[str], message: str) -> None:
+    assert message in mnemo("bench", *arguments, code=64)

@@ -333,6 +333,7 @@ events:
   - kind: freeze
     at: end
     params: [c_attn, "lm,head", mlp]
+    "on": [phase_0]
     nested:
       a: .inf
 output:
@@ -349,7 +350,13 @@ minus: -1.5
         "data": {"file": "~/data/bits.npy", "seed": None},
         "events": [
             {"kind": "snapshot", "at": "50%", "name": 'aé! "b"'},
-            {"kind": "freeze", "at": "end", "params": ["c_attn", "lm,head", "mlp"], "nested": {"a": math.inf}},
+            {
+                "kind": "freeze",
+                "at": "end",
+                "params": ["c_attn", "lm,head", "mlp"],
+                "on": ["phase_0"],
+                "nested": {"a": math.inf},
+            },
         ],
         "output": {"pickle": "none", "keep": 2, "minutes": 0.5},
         "last": [],

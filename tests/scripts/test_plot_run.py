@@ -10,7 +10,7 @@ import numpy as np
 import plot_run
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY
+from synthetic_run import REPOSITORY, Curves, write_set
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 
@@ -162,3 +162,18 @@ def test_legend_and_titles_stay_inside_and_apart(run_dir):
     assert all(box.x1 <= page.x1 and box.y1 <= page.y1 for box in texts)
     assert not texts[0].overlaps(texts[1])
     assert all(box.y0 >= legend.y1 for box in texts)
+
+
+def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path):
+    folder = run_dir / "eval/swap_mlp.phase_0"
+    write_set(folder, [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
+    accuracy = np.load(folder / "accuracy.npy")
+    for name in ("train", "phase_0"):
+        figure = figure_of(run_dir, name)
+        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.SWAPPED["marker"]]
+        assert [line.get_xdata().tolist() for line in marked] == [[2000]] * 3
+        expected = accuracy[0, :10:10] if name == "train" else accuracy[0, :10]
+        assert marked[-1].get_ydata()[0] == pytest.approx(expected.mean())
+        assert sum(label.startswith("swap_mlp") for label in labels(figure)) == 1
+    assert not any(label.startswith("swap") for label in labels(figure_of(run_dir, "phase_1")))
+    assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0

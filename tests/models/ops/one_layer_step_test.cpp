@@ -207,6 +207,26 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{{9, 3, 130, 2, 8}, 300}, Case{{2, 64, 128, 3, 10}, 150}, Case{{1, 16, 16, 3, 6}, 3000},
                     Case{{2, 8, 16, 3, 30}, 40, false, 6}, Case{{1, 100, 9, 5, 130}, 3}, Case{{2, 4, 200, 1, 3}, 700}));
 
+TEST(OneLayerStep, GradientIsThatOfItsLossByCentralDifferences) {
+  const OneLayerShape shape{2, 5, 7, 3, 12};
+  auto weights = random_weights(shape, 11, 0.3, 2);
+  const auto bits = random_bits(9, shape.length, 5);
+  const auto problem = make_problem(bits, std::vector<double>(bits.size(), 1.0 / static_cast<double>(bits.size())));
+  const auto gradient = answer_of(shape, weights, problem)->gradient;
+  constexpr double kStep = 1e-5;
+  for (auto& [name, values] : weights) {
+    for (std::size_t i = 0; i < values.size(); i += 1 + values.size() / 7) {
+      const double middle = values[i];
+      values[i] = middle + kStep;
+      const double above = answer_of(shape, weights, problem)->loss;
+      values[i] = middle - kStep;
+      const double below = answer_of(shape, weights, problem)->loss;
+      values[i] = middle;
+      EXPECT_NEAR(gradient.at(name)[i], (above - below) / (2 * kStep), 1e-9) << name << " " << i;
+    }
+  }
+}
+
 // ---- float32: at most twice the error of the plain form, by the norm of each tensor, over spans of the attention
 // tables
 

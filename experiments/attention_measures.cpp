@@ -1,0 +1,104 @@
+#include "experiments/attention_measures.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <limits>
+
+// Shapes: B sequences of a block, H heads, L bits, S = 20 positions, n keys.
+
+namespace mnemo {
+
+using torch::Tensor;
+
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kConstant = 1e-6;  // a row that varies less than this share of itself is constant but for rounding
+
+/// A mean over sequences that leaves out what is undefined.
+struct MeanWhereDefined {
+  explicit MeanWhereDefined(const Shape& shape) : sum(torch::zeros(shape, torch::kFloat64)), count(torch::zeros(shape, torch::kFloat64)) {}
+
+  /// Values [B, ...] of the elements that `part` picks.
+  template <class Part>
+  void add(const Tensor& values, Part&& part) {
+    part(sum).add_(values.nan_to_num(0).sum(0).cpu());
+    part(count).add_(values.isnan().logical_not().sum(0).cpu());
+  }
+  std::vector<float> mean() const {
+    const auto mean = (sum / count).to(torch::kFloat32).contiguous();  // 0/0 is NaN
+    return {mean.data_ptr<float>(), mean.data_ptr<float>() + mean.numel()};
+  }
+
+  Tensor sum, count;
+};
+
+/// Rows [..., n] less their means, of norm 1, so that products of them are Pearson correlations (whatever the rows' scale, so that nothing
+/// needs to be renormalised); NaN where a row is constant.
+Tensor standardized(const Tensor& rows) {
+  const auto exact = rows.to(torch::kFloat64);
+  const auto centred = exact - exact.mean(-1, true);
+  const auto norm = centred.norm(2, -1, true);
+  return centred / norm.masked_fill(norm <= kConstant * exact.norm(2, -1, true), kNaN);
+}
+
+void add_vertical_bars(MeanWhereDefined& measure_HSS, const Tensor& maps_BHLL) {
+  const auto L = maps_BHLL.size(2);
+  for (std::int64_t i = 1; i < kAttentionPositions && kAttentionSpacing * i + 1 < L; ++i) {
+    const auto s = kAttentionSpacing * i;
+    const auto keys_BHLn = maps_BHLL.slice(3, 0, s);
+    const auto later_BHTn = keys_BHLn.slice(2, s + 1, std::min(L, kAttentionSpacing * kAttentionPositions), kAttentionSpacing);
+    const auto correlation_BHT = torch::matmul(standardized(later_BHTn), standardized(keys_BHLn.select(2, s)).unsqueeze(-1)).squeeze(-1);
+    measure_HSS.add(correlation_BHT, [&](Tensor& all) { return all.select(1, i).slice(1, i, i + correlation_BHT.size(2)); });
+  }
+}
+
+void add_decorrelation(MeanWhereDefined& measure_SHH, const Tensor& maps_BHLL) {
+  for (std::int64_t i = 1; i < kAttentionPositions && kAttentionSpacing * i < maps_BHLL.size(2); ++i) {
+    const auto t = kAttentionSpacing * i;
+    const auto rows_BHn = standardized(maps_BHLL.select(2, t).slice(2, 0, t));
+    measure_SHH.add(torch::matmul(rows_BHn, rows_BHn.transpose(1, 2)), [&](Tensor& all) { return all[i]; });
+  }
+}
+
+}  // namespace
+
+Shape attention_measure_shape(const std::string& name, std::int64_t heads, std::int64_t length, std::int64_t num_ranks) {
+  if (name == "vertical_bars") return {heads, kAttentionPositions, kAttentionPositions};
+  if (name == "decorrelation") return {kAttentionPositions, heads, heads};
+  return {std::min(num_ranks, kKeptAttentionMaps), heads, length, length};
+}
+
+std::vector<std::vector<float>> measure_attention(const Model& model, const ModelConfig& config, const SequenceTable& table,
+                                                  std::span<const std::int32_t> ranks, const std::vector<std::string>& names, const Poll& poll) {
+  torch::NoGradGuard no_grad;
+  const auto wanted = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  const bool bars = wanted("vertical_bars"), heads_too = wanted("decorrelation");
+  const auto L = table.length(), H = attention_heads(config), given = static_cast<std::int64_t>(ranks.size());
+  MeanWhereDefined vertical_bars({H, kAttentionPositions, kAttentionPositions}), decorrelation({kAttentionPositions, H, H});
+  std::vector<float> maps;
+  const auto num_maps = wanted("attn_reps") ? std::min(given, kKeptAttentionMaps) : 0;
+  const auto total = bars || heads_too ? std::min(given, kAveragedSequences) : num_maps;
+  const auto block = std::clamp<std::int64_t>((1 << 22) / (H * L * L), 1, 256);
+  for (std::int64_t begin = 0; begin < total; begin += block) {
+    if (poll) poll();
+    const auto count = std::min(block, total - begin);
+    auto bits_BL = torch::empty({count, L}, torch::kUInt8);
+    table.unpack(ranks.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), bits_BL.data_ptr<std::uint8_t>());
+    const auto maps_BHLL = attention_maps_of(config, model.parameters, bits_BL.to(model.parameters.flat_RP().device()));
+    if (bars) add_vertical_bars(vertical_bars, maps_BHLL);
+    if (heads_too) add_decorrelation(decorrelation, maps_BHLL);
+    if (begin < num_maps) {
+      const auto kept = maps_BHLL.slice(0, 0, num_maps - begin).to(torch::kFloat32).cpu().contiguous();
+      maps.insert(maps.end(), kept.data_ptr<float>(), kept.data_ptr<float>() + kept.numel());
+    }
+  }
+  std::vector<std::vector<float>> measures;
+  for (const auto& name : names) {
+    measures.push_back(name == "vertical_bars" ? vertical_bars.mean() : name == "decorrelation" ? decorrelation.mean() : maps);
+  }
+  return measures;
+}
+
+}  // namespace mnemo

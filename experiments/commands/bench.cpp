@@ -1,0 +1,251 @@
+#include "core/adam.h"
+#include "core/device.h"
+#include "core/npy.h"
+#include "experiments/commands/commands.h"
+#include "experiments/evaluate.h"
+#include "experiments/run.h"
+#include "experiments/trainer.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iostream>
+#include <numeric>
+
+namespace mnemo {
+
+namespace {
+
+constexpr std::int64_t kDumpedSteps = 20;    // losses that a peer is checked on
+constexpr std::int64_t kDumpedBatches = 512;  // peers go through them again and again; our own draws go on
+
+/// One size of a benchmark; what it measures is a training step, or one evaluation of `batch` sequences.
+struct Setting {
+  std::string_view benchmark, name;
+  std::int64_t heads, width;  // head_dim of a transformer, slots of an associative memory
+  std::int64_t length, batch, num_sequences;
+
+  bool evaluates() const { return benchmark == "evaluate"; }
+  bool is_dam() const { return benchmark == "dam"; }
+};
+constexpr Setting kSettings[] = {
+    {"one_layer", "A", 1, 16, 100, 256, 100'000}, {"one_layer", "B", 2, 64, 100, 256, 100'000}, {"one_layer", "C", 4, 16, 20, 32, 256},
+    {"evaluate", "A", 1, 16, 100, 10'000, 10'000}, {"evaluate", "B", 2, 64, 100, 10'000, 10'000}, {"evaluate", "L16", 4, 16, 16, 100'000, 100'000},
+    {"dam", "S", 30, 3000, 50, 50, 500}, {"dam", "T", 8, 2048, 20, 32, 256},
+};
+
+struct BenchRequest {
+  std::string benchmark, name, device = "cpu", dump;
+  std::int64_t threads = 1, replicas = 1, rounds = 7, warmup = 300, num_sequences = 0, capacity = 0;
+  double seconds = 1;
+  bool json = false, paced = false, plain_cells = false, all_units = false;
+};
+
+/// Which savings are on (MATHS 2.2, and the lists of live units of the CPU step).
+struct Savings {
+  bool cells = true, dead_units = true;
+};
+
+/// Peak resident memory since the last call, MB: resets the kernel's mark.
+double peak_rss_mb() {
+  double kilobytes = 0;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) kilobytes = std::stod(line.substr(6));
+  }
+  std::ofstream("/proc/self/clear_refs") << 5;
+  return kilobytes / 1024;
+}
+
+/// A model, its optimizer and its data, as a run has them, without the run.
+class Workload {
+ public:
+  Workload(const Setting& setting, const BenchRequest& request, Savings savings)
+      : setting_(setting), device_(choose_device(request.device).device), sharing_(savings.cells ? Sharing::prefixes : Sharing::none),
+        sampler_(RankSampler::zipf(num_sequences(request), setting.is_dam() ? 0 : 1)),
+        table_(SequenceTable::random(0, 0, num_sequences(request), setting.length)), ranks_(strided_ranks(std::min(setting.batch, table_.num_sequences()), 1)) {
+    at::set_num_threads(static_cast<int>(request.threads));
+    std::vector<ModelConfig> replicas;
+    std::vector<TrainingData> data;
+    for (std::int64_t r = 0; r < request.replicas; ++r) {
+      replicas.push_back(model_of(request));
+      seed_of(replicas.back()) = static_cast<std::uint32_t>(r);
+      data.push_back({&table_, DrawStream(sampler_, static_cast<std::uint32_t>(r), setting.batch)});
+    }
+    model_ = make_model(replicas, setting.length, torch::kFloat32, device_);
+    if (auto* transformer = dynamic_cast<OneLayerAttention*>(model_.get())) transformer->set_skip_dead_units(savings.dead_units);
+    adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
+    trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);
+    if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).capacity);
+  }
+
+  /// Does the work once. Returns the mean loss; waits for the device only where `wanted`.
+  double work(bool wanted) {
+    if (setting_.evaluates()) {
+      const auto scores = score(*model_, table_, ranks_, {}, {.sharing = sharing_});
+      return std::accumulate(scores.loss.begin(), scores.loss.end(), 0.0) / static_cast<double>(scores.loss.size());
+    }
+    const auto losses = trainer_->step(step_++);
+    return wanted ? losses.loss_R[0].item<double>() : 0;
+  }
+
+  /// What a peer needs to do the same work: weights.safetensors, sequences.npy (K, L), batches.npy (steps, B), losses.npy, and of an associative
+  /// memory the ids in its slots, the oldest first: memory.npy (M). Called on new weights; goes on from there.
+  void dump(const fs::path& folder) {
+    make_directories(folder);
+    write_weights(folder / "weights.safetensors", *model_, {});
+    const auto bits = table_.unpack_all();
+    write_npy(folder / "sequences.npy", view_of(bits.data(), {table_.num_sequences(), table_.length()}));
+    std::vector<std::int32_t> batches;
+    for (std::int64_t step = 0; !setting_.evaluates() && step < kDumpedBatches; ++step) {
+      const auto drawn = trainer_->drawn(0, step);
+      batches.insert(batches.end(), drawn.begin(), drawn.end());
+    }
+    if (batches.empty()) batches = ranks_;
+    const auto rows = static_cast<std::int64_t>(batches.size()) / setting_.batch;
+    write_npy(folder / "batches.npy", view_of(batches.data(), {rows, setting_.batch}));
+    if (setting_.is_dam()) write_npy(folder / "memory.npy", view_of(stored_.data(), {std::ssize(stored_)}));
+    std::vector<double> losses;
+    for (std::int64_t n = 0; n < (setting_.evaluates() ? 1 : kDumpedSteps); ++n) losses.push_back(work(true));
+    write_npy(folder / "losses.npy", view_of(losses.data(), {static_cast<std::int64_t>(losses.size())}));
+  }
+
+  torch::Device device() const { return device_; }
+
+ private:
+  ModelConfig model_of(const BenchRequest& request) const {
+    if (setting_.is_dam()) {
+      DamConfig config;
+      config.heads = setting_.heads;
+      config.capacity = request.capacity > 0 ? request.capacity : setting_.width;
+      config.probabilities = "clamped";
+      return config;
+    }
+    OneLayerAttentionConfig config;
+    config.heads = setting_.heads;
+    config.head_dim = setting_.width;
+    return config;
+  }
+
+  /// As after many steps; of replica 0, the others follow it.
+  void fill_memory(std::int64_t capacity) {
+    DrawStream draws(sampler_, ~0U, setting_.batch);
+    for (std::int64_t step = 0; std::ssize(stored_) < capacity; ++step) {
+      const auto drawn = draws.ranks(step);
+      stored_.insert(stored_.end(), drawn.begin(), drawn.end());
+    }
+    stored_.erase(stored_.begin(), stored_.end() - capacity);
+    for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) model_->observe(r, stored_);
+  }
+
+  std::int64_t num_sequences(const BenchRequest& request) const {
+    return request.num_sequences > 0 ? request.num_sequences : setting_.num_sequences;
+  }
+
+  const Setting& setting_;
+  torch::Device device_;
+  Sharing sharing_;
+  RankSampler sampler_;
+  SequenceTable table_;
+  std::vector<std::int32_t> ranks_, stored_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Adam> adam_;
+  std::unique_ptr<Trainer> trainer_;
+  std::int64_t step_ = 0;
+};
+
+/// Steps a second of one round of at least `seconds`; `steps` is doubled until it lasts that long.
+double measure(Workload& workload, std::int64_t& steps, double seconds) {
+  while (true) {
+    const auto start = std::chrono::steady_clock::now();
+    for (std::int64_t n = 1; n <= steps; ++n) workload.work(n == steps);
+    const auto passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (passed >= seconds) return static_cast<double>(steps) / passed;
+    steps *= 2;
+  }
+}
+
+void bench_one(const Setting& setting, const BenchRequest& request, Savings savings) {
+  peak_rss_mb();
+  Workload workload(setting, request, savings);
+  if (!request.dump.empty()) workload.dump(request.dump);
+  const bool trains = !setting.evaluates();
+  for (std::int64_t n = 0; trains && n < request.warmup; ++n) workload.work(false);
+  std::int64_t steps = 1;
+  measure(workload, steps, request.seconds / 2);
+  std::vector<double> rates;
+  if (request.paced) std::cout << nlohmann::json{{"ready", true}} << std::endl;
+  for (std::int64_t round = 0; round < request.rounds; ++round) {
+    if (std::string line; request.paced && !std::getline(std::cin, line)) break;
+    rates.push_back(measure(workload, steps, request.seconds / 2));
+    if (request.paced) std::cout << nlohmann::json{{"steps_per_s", rates.back()}} << std::endl;
+  }
+  if (rates.empty()) return;
+  std::sort(rates.begin(), rates.end());
+  const nlohmann::ordered_json line{
+      {"name", setting.benchmark}, {"config", setting.name}, {"device", workload.device().str()}, {"threads", request.threads}, {"precision", "fp32"},
+      {"replicas", request.replicas}, {"compressed", savings.cells}, {"dead_units", savings.dead_units}, {"steps_per_s", rates[rates.size() / 2]},
+      {"min", rates.front()}, {"max", rates.back()}, {"rows_per_step", setting.batch * request.replicas}, {"peak_rss_mb", peak_rss_mb()}};
+  if (request.json) {
+    std::cout << line << std::endl;
+  } else {
+    fmt::print("{:<10} {:<4} {:>8.3f} ms ({:.3f} to {:.3f})  cells {:<8} dead units {:<8} {} on {}, {} thread{}, peak {:.0f} MB\n", setting.benchmark, setting.name,
+               1e3 / rates[rates.size() / 2], 1e3 / rates.back(), 1e3 / rates.front(), savings.cells ? "shared" : "all", savings.dead_units ? "skipped" : "computed",
+               "fp32", workload.device().str(), request.threads, request.threads == 1 ? "" : "s", line["peak_rss_mb"].get<double>());
+  }
+}
+
+ExitCode bench(const BenchRequest& request) {
+  bool found = false;
+  for (const auto& setting : kSettings) {
+    if (setting.benchmark != request.benchmark || (!request.name.empty() && setting.name != request.name)) continue;
+    found = true;
+    const Savings asked{!request.plain_cells, !request.all_units};
+    const bool one_by_one = request.name.empty();
+    for (const auto savings : one_by_one ? std::vector<Savings>{{true, true}, {true, false}, {false, true}, {false, false}} : std::vector<Savings>{asked}) {
+      if (one_by_one && setting.is_dam() && !savings.dead_units) continue;  // it has none
+      bench_one(setting, request, savings);
+    }
+  }
+  if (!found) throw Error(ExitCode::usage, fmt::format("bench {} has no configuration '{}'; see mnemo bench --help", request.benchmark, request.name));
+  return ExitCode::done;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app, Command& chosen) {
+  auto* command = app.add_subcommand("bench", "Speed of a training step or of an evaluation");
+  command->footer(
+      "Configurations (heads x width of a head, L bits, B rows, K sequences, 3 MLP layers, fp32):\n"
+      "  one_layer   A: 1x16 L=100 B=256 K=1e5   B: 2x64, same   C: 4x16 L=20 B=32 K=256     one training step\n"
+      "  dam         S: 30 heads, M=3000, L=50 B=50 K=500, uniform   T: 8 heads, M=2048, L=20 B=32 K=256; the memory is full\n"
+      "  evaluate    A, B: 10,000 sequences, L=100   L16: 100,000 sequences, L=16, 4x16      all of them once\n"
+      "Without --config: all of them, with and without shared cells and skipped dead units.\n"
+      "Examples:\n"
+      "  mnemo bench one_layer --config A --threads 2\n"
+      "  mnemo bench one_layer --json\n"
+      "Beside PyTorch and JAX, on the same numbers: scripts/bench_peers.py");
+  auto request = std::make_shared<BenchRequest>();
+  command->add_option("benchmark", request->benchmark, "one_layer, dam or evaluate")->required()->check(CLI::IsMember({"one_layer", "dam", "evaluate"}));
+  command->add_flag("--json", request->json, "one JSON object a line");
+  command->add_option("--config", request->name, "one configuration");
+  command->add_option("--threads", request->threads)->check(CLI::Range(1, 1024))->capture_default_str();
+  command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command->add_option("--replicas", request->replicas, "models that step together")->check(CLI::Range(1, 4096))->capture_default_str();
+  command->add_option("--rounds", request->rounds, "rounds measured; median, min and max are over them")->check(CLI::Range(1, 1000))->capture_default_str();
+  command->add_option("--seconds", request->seconds, "length of a round, at least half of this")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--warmup", request->warmup, "training steps before: units die, and steps get cheaper")->check(CLI::NonNegativeNumber)->capture_default_str();
+  command->add_option("--sequences", request->num_sequences, "K, instead of the configuration's")->check(CLI::PositiveNumber);
+  command->add_option("--capacity", request->capacity, "slots of an associative memory, instead of the configuration's")->check(CLI::PositiveNumber);
+  command->add_flag("--plain-cells", request->plain_cells, "with --config: every row and position, nothing shared");
+  command->add_flag("--all-units", request->all_units, "with --config: dead units are computed too");
+  command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->needs("--config");
+  command->add_flag("--paced", request->paced, "each round waits for a line on standard input, for interleaved measurements");
+  command->callback([=, &chosen] { chosen = [=] { return bench(*request); }; });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,133 @@
+#include "core/files.h"
+#include "experiments/commands/commands.h"
+#include "experiments/notebook_pickle.h"
+#include "experiments/run_directory.h"
+#include "experiments/session.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+namespace mnemo {
+
+namespace {
+
+struct ExportRequest {
+  std::vector<std::string> runs;
+  std::string tree, format, rows, sequences_name = "_all_sequences", check;
+  std::int64_t epoch_steps = 0;
+  bool flat = false, no_sequences = false;
+};
+
+RunConfig finished_config(const fs::path& run) {
+  auto config = stored_config(run);
+  if (const auto status = read_status(run); status.state != "done" && status.state != "at_chance") {
+    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}); mnemo train {} goes on with it", run.string(),
+                                            status.state.empty() ? "unknown" : status.state, (run / "config.yaml").string()));
+  }
+  return config;
+}
+
+/// What the run was told to write, less what the command says otherwise.
+NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
+  if (!request.rows.empty()) config.output.pickle_rows = request.rows;
+  if (request.epoch_steps > 0) config.output.epoch_steps = request.epoch_steps;
+  if (const auto problems = notebook_problems(config); !problems.empty()) {
+    const auto& [key, what] = problems.front();
+    throw Error(ExitCode::config, fmt::format("{}: {}: {}. --epoch-steps and --rows choose others", *config.run, key, what));
+  }
+  auto settings = notebook_settings(config);
+  if (!request.format.empty()) settings.format = request.format;
+  if (settings.format == "none") settings.format = "torch";
+  return settings;
+}
+
+/// A name for the run in a folder of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
+/// run a name belongs to, so that exporting it again replaces its files.
+std::string name_in_tree(const fs::path& group, const std::string& name, const fs::path& run) {
+  const auto source = fs::weakly_canonical(run).string();
+  for (int k = 0;; ++k) {
+    auto candidate = k == 0 ? name : fmt::format("{}_{}", name, k);
+    const auto owner = group / fmt::format(".{}.source", candidate);
+    if (fs::exists(owner) && read_file(owner) != source) continue;
+    const auto taken = [&](const char* suffix) { return fs::exists(group / (candidate + suffix)); };
+    if (!fs::exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
+    make_directories(group);
+    write_atomically(owner, source);
+    return candidate;
+  }
+}
+
+/// dam_<run>.pt; in a tree it stands in the group itself.
+fs::path dam_record(const ExportRequest& request, const RunConfig& config, const fs::path& run) {
+  const auto name = fmt::format("dam_{}", *config.run);
+  if (request.tree.empty()) return run / (name + ".pt");
+  const auto group = fs::path(request.tree) / *config.group;
+  return group / (name_in_tree(group, name, run) + ".pt");
+}
+
+/// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need epochs.
+void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
+  auto config = finished_config(run);
+  if (std::holds_alternative<DamConfig>(config.model)) {
+    dams.push_back(run.string());
+    dams.push_back(dam_record(request, config, run).string());
+    const bool has_epochs = request.epoch_steps > 0 || notebook_problems(config).empty();
+    if (!request.tree.empty() || request.no_sequences || !has_epochs) return;
+  }
+  const auto settings = settings_of(request, config);
+  const auto write = [&](const fs::path& stem, const std::string& sequences_name) {
+    const auto put = [&](const std::string& suffix, auto&& writer) {
+      const fs::path target = stem.string() + suffix;
+      writer(run, config, settings, target);
+      fmt::print("{}\n", target.string());
+    };
+    if (has_notebook_record(config.model)) put(".pkl", write_notebook_record);
+    if (!sequences_name.empty()) put(sequences_name + ".pkl", write_notebook_sequences);
+  };
+  if (request.tree.empty()) {
+    const DirectoryLock nobody_else(run);
+    return write(run / *config.run, request.no_sequences ? "" : "_sequences");
+  }
+  const auto group = fs::path(request.tree) / *config.group;
+  const auto name = name_in_tree(group, notebook_run_name(config), run);
+  const auto folder = request.flat ? group : group / name;
+  make_directories(folder);
+  write(folder / name, request.no_sequences || request.flat ? "" : request.sequences_name);
+}
+
+ExitCode export_runs(const ExportRequest& request) {
+  if (!request.check.empty()) return run_script("export_check.py", {request.check});
+  std::vector<std::string> dams;
+  for (const auto& run : request.runs) export_run(request, run, dams);
+  return dams.empty() ? ExitCode::done : run_script("export_dam.py", dams);
+}
+
+}  // namespace
+
+void add_export(CLI::App& app, Command& chosen) {
+  auto* command = app.add_subcommand("export", "Write the records that notebooks read");
+  command->footer(
+      "Examples:\n"
+      "  mnemo export cache/quickstart/quickstart                     <run>.pkl and <run>_sequences.pkl in the run directory\n"
+      "  mnemo export cache/switch/* --tree out                       out/<group>/<run>/<run>.pkl, <run>_all_sequences.pkl\n"
+      "  mnemo export RUN --tree out --flat --rows all_ranks          out/<group>/<run>.pkl alone\n"
+      "  mnemo export cache/dam_switch/dam_switch --tree out          out/<group>/dam_<run>.pt, a torch archive (needs torch in Python)\n"
+      "  mnemo export --check out                                     what would fail in a notebook");
+  auto request = std::make_shared<ExportRequest>();
+  auto* runs = command->add_option("runs", request->runs, "run directories of finished runs");
+  auto* tree = command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect");
+  command->add_flag("--flat", request->flat, "in a tree: <group>/<run>.pkl, without sequences")->needs(tree);
+  command->add_option("--sequences-name", request->sequences_name, "in a tree: <run><this>.pkl")->needs(tree)->capture_default_str();
+  command->add_flag("--no-sequences", request->no_sequences, "the record alone");
+  command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
+  command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
+  command->add_option("--epoch-steps", request->epoch_steps, "output.epoch_steps")->check(CLI::PositiveNumber);
+  auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->excludes(runs);
+  command->callback([=, &chosen] {
+    if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");
+    chosen = [=] { return export_runs(*request); };
+  });
+}
+
+}  // namespace mnemo

@@ -1,0 +1,631 @@
+#include "experiments/notebook_pickle.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/npy.h"
+#include "core/pickle.h"
+#include "core/safetensors.h"
+#include "experiments/attention_measures.h"
+#include "experiments/run.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <deque>
+#include <fstream>
+#include <numeric>
+
+namespace mnemo {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::int64_t kRowStride = 10;  // notebooks turn a row of the evaluated subset into a rank by this factor
+
+/// What the published records say of a transformer; other models have none.
+struct Transformer {
+  const char* arch;
+  std::int64_t layers, heads, head_dim, mlp_layers, mlp_width;
+  bool attention_starts_at_zero;
+};
+std::optional<Transformer> transformer_of(const OneLayerAttentionConfig& model) {
+  return Transformer{"OneLayerAttention", 1, model.heads, model.head_dim, model.mlp_layers, model.resolved_mlp_width(),
+                     model.attention_init == "zero"};
+}
+template <class Other>
+std::optional<Transformer> transformer_of(const Other&) {
+  return {};
+}
+std::optional<Transformer> transformer_of_run(const RunConfig& config) {
+  return std::visit([](const auto& model) { return transformer_of(model); }, config.model);
+}
+
+/// Calls see(event) for each event of one kind.
+template <class Event, class See>
+void for_each(const RunConfig& config, See&& see) {
+  for (const auto& event : config.events) {
+    if (const auto* held = std::get_if<Event>(&event)) see(*held);
+  }
+}
+
+bool has_switch(const RunConfig& config) {
+  bool found = false;
+  for_each<SwitchEvent>(config, [&](const auto&) { found = true; });
+  return found;
+}
+
+/// "False", "True", or "Forget" for a switch that comes again and again.
+std::string resampling(const RunConfig& config) {
+  std::string found = "False";
+  for_each<SwitchEvent>(config, [&](const auto& event) { found = event.schedule.every || found == "Forget" ? "Forget" : "True"; });
+  return found;
+}
+
+const char* python_text(bool truth) { return truth ? "True" : "False"; }
+
+/// Whether the ranks that these rows are made of are scored; `why` says what would have to be.
+bool are_scored(const std::string& rows, const RunConfig& config, std::string& why) {
+  const auto& eval = config.eval;
+  const auto K = config.data.num_sequences, stride = eval.validation_stride;
+  if (rows == "current") {
+    why = "eval.train_stride or eval.validation_stride must divide 10";
+    return kRowStride % eval.train_stride == 0 || kRowStride % stride == 0;
+  }
+  if (rows == "all_phases") {
+    why = "eval.validation_stride must divide 10 and data.num_sequences";
+    return kRowStride % stride == 0 && (K % stride == 0 || !has_switch(config));
+  }
+  why = "eval.validation_stride must be 1";
+  return rows == "all_validation" || stride == 1;
+}
+
+std::string default_rows(const RunConfig& config) {
+  const auto stride = config.eval.validation_stride;
+  std::string why;
+  if (!has_switch(config)) return are_scored("current", config, why) ? "current" : "all_validation";
+  return config.data.num_sequences % kRowStride == 0 && (stride == 1 || stride == kRowStride) ? "all_phases" : "all_validation";
+}
+
+}  // namespace
+
+// ---- settings
+
+std::vector<std::pair<std::string, std::string>> notebook_problems(const RunConfig& config) {
+  std::vector<std::pair<std::string, std::string>> found;
+  const auto& output = config.output;
+  const auto epoch = output.epoch_steps.value_or(config.eval.every);
+  const auto misfit = [&](const std::string& what) {
+    if (output.epoch_steps) return found.emplace_back("epoch_steps", fmt::format("{} {}", epoch, what));
+    return found.emplace_back("pickle", fmt::format("the epoch of a record, eval.every = {}, {}; set output.epoch_steps", epoch, what));
+  };
+  if (const auto log_every = config.train.log_every; epoch % log_every != 0) {
+    misfit(fmt::format("is no multiple of train.log_every ({})", log_every));
+  }
+  if (config.train.steps % epoch != 0) misfit(fmt::format("does not divide train.steps ({})", config.train.steps));
+  for_each<SwitchEvent>(config, [&](const auto& event) {
+    const auto step = event.schedule.every ? *event.schedule.every : event.schedule.at ? event.schedule.at->step(config.train.steps) : 0;
+    if (step % epoch != 0) misfit(fmt::format("does not divide the step of '{}' ({})", event.name, step));
+  });
+  std::string why;
+  if (output.pickle_rows && !are_scored(*output.pickle_rows, config, why)) {
+    found.emplace_back("pickle_rows", fmt::format("the rows of {} are not scored: {}", *output.pickle_rows, why));
+  }
+  return found;
+}
+
+NotebookSettings notebook_settings(const RunConfig& config) {
+  const auto& output = config.output;
+  const bool by_default = !output.epoch_steps && !output.pickle_rows && !notebook_problems(config).empty();
+  return {output.pickle.value_or(by_default ? "none" : "torch"), output.pickle_rows.value_or(default_rows(config)),
+          output.epoch_steps.value_or(config.eval.every)};
+}
+
+bool has_notebook_record(const ModelConfig& model) {
+  return std::visit([](const auto& m) { return transformer_of(m).has_value(); }, model);
+}
+
+std::string notebook_run_name(const RunConfig& config) {
+  const auto data = fmt::format("K_{}_L_{}", config.data.num_sequences, config.data.length);
+  const auto transformer = transformer_of_run(config);
+  if (!transformer) return fmt::format("{}_{}_{}_{}", *config.group, kind_of(config.model), data, config.seed);
+  return fmt::format("{}_transformer_{}_hidden_{}_nheads_{}_nlayers_{}_{}", *config.group, data, transformer->head_dim, transformer->heads,
+                     transformer->layers, config.seed);
+}
+
+double notebook_bytes(const RunConfig& config) {
+  const auto settings = notebook_settings(config);
+  if (settings.format == "none") return 0;
+  const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
+  double phases = 1, snapshots = 1;
+  for (const auto& event : config.events) {
+    const auto times = static_cast<double>(schedule_of(event).occurrences(config.train.steps));
+    if (std::holds_alternative<SwitchEvent>(event)) phases += times;
+    if (std::holds_alternative<SnapshotEvent>(event)) snapshots += times;
+  }
+  const double sequences = phases * K * (8 * L + 3);
+  if (!has_notebook_record(config.model)) return sequences;
+  const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kRowStride;
+  const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
+  const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
+  const double weights = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
+  double attention = 0;
+  for (const auto& name : config.eval.attention) {
+    const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
+    attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
+  }
+  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + sequences;
+}
+
+// ---- reading a run directory
+
+namespace {
+
+[[noreturn]] void refuse(const fs::path& path, const std::string& what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
+
+/// What `take` makes of a JSON text of this file.
+template <class Take>
+auto from_json(const fs::path& path, const std::string& text, Take&& take) {
+  try {
+    return take(json::parse(text));
+  } catch (const json::exception& error) {
+    refuse(path, error.what());
+  }
+}
+
+std::vector<std::int64_t> read_steps(const fs::path& path) {
+  const auto array = read_npy(path, /*allow_excess=*/true);
+  if (array.dtype != Dtype::i64 || array.shape.size() != 1) refuse(path, "expected int64 (T)");
+  const auto values = array.view().as<std::int64_t>();
+  return {values.begin(), values.end()};
+}
+
+/// The last row of those with this step: of an evaluation before and one after the events the second.
+std::optional<std::int64_t> last_row_at(const std::vector<std::int64_t>& steps, std::int64_t step) {
+  const auto beyond = std::upper_bound(steps.begin(), steps.end(), step);
+  if (beyond == steps.begin() || *(beyond - 1) != step) return {};
+  return beyond - steps.begin() - 1;
+}
+
+/// One set under eval/: every stride-th rank.
+struct ScoredSet {
+  ScoredSet(const fs::path& folder, std::int64_t stride_)
+      : stride(stride_), steps(read_steps(folder / "step.npy")), loss(folder / "loss.npy"), accuracy(folder / "accuracy.npy") {}
+
+  std::int64_t stride;
+  std::vector<std::int64_t> steps;
+  NpyRows loss, accuracy;
+};
+
+/// Steps at which the phases began.
+std::vector<std::int64_t> phase_starts(const fs::path& run) {
+  const auto path = run / "switches.json";
+  return from_json(path, read_file(path), [](const json& switches) {
+    std::vector<std::int64_t> starts{0};
+    for (const auto& entry : switches) starts.push_back(entry.at("step").get<std::int64_t>());
+    return starts;
+  });
+}
+
+std::int64_t step_of(const Safetensors& weights) {
+  const auto found = weights.metadata().find("step");
+  std::int64_t step = -1;
+  if (found != weights.metadata().end()) {
+    std::from_chars(found->second.data(), found->second.data() + found->second.size(), step);
+  }
+  if (step < 0) refuse(weights.path(), "does not say at which step it was written");
+  return step;
+}
+
+Safetensors final_weights(const fs::path& run) {
+  if (!fs::exists(run / "final.safetensors")) refuse(run, "this run is not over (it has no final.safetensors)");
+  return Safetensors::read(run / "final.safetensors");
+}
+
+/// Draws of each rank in the current phase, from the stream that the run drew from.
+class Presentations {
+ public:
+  Presentations(const RunConfig& config, std::vector<std::int64_t> starts)
+      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, *config.data.seed, config.train.batch_size),
+        counts_(static_cast<std::size_t>(config.data.num_sequences)) {}
+
+  /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
+  const std::vector<double>& before(std::int64_t step) {
+    for (; step_ < step; ++step_) {
+      for (const auto rank : draws_.ranks(step_)) ++counts_[static_cast<std::size_t>(rank)];
+    }
+    if (std::binary_search(starts_.begin(), starts_.end(), step)) std::fill(counts_.begin(), counts_.end(), 0.0);
+    return counts_;
+  }
+
+ private:
+  std::vector<std::int64_t> starts_;
+  RankSampler sampler_;
+  DrawStream draws_;
+  std::vector<double> counts_;
+  std::int64_t step_ = 0;
+};
+
+/// Mean train loss of each epoch, weighted by draws, from the lines of metrics.jsonl.
+std::vector<double> epoch_losses(const fs::path& run, std::int64_t epoch_steps, std::int64_t epochs) {
+  std::vector<double> sum(static_cast<std::size_t>(epochs)), draws(sum.size());
+  std::ifstream lines(run / "metrics.jsonl");
+  std::int64_t drawn = 0;
+  for (std::string text; std::getline(lines, text);) {
+    from_json(run / "metrics.jsonl", text, [&](const json& line) {
+      const auto epoch = static_cast<std::size_t>((line.at("step").get<std::int64_t>() - 1) / epoch_steps);
+      const auto now_drawn = line.at("draws").get<std::int64_t>();
+      const auto weight = static_cast<double>(now_drawn - std::exchange(drawn, now_drawn));
+      if (epoch >= sum.size()) return;
+      sum[epoch] += weight * line.at("train_loss").get<double>();
+      draws[epoch] += weight;
+    });
+  }
+  for (std::size_t epoch = 0; epoch < sum.size(); ++epoch) sum[epoch] /= draws[epoch];
+  return sum;
+}
+
+// ---- the record
+
+class Record {
+ public:
+  Record(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, const fs::path& target)
+      : run_(run), config_(config), settings_(settings), transformer_(transformer_of_run(config).value()), starts_(phase_starts(run)),
+        final_(final_weights(run)), steps_(step_of(final_)), presentations_(config, starts_), out_(target) {
+    for (std::size_t phase = 0; phase < starts_.size(); ++phase) {
+      sets_.emplace_back(run / "eval" / fmt::format("phase_{}", phase), config.eval.validation_stride);
+    }
+    // by step, and by name at equal steps
+    if (fs::exists(run / "probes")) {
+      for (const auto& entry : fs::directory_iterator(run / "probes")) {
+        if (entry.path().extension() == ".json") probes_.push_back(entry.path());
+      }
+      std::sort(probes_.begin(), probes_.end());
+    }
+  }
+
+  void write() {
+    const auto epochs = steps_ / settings_.epoch_steps;
+    const auto losses = epoch_losses(run_, settings_.epoch_steps, epochs);
+    out_.dict([&] {
+      out_.item("args");
+      write_args(epochs);
+      out_.item("logs");
+      out_.list([&] {
+        for (std::int64_t epoch = 0; epoch < epochs; ++epoch) write_log(epoch, losses[static_cast<std::size_t>(epoch)]);
+      });
+      out_.item("model");
+      write_state_dict(final_);
+      const auto same = out_.remember();
+      out_.item("model_state_dict");
+      out_.again(same);
+      write_snapshots();
+      out_.item("final_test_metrics");
+      write_test_metrics(steps_);
+      out_.item("positional_encoding");
+      write_float32(final_.at("wpe.weight"));
+      out_.item("token_embedding");
+      write_float32(final_.at("wte.weight"));
+    });
+    out_.commit();
+  }
+
+ private:
+  void write_args(std::int64_t epochs) {
+    const auto& data = config_.data;
+    std::int64_t probe_every = 0;
+    for (const auto& event : config_.events) {
+      if (kind_of(event) == "fork_probe") probe_every = schedule_of(event).every.value_or(config_.train.steps) / settings_.epoch_steps;
+    }
+    out_.dict([&] {
+      out_.item("wandb_group_name", *config_.group);
+      out_.item("len_context", data.length);
+      out_.item("K", data.num_sequences);
+      out_.item("vocab_size", 2);
+      out_.item("num_heads", transformer_.heads);
+      out_.item("num_layers", transformer_.layers);
+      out_.item("num_hidden_features", transformer_.head_dim);
+      out_.item("num_hidden_features_mlp", transformer_.mlp_width);
+      out_.item("num_mlp_layers", transformer_.mlp_layers);
+      out_.item("lr", config_.train.lr);
+      out_.item("arch", transformer_.arch);
+      out_.item("num_iters", epochs);
+      out_.item("num_iters_per_epoch", settings_.epoch_steps);
+      out_.item("batch_size", config_.train.batch_size);
+      out_.item("seed", config_.seed);
+      out_.item("is_resample_tasks", resampling(config_));
+      out_.item("is_initialize_attention_weights_to_zero", python_text(transformer_.attention_starts_at_zero));
+      out_.item("is_probe", python_text(probe_every > 0));
+      out_.item("probe_every_iter", probe_every);
+      out_.item("sequence_sampling_distribution", data.weights ? "file" : data.zipf_exponent == 0 ? "uniform" : "zipf");
+      out_.item("fileprefix", notebook_run_name(config_));
+    });
+  }
+
+  void write_log(std::int64_t epoch, double train_loss) {
+    const auto step = epoch * settings_.epoch_steps;
+    out_.dict([&] {
+      out_.item("num_apppearances", view_of(presentations_.before(step).data(), {config_.data.num_sequences}));
+      out_.item("train_loss", train_loss);
+      out_.item("epoch", epoch);
+      out_.item("lr", config_.train.lr);
+      for (const char* not_kept : {"loss_per_appearance", "appearances"}) {
+        out_.item(not_kept);
+        out_.list([] {});
+      }
+      out_.item("test_metrics");
+      write_test_metrics(step);
+      write_probe(step);
+    });
+  }
+
+  // -- test_metrics
+
+  void write_test_metrics(std::int64_t step) {
+    const auto phase = static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), step) - starts_.begin()) - 1;
+    const auto K = config_.data.num_sequences;
+    Rows rows;
+    const auto& rule = settings_.rows;
+    if (rule == "current" || rule == "all_ranks") {
+      take(rows, phase, step, 0, rule == "current" ? kRowStride : 1);
+    } else {
+      for (std::size_t p = 0; p <= phase; ++p) {
+        if (rule == "all_validation") {
+          take(rows, p, step, 0, sets_[p].stride);
+        } else {  // every tenth of all sequences of all phases, one after another
+          take(rows, p, step, (kRowStride - static_cast<std::int64_t>(p) * K % kRowStride) % kRowStride, kRowStride);
+        }
+      }
+    }
+    out_.dict([&] {
+      if (rows.rank.empty()) return;
+      const Shape shape{static_cast<std::int64_t>(rows.rank.size())};
+      std::vector<std::int64_t> index(rows.rank.size());
+      std::iota(index.begin(), index.end(), 0);
+      out_.item("sequence_rank", view_of(index.data(), shape));
+      out_.item("true_rank", view_of(rows.rank.data(), shape));
+      out_.item("length", 50);
+      out_.item("logsoftmaxloss", view_of(rows.loss.data(), shape));
+      out_.item("accuracy", view_of(rows.accuracy.data(), shape));
+      write_attention(step);
+    });
+  }
+
+  void write_attention(std::int64_t step) {
+    if (config_.eval.attention.empty()) return;
+    const auto row = last_row_at(read_steps(run_ / "attention/step.npy"), step);
+    if (!row) return;
+    for (const auto& name : config_.eval.attention) {
+      const auto measure = NpyRows(run_ / fmt::format("attention/{}.npy", name))[*row];
+      if (name != "attn_reps") {
+        out_.item(name + "_metric", measure.view());
+      } else {  // one array a layer
+        out_.item(name);
+        out_.list([&] { out_.array(measure.view()); });
+      }
+    }
+  }
+
+  struct Rows {
+    std::vector<std::int64_t> rank;
+    std::vector<float> loss, accuracy;
+  };
+
+  /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing where it was not evaluated.
+  void take(Rows& rows, std::size_t phase, std::int64_t step, std::int64_t first, std::int64_t stride) {
+    const auto* set = &sets_[phase];
+    std::optional<ScoredSet> train;  // holds every tenth rank of the current phase also where its own set does not
+    if (stride % set->stride != 0) set = &train.emplace(run_ / "eval/train", config_.eval.train_stride);
+    const auto row = last_row_at(set->steps, step);
+    if (!row) return;
+    const auto K = config_.data.num_sequences;
+    const auto add = [&](const NpyRows& file, std::vector<float>& to) {
+      const auto scores = file[*row];
+      if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set->stride + 1) refuse(run_, "a set is not scored as config.yaml says");
+      const auto values = scores.view().as<float>();
+      to.reserve(rows.rank.size());
+      for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set->stride)]);
+    };
+    for (auto rank = first; rank < K; rank += stride) rows.rank.push_back(rank);
+    add(set->loss, rows.loss);
+    add(set->accuracy, rows.accuracy);
+  }
+
+  /// The fork probe of this step, if there was one.
+  void write_probe(std::int64_t step) {
+    for (const auto& path : probes_) {
+      const auto [at, required] = from_json(path, read_file(path), [](const json& probe) {
+        return std::pair(probe.at("step").get<std::int64_t>(), probe.at("num_iters_required").get<std::int64_t>());
+      });
+      if (at != step) continue;
+      const auto trace = read_npy(fs::path(path).replace_extension(".accuracy.npy"));
+      out_.item("probe_metrics");
+      out_.dict([&] {
+        out_.item("accuracy");
+        out_.list([&] {
+          for (const auto& accuracy : trace.view().as<float>()) out_.array(view_of(&accuracy, {}));
+        });
+        out_.item("num_iters_required", required);
+      });
+      return;
+    }
+  }
+
+  // -- weights
+
+  void write_tensor(const ArrayView& tensor) {
+    if (settings_.format == "numpy") return out_.array(tensor);
+    out_.call("torch", "from_numpy", [&] { out_.array(tensor); });
+  }
+
+  void write_float32(const ArrayView& tensor) {
+    if (tensor.dtype != Dtype::f64) return out_.array(tensor);
+    const auto wide = tensor.as<double>();
+    const std::vector<float> narrow(wide.begin(), wide.end());
+    out_.array(view_of(narrow.data(), tensor.shape));
+  }
+
+  /// The parameters whose names begin with `prefix`, under the rest of their names.
+  void write_group(const Safetensors& weights, std::string_view prefix) {
+    out_.dict([&] {
+      for (const auto& spec : parameter_specs(config_.model, config_.data.length)) {
+        if (!spec.name.starts_with(prefix)) continue;
+        out_.item(spec.name.substr(prefix.size()));
+        write_tensor(weights.at(spec.name));
+      }
+    });
+  }
+
+  /// With the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
+  void write_state_dict(const Safetensors& weights) {
+    const auto width = transformer_.heads * transformer_.head_dim;
+    const auto constant = [&]<class Real>(Real value) {
+      const std::vector<Real> values(static_cast<std::size_t>(width), value);
+      write_tensor(view_of(values.data(), {width}));
+    };
+    out_.dict([&] {
+      for (const auto& spec : parameter_specs(config_.model, config_.data.length)) {
+        out_.item(spec.name);
+        write_tensor(weights.at(spec.name));
+      }
+      for (const auto& [name, value] : {std::pair("pre_attn_ln.weight", 1), std::pair("pre_attn_ln.bias", 0)}) {
+        out_.item(name);
+        config_.precision == "fp64" ? constant(static_cast<double>(value)) : constant(static_cast<float>(value));
+      }
+    });
+  }
+
+  /// mlp_state_dict, c_attn_state_dict and model_<epoch>, from the snapshots of the run.
+  void write_snapshots() {
+    std::vector<std::pair<std::string, fs::path>> once;  // in the order of the file
+    std::vector<fs::path> repeated;
+    for_each<SnapshotEvent>(config_, [&](const SnapshotEvent& event) {
+      for (std::int64_t step = event.schedule.every.value_or(steps_ + 1); step < steps_; step += *event.schedule.every) {
+        if (step % settings_.epoch_steps == 0) repeated.push_back(run_ / fmt::format("snapshots/{}_{}.safetensors", event.name, step));
+      }
+      const auto path = run_ / fmt::format("snapshots/{}.safetensors", event.name);
+      if (event.schedule.at && fs::exists(path)) once.emplace_back(event.name, path);
+    });
+    name_the_one_at_the_switch(once);
+    const auto write_all = [&](const char* key, auto&& write_one) {
+      out_.item(key);
+      out_.dict([&] {
+        for (const auto& [name, path] : once) {
+          out_.item(name);
+          write_one(Safetensors::read(path));
+        }
+      });
+    };
+    write_all("mlp_state_dict", [&](const Safetensors& weights) {
+      out_.dict([&] {
+        out_.item("linear_modules");
+        write_group(weights, "linear_modules.");
+        out_.item("lm_head");
+        write_group(weights, "lm_head.");
+      });
+    });
+    write_all("c_attn_state_dict", [&](const Safetensors& weights) { write_group(weights, "c_attn."); });
+    for (const auto& path : repeated) {
+      const auto weights = Safetensors::read(path);
+      out_.item(fmt::format("model_{}", step_of(weights) / settings_.epoch_steps));
+      write_state_dict(weights);
+    }
+  }
+
+  /// Notebooks ask for `pre_switch`, whatever a configuration calls it.
+  void name_the_one_at_the_switch(std::vector<std::pair<std::string, fs::path>>& snapshots) const {
+    const auto has_name = [](const auto& snapshot) { return snapshot.first == "pre_switch"; };
+    if (starts_.size() == 1 || std::any_of(snapshots.begin(), snapshots.end(), has_name)) return;
+    for (auto& [name, path] : snapshots) {
+      if (step_of(Safetensors::read(path)) != starts_[1]) continue;
+      name = "pre_switch";
+      return;
+    }
+  }
+
+  const fs::path& run_;
+  const RunConfig& config_;
+  const NotebookSettings& settings_;
+  Transformer transformer_;
+  std::vector<std::int64_t> starts_;
+  Safetensors final_;
+  std::int64_t steps_;
+  Presentations presentations_;
+  std::deque<ScoredSet> sets_;  // by phase
+  std::vector<fs::path> probes_;
+  PickleWriter out_;
+};
+
+}  // namespace
+
+void write_notebook_record(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
+  Record(run_directory, config, settings, target).write();
+}
+
+// ---- the sequences
+
+void write_notebook_sequences(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
+  const auto starts = phase_starts(run_directory);
+  const auto K = config.data.num_sequences, L = config.data.length;
+  PickleWriter out(target);
+  const auto write_phase = [&](std::int64_t phase) {
+    const auto stored = run_directory / fmt::format("sequences/phase_{}.npy", phase);
+    std::optional<NpyRows> rows;
+    std::optional<SequenceTable> table;
+    if (fs::exists(stored)) {
+      rows.emplace(stored);
+    } else {
+      table = table_of_phase(config, phase);
+    }
+    const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
+    out.array(Dtype::i64, {K, L}, [&] {
+      for (std::int64_t begin = 0; begin < K; begin += block) {
+        const auto count = std::min(block, K - begin);
+        std::string bits(static_cast<std::size_t>(count * L), '\0');
+        if (rows) {
+          bits = rows->read(begin, count).bytes;
+        } else {
+          std::vector<std::int32_t> ranks(static_cast<std::size_t>(count));
+          std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
+          table->unpack(ranks, reinterpret_cast<std::uint8_t*>(bits.data()));
+        }
+        const std::vector<std::int64_t> wide(bits.begin(), bits.end());
+        out.elements(view_of(wide.data(), {count, L}).as_bytes());
+      }
+    });
+  };
+  out.dict([&] {
+    out.item("sequences");
+    out.list([&] {
+      for (std::size_t phase = 0; phase < starts.size(); ++phase) {
+        const auto write = [&] { write_phase(static_cast<std::int64_t>(phase)); };
+        settings.format == "numpy" ? write() : out.call("torch", "from_numpy", write);
+      }
+    });
+    out.item("switch_start_iter");
+    out.list([&] {
+      for (const auto start : starts) {
+        out.list([&] {
+          for (std::int64_t rank = 0; rank < K; ++rank) out.value(start / settings.epoch_steps);
+        });
+      }
+    });
+  });
+  out.commit();
+}
+
+void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config) {
+  const auto settings = notebook_settings(config);
+  const auto record = run_directory / (*config.run + ".pkl"), sequences = run_directory / (*config.run + "_sequences.pkl");
+  if (settings.format == "none") {
+    if (!config.output.pickle) log_info("no notebook pickles: {}", notebook_problems(config).front().second);
+    for (const auto& path : {record, sequences}) fs::remove(path);  // of a run that was shorter
+    return;
+  }
+  if (has_notebook_record(config.model)) write_notebook_record(run_directory, config, settings, record);
+  write_notebook_sequences(run_directory, config, settings, sequences);
+}
+
+}  // namespace mnemo

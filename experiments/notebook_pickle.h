@@ -1,0 +1,48 @@
+#pragma once
+
+#include "experiments/config.h"
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace mnemo {
+
+/// What the pickles of a run are made with: output.pickle, pickle_rows and epoch_steps, with the defaults filled in.
+struct NotebookSettings {
+  std::string format;        ///< torch | numpy | none
+  std::string rows;          ///< current | all_phases | all_validation | all_ranks
+  std::int64_t epoch_steps;  ///< updates of an outer iteration
+};
+
+/// By default torch, where eval.every can be an epoch (see notebook_problems), else none. Rows: those that the published records have
+/// where they are scored, else all_validation.
+NotebookSettings notebook_settings(const RunConfig& config);
+
+/// What keeps pickles from being made with these settings, as (key of `output`, what is wrong): an epoch must be a multiple of log_every,
+/// and divide the run's steps and those of its switches; the rows must be scored.
+std::vector<std::pair<std::string, std::string>> notebook_problems(const RunConfig& config);
+
+/// Whether runs of this model have a record (<run>.pkl); sequences have all.
+bool has_notebook_record(const ModelConfig& model);
+
+/// Writes the record or the sequences of a run that is over, from the files of its directory, for the notebooks of the original experiments:
+/// plain pickles with NumPy arrays under `logs` and torch tensors for weights and sequences (`format: numpy`: NumPy arrays there too).
+/// Streamed: memory is bounded by K, one evaluation and one snapshot. Atomic; equal directories give equal bytes.
+/// Throws Error{data} for a directory that holds no finished run or damaged files, Error{io}.
+void write_notebook_record(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
+                           const std::filesystem::path& target);
+void write_notebook_sequences(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
+                              const std::filesystem::path& target);
+
+/// <run>.pkl and <run>_sequences.pkl in the run directory, where output.pickle asks for them.
+void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config);
+
+/// <group>_transformer_K_<K>_L_<L>_hidden_<F>_nheads_<H>_nlayers_<n>_<seed>: what globbing notebooks expect a run to be called.
+std::string notebook_run_name(const RunConfig& config);
+
+/// Bytes of both files, roughly.
+double notebook_bytes(const RunConfig& config);
+
+}  // namespace mnemo

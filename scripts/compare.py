@@ -1,0 +1,426 @@
+#!/usr/bin/env python3
+"""Lay runs side by side by rank bin and presentations, beside the Bayes ceiling. Needs NumPy; --figure Matplotlib.
+
+What each number means is said where it is computed, in curves.py. Runs that differ in nothing but seeds are one member:
+its accuracies, losses and bits are means over the seeds, its presentations medians. Letters: T evaluations, S ranks of
+a bin, E bins, P phases, B bootstrap replicates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import compare_output
+import curves
+import members
+import mnemo_io
+import numpy as np
+from members import Member
+
+Rows = list  # of dicts with equal keys: a table
+
+MOMENTS = ("start", "before", "end")
+
+
+# One run --------------------------------------------------------------------------------------------------------------
+
+
+def predictions(run: dict[str, Any]) -> int:
+    """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
+    length = mnemo_io.section(run, "data").get("length")
+    if not isinstance(length, int) and run["sequences"]:
+        length = next(iter(run["sequences"].values())).shape[1]
+    if not isinstance(length, int):
+        raise ValueError(f"{run['path']}: neither data.length nor sequences say how long a sequence is")
+    return length if mnemo_io.section(run, "model").get("positions") == "from_0" else length - 1
+
+
+def chance(run: dict[str, Any]) -> float:
+    """Accuracy of a guess: 1/2 of a bit, 1/K of a whole sequence."""
+    return 1 / mnemo_io.num_sequences(run) if members.names_sequences(run["config"]) else 0.5
+
+
+def num_parameters(run: dict[str, Any]) -> float:
+    """Trainable numbers in the final weights (a memory is none), NaN before there are any."""
+    weights = run["final"] or next(iter(run["snapshots"].values()), {})
+    return float(sum(tensor.size for name, tensor in weights.items() if name != "memory")) or math.nan
+
+
+def check_threshold(
+    run: dict[str, Any], threshold: tuple[bool, float], means: np.ndarray, bins: Sequence[curves.Bin]
+) -> None:
+    """Refuses an absolute threshold that the Bayes predictor itself does not reach."""
+    for value, ranks in zip(means, bins):
+        if not threshold[0] and threshold[1] > value:
+            raise argparse.ArgumentTypeError(
+                f"threshold {threshold[1]:g} is above the Bayes ceiling {value:.3f} of {curves.bin_label(ranks)} of "
+                f"{run['path']}; choose --bins with a higher ceiling, or --threshold ceiling:0.9"
+            )
+
+
+def measure(
+    run: dict[str, Any],
+    bins: Sequence[curves.Bin],
+    threshold: tuple[bool, float],
+    replicates: int,
+    seed: int = 0,
+    only_seed: bool = True,
+) -> dict[str, Any]:
+    """All numbers of one run.
+
+    Returns
+    -------
+    dict
+        phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, seen (E,), resampled (E, B), bits_before,
+        bits_end, bits_bayes scalars}}; swaps {(event, set): {before, unswapped, swapped (E,), step}}; parameters;
+        stride; curves from `bin_curves`
+    """
+    result: dict[str, Any] = {"phases": {}, "parameters": num_parameters(run), "curves": curves.bin_curves(run, bins)}
+    for phase in curves.phases(run):
+        columns = curves.phase_columns(run["sets"], phase)
+        result["phases"][phase] = _phase_numbers(run, phase, columns, bins)
+        result["phases"][phase].update(
+            _presentations(run, phase, columns, bins, threshold, replicates, seed, only_seed)
+        )
+        result["stride"] = curves.stride(columns["rank"])
+    result["swaps"] = _swaps(run, bins)
+    return result
+
+
+def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
+    rank, numbers, whole = columns["rank"], {}, members.names_sequences(run["config"])  # then a loss is of no bit
+    unknown, bits = np.full(len(rank), np.nan), (predictions(run), mnemo_io.num_sequences(run))
+    for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
+        accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
+        numbers[f"accuracy_{moment}"] = curves.bin_mean(accuracy, rank, bins)
+        numbers[f"loss_{moment}"] = curves.bin_mean(loss, rank, bins)
+        numbers[f"bits_{moment}"] = math.nan if whole else curves.stored_bits(loss, *bits)
+    floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run["theory"], rank, phase))
+    numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
+    numbers["bits_bayes"] = math.nan if whole else curves.stored_bits(floor, *bits)
+    return numbers
+
+
+def _presentations(
+    run: dict,
+    phase: int,
+    columns: dict,
+    bins: Sequence[curves.Bin],
+    threshold: tuple,
+    replicates: int,
+    seed: int,
+    only_seed: bool,
+) -> dict[str, np.ndarray]:
+    """Presentations to the threshold by bin, the same for resampled ranks, and how many were seen in all."""
+    rows, rank = np.flatnonzero(columns["phase"] == phase), columns["rank"]
+    ceiling = curves.limits(run["theory"], rank, phase)[1]
+    if ceiling is not None:
+        check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
+    target = curves.target_accuracy(threshold, ceiling, len(rank), chance(run))
+    point, seen, sizes = np.full(len(bins), np.nan), np.full(len(bins), np.nan), np.zeros(len(bins), int)
+    resampled = np.full((len(bins), replicates), np.nan)
+    for index, ranks in enumerate(bins):
+        inside = curves.bin_columns(rank, ranks)
+        wanted = target[inside]
+        sizes[index] = len(wanted)
+        if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all():
+            continue
+        accuracy, presentations = (columns[key][:, inside][rows] for key in ("accuracy", "presentations"))
+        generator = np.random.default_rng([seed, index])  # the same ranks in every phase: ratios are paired
+        found = curves.bootstrap_presentations(accuracy, presentations, wanted, replicates, generator)
+        point[index], resampled[index] = found
+        seen[index] = presentations[-1].mean()
+        if len(wanted) == 1:
+            resampled[index] = np.nan if only_seed else point[index]  # one rank of one seed says nothing of its spread
+    return {"presentations": point, "resampled": resampled, "seen": seen, "size": sizes}
+
+
+def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Sets `EVENT.phase_<k>` of swap tests beside `phase_<k>`, which was scored at the same step without the swap."""
+    result = {}
+    for name, swapped in run["sets"].items():
+        event, _, base = name.rpartition(".")
+        plain, match = run["sets"].get(base), re.fullmatch(r"phase_([0-9]{1,9})", base)
+        if not event or plain is None or match is None or not len(swapped["step"]) or not len(plain["step"]):
+            continue
+        step, phase = int(swapped["step"][-1]), int(match.group(1))
+        row = int(np.searchsorted(plain["step"], step, "right")) - 1
+        before = curves.moments(plain, phase, run["switches"])[1]
+        if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):
+            continue
+        values = {"before": plain["accuracy"][min(before, row)], "unswapped": plain["accuracy"][row]}
+        values["swapped"] = swapped["accuracy"][-1]
+        result[event, base] = {key: curves.bin_mean(value, plain["rank"], bins) for key, value in values.items()}
+        result[event, base]["step"] = step
+    return result
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    compared: Sequence[Member], edges: Sequence[int] | None, threshold: str, replicates: int = 500
+) -> dict[str, Any]:
+    """Every table of the comparison, from members.
+
+    Returns
+    -------
+    dict
+        threshold, notes, members [{name, runs, settings, parameters}] and the tables bins, switches, swaps, memory,
+        distances: lists of flat records, numbers or None
+    """
+    wanted = curves.parse_threshold(threshold)
+    common = members.common_ranks(members.all_paths(compared))
+    bins = members.bins_of(common, compared, edges)
+    result: dict[str, Any] = {"threshold": threshold, "notes": members.notes(compared, threshold), "members": []}
+    tables: dict[str, Rows] = {name: [] for name in compare_output.TITLES if name != "ranking"}
+    all_seeds = []
+    for member in compared:
+        runs = [members.read(path, common) for path in member["paths"]]
+        seeds = [measure(run, bins, wanted, replicates, i, len(runs) == 1) for i, run in enumerate(runs)]
+        result["members"].append({
+            "name": member["name"], "runs": [str(path) for path in member["paths"]],
+            "settings": mnemo_io.settings_line(runs[0]), "parameters": seeds[0]["parameters"],
+        })  # fmt: skip
+        tables["bins"] += _bin_rows(member["name"], seeds, bins)
+        tables["swaps"] += _swap_rows(member["name"], seeds, bins)
+        tables["memory"] += _memory_rows(member["name"], seeds)
+        all_seeds.append((member["name"], seeds))
+    for name in dict.fromkeys(row["run"] for row in tables["bins"] if math.isnan(row["ceiling"]) and wanted[0]):
+        result["notes"].append(
+            f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
+        )
+    tables["switches"] = _switch_rows(tables["bins"])
+    for index, (name, seeds) in enumerate(all_seeds):
+        for other, others in all_seeds[index + 1 :]:
+            tables["distances"] += distance_rows(name, seeds, other, others, bins)
+    order = {member["name"]: index for index, member in enumerate(compared)}
+    tables["bins"].sort(key=lambda row: (row["first_rank"], row["phase"], order[row["run"]]))
+    tables["switches"].sort(key=lambda row: (row["first_rank"], row["switch"], order[row["run"]]))
+    return {**result, **tables}
+
+
+def _ranks(ranks: curves.Bin) -> dict[str, int]:
+    return {"first_rank": int(ranks[0]), "last_rank": int(ranks[1]) - 1}
+
+
+def _common_phases(seeds: Sequence[dict]) -> list[int]:
+    return [phase for phase in seeds[0]["phases"] if all(phase in numbers["phases"] for numbers in seeds)]
+
+
+def _bin_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+    rows = []
+    keys = [f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS] + ["ceiling", "floor", "seen"]
+    for phase in _common_phases(seeds):
+        numbers = [seed["phases"][phase] for seed in seeds]
+        first = [seed["phases"][min(seed["phases"])] for seed in seeds] if phase else []
+        for index, ranks in enumerate(bins):
+            means = {key: float(np.mean([number[key][index] for number in numbers])) for key in keys}
+            reached = np.array([number["presentations"][index] for number in numbers])
+            resampled = np.array([number["resampled"][index] for number in numbers])
+            median, low, high = curves.median_over_seeds(reached, resampled, np.random.default_rng(0))
+            times = {"presentations": median, "presentations_low": low, "presentations_high": high}
+            size = int(numbers[0]["size"][index])
+            rows.append({"run": name, **_ranks(ranks), "ranks": size, "phase": phase, **means,
+                         **{key: float(value) for key, value in times.items()},
+                         **_speedup(first, numbers, index)})  # fmt: skip
+    return rows
+
+
+def _speedup(first: Sequence[dict], numbers: Sequence[dict], index: int) -> dict[str, float]:
+    """Presentations in the first phase / in this one, with interval; the bound holds where one is censored."""
+    keys = ("speedup", "speedup_low", "speedup_high", "speedup_bound")
+    if not first:
+        return dict.fromkeys(keys, math.nan)
+
+    def ratios(key: str, most: str | None = None) -> np.ndarray:
+        pairs = [(old[key][index], new[key][index]) for old, new in zip(first, numbers)]
+        if most:
+            limits = [(old[most][index], new[most][index]) for old, new in zip(first, numbers)]
+            pairs = np.minimum(pairs, limits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.array([old / new for old, new in pairs])
+
+    values = curves.median_over_seeds(ratios("presentations"), ratios("resampled"), np.random.default_rng(0))
+    return dict(zip(keys, map(float, [*values, np.median(ratios("presentations", most="seen"))])))
+
+
+def _switch_rows(bin_rows: Rows) -> Rows:
+    """Drop and recovery between the phases of each run and bin."""
+    by_key = {(row["run"], row["first_rank"], row["phase"]): row for row in bin_rows}
+    rows = []
+    for (name, first, phase), row in by_key.items():
+        old = by_key.get((name, first, phase - 1))
+        if old is not None:
+            drop, recovery = curves.switch_drop(old["accuracy_before"], row["accuracy_start"], row["accuracy_before"])
+            rows.append({"run": name, "first_rank": first, "last_rank": row["last_rank"], "switch": phase,
+                         "drop": float(drop), "recovery": float(recovery)})  # fmt: skip
+    return rows
+
+
+def _swap_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+    rows = []
+    for event, base in seeds[0]["swaps"]:
+        found = [seed["swaps"][event, base] for seed in seeds if (event, base) in seed["swaps"]]
+        means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "unswapped", "swapped")}
+        recovery = curves.swap_recovery(**means)
+        for index, ranks in enumerate(bins):
+            row = {"run": name, "event": event, "set": base, **_ranks(ranks), "step": found[0]["step"]}
+            row.update({key: float(value[index]) for key, value in means.items()}, recovery=float(recovery[index]))
+            rows.append(row)
+    return rows
+
+
+def _memory_rows(name: str, seeds: Sequence[dict]) -> Rows:
+    rows = []
+    for phase in _common_phases(seeds):
+        keys = ("bits_before", "bits_end", "bits_bayes")
+        bits = {key: float(np.mean([seed["phases"][phase][key] for seed in seeds])) for key in keys}
+        parameters = seeds[0]["parameters"]
+        row = {"run": name, "phase": phase, **bits, "parameters": parameters}
+        row["bits_per_parameter"] = bits["bits_before"] / parameters
+        row["share_of_bayes"] = bits["bits_before"] / bits["bits_bayes"]
+        row["rank_stride"] = seeds[0]["stride"]
+        rows.append(row)
+    return rows
+
+
+def distance_rows(
+    name: str, seeds: Sequence[dict], other: str, others: Sequence[dict], bins: Sequence[curves.Bin]
+) -> Rows:
+    """Distances of two members by bin and phase: the mean over all pairs of their seeds."""
+    rows = []
+    for phase in (phase for phase in _common_phases(seeds) if phase in _common_phases(others)):
+        for index, ranks in enumerate(bins):
+            pairs = [
+                curves.curve_distance(*(tuple(x[:, index] for x in run["curves"][phase]) for run in (a, b)))
+                for a in seeds
+                for b in others
+            ]
+            distance, decades = np.mean(pairs, axis=0)
+            rows.append({"run": name, "other": other, "phase": phase, **_ranks(ranks),
+                         "distance": float(distance), "decades": float(decades)})  # fmt: skip
+    return rows
+
+
+def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[int] | None) -> dict[str, Any]:
+    """The candidates by their mean distance from the target, nearest first, with the settings that tell them apart."""
+    common = members.common_ranks(members.all_paths((target, *candidates)))
+    bins = members.bins_of(common, (target, *candidates), edges)
+
+    def of(member: Member) -> list[dict]:
+        runs = (members.read(path, common) for path in member["paths"])
+        return [{"curves": found, "phases": found} for found in (curves.bin_curves(run, bins) for run in runs)]
+
+    said = members.notes((target, *candidates), "")[1:]
+    said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
+    wanted, varying, rows = of(target), members.differing_settings(candidates), []
+    for member in candidates:
+        try:
+            found = of(member)
+        except ValueError as error:  # a sweep may hold a run that has not begun
+            said.append(f"left out: {error}")
+            continue
+        distances = distance_rows(target["name"], wanted, member["name"], found, bins)
+        finite = [row for row in distances if math.isfinite(row["distance"])]
+        settings = dict(members.flat(member["config"]))
+        rows.append({
+            "run": member["name"],
+            "distance": float(np.mean([row["distance"] for row in finite])) if finite else math.nan,
+            "decades": float(np.mean([row["decades"] for row in finite])) if finite else 0.0,
+            "curves": len(finite), **{name: settings.get(name) for name in varying},
+        })  # fmt: skip
+    rows.sort(key=lambda row: (not math.isfinite(row["distance"]), row["distance"]))
+    return {"notes": said, "members": [{"name": target["name"], "runs": [str(path) for path in target["paths"]]}],
+            "ranking": rows}  # fmt: skip
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def parse_edges(text: str) -> list[int]:
+    """`0,10,100` as numbers; argparse reports the ValueError."""
+    edges = [int(word) for word in text.split(",")]
+    curves.rank_bins(max(edges) + 1, edges)
+    return edges
+
+
+def checked_threshold(text: str) -> str:
+    """A threshold as typed; argparse reports the ValueError."""
+    curves.parse_threshold(text)
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo compare",
+        description="Lay runs side by side by rank bin and presentations, beside the Bayes ceiling.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo compare cache/switch/switch                          one run: phases, re-learning speed-up, stored bits
+  mnemo compare cache/a/seed=0 cache/a/seed=1 cache/b/b      the two seeds count as one member, with intervals
+  mnemo compare cache/a                                      every run in a folder of runs
+  mnemo compare TRANSFORMER DAM --figure both.png            one over the other, with the ceiling
+  mnemo compare TRANSFORMER --against cache/dam_sweep        which of these runs has the most similar curves?
+  mnemo compare RUN --format csv --table swaps               one table for a spreadsheet
+
+A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of the ranks; 0.9 is an accuracy.
+Intervals are 95 % bootstrap intervals over ranks and seeds, the same at every call.
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
+    parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
+    parser.add_argument(
+        "--threshold", metavar="T", default="ceiling:0.9", type=checked_threshold, help="ceiling:SHARE or an accuracy"
+    )
+    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
+    parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
+    parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")
+    parser.add_argument("--figure", metavar="OUT", type=Path, help="draw the curves: .png, .pdf or .svg")
+    parser.add_argument("--replicates", metavar="B", type=int, default=500, help="bootstrap replicates (default 500)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    if arguments.replicates < 1:
+        return mnemo_io.usage_error(f"--replicates must be at least 1, got {arguments.replicates}")
+    compared = members.find(arguments.runs, arguments.each, [arguments.against] if arguments.against else [])
+    try:
+        if arguments.against is None:
+            result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
+        elif len(compared) != 1:
+            return mnemo_io.usage_error("--against wants one run (or the seeds of one), got " + str(len(compared)))
+        else:
+            own = {path.resolve() for path in compared[0]["paths"]}
+            others = [path for path in mnemo_io.find_runs(arguments.against) if path.resolve() not in own]
+            candidates = members.find(others, beside=arguments.runs)
+            if not candidates:
+                return mnemo_io.usage_error(f"{arguments.against} holds no other run")
+            result = rank_against(compared[0], candidates, arguments.bins)
+            nearest = [row["run"] for row in result["ranking"][:1]]
+            compared += [member for member in candidates if member["name"] in nearest]
+    except argparse.ArgumentTypeError as error:
+        return mnemo_io.usage_error(str(error))
+    tables = [arguments.table] if arguments.table else [name for name in compare_output.TITLES if name in result]
+    if tables[0] not in result:
+        verb = "needs" if tables[0] == "ranking" else "does not go with"
+        return mnemo_io.usage_error(f"--table {tables[0]} {verb} --against")
+    if arguments.figure is not None:
+        import compare_figure
+
+        compare_figure.draw_to(arguments.figure, compared, arguments.bins)
+        print(arguments.figure, file=sys.stderr)
+    compare_output.write(result, arguments.format, tables, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))

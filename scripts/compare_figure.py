@@ -1,0 +1,119 @@
+"""The figure of `mnemo compare`: accuracy against presentations by rank bin, one member over the other, with ceilings.
+
+A panel a phase; colour is the rank bin, the dash pattern the member, each seed its own line; dotted: the Bayes ceiling.
+Needs Matplotlib; the same runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import curves
+import members
+import numpy as np
+import plot_run
+
+MAX_PANELS = 3
+DASHES = ((), (5.0, 1.8), (1.6, 1.2), (6.0, 1.4, 1.4, 1.4))  # as many members as can be told apart
+LEGEND_INCHES = 2.3
+Z_CURVE, Z_CEILING = 3, 2
+
+
+def draw_to(output: Path, compared: Sequence[dict], edges: Sequence[int] | None) -> None:
+    """Draws members into a file, in one move.
+
+    Raises
+    ------
+    ValueError
+        More members than there are dash patterns.
+    """
+    if len(compared) > len(DASHES):
+        raise ValueError(f"a figure tells at most {len(DASHES)} members apart, got {len(compared)}; name fewer runs")
+    import matplotlib
+
+    common = members.common_ranks(members.all_paths(compared))
+    bins = members.bins_of(common, compared, edges)
+    runs = [[members.read(path, common) for path in member["paths"]] for member in compared]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
+        matplotlib.rcParams.update({"backend": "agg", **plot_run.STYLE})
+        plot_run.save(draw([member["name"] for member in compared], runs, bins), output)
+
+
+def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[curves.Bin]) -> Any:
+    """The figure: `runs[i]` are the seeds of member i, as `mnemo_io.read_run` gives them."""
+    from matplotlib.figure import Figure
+
+    count = min(MAX_PANELS, max(len(curves.phases(run)) for seeds in runs for run in seeds))
+    width = 4.6 * count + LEGEND_INCHES
+    figure = Figure(figsize=(width, 4.6), dpi=plot_run.DPI, facecolor="white")
+    figure.subplots_adjust(left=0.62 / width, right=1 - LEGEND_INCHES / width, top=0.9, bottom=0.12, wspace=0.06)
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    colors = plot_run.bin_colors(len(bins))
+    for phase, panel in enumerate(panels):
+        panel.axhline(0.5, color=plot_run.FAINT, linewidth=1.0, zorder=0.5)
+        for seeds, dashes in zip(runs, DASHES):
+            for run in seeds:
+                _draw_run(panel, run, phase, bins, colors, dashes, 1.7 if len(seeds) == 1 else 1.0)
+        _finish(panel, "first sequences" if phase == 0 else f"after switch {phase}")
+    panels[0].set_ylabel("accuracy")
+    _legend(figure, names, bins, colors, 1 - (LEGEND_INCHES - 0.06) / width)
+    return figure
+
+
+def _draw_run(
+    panel: Any, run: dict, phase: int, bins: Sequence[curves.Bin], colors: list, dashes: tuple, linewidth: float
+) -> None:
+    if phase not in curves.phases(run):
+        return
+    presentations, accuracy = curves.bin_curves(run, bins)[phase]
+    rank = curves.phase_columns(run["sets"], phase)["rank"]
+    limit = curves.limits(run["theory"], rank, phase)[1]
+    ceiling = np.full(len(bins), np.nan) if limit is None else curves.bin_mean(limit, rank, bins)
+    for index, color in enumerate(colors):
+        seen = presentations[:, index] > 0
+        if not seen.any():
+            continue
+        x = presentations[seen, index]
+        style = {"linestyle": (0, dashes) if dashes else "-", "dash_capstyle": "butt"}
+        marker = {"marker": "o", "markersize": 3.2} if len(x) <= plot_run.FEW_ROWS else {}
+        panel.plot(x, accuracy[seen, index], color=color, linewidth=linewidth, zorder=Z_CURVE, **style, **marker)
+        panel.plot(x[[0, -1]], ceiling[[index, index]], color=color, zorder=Z_CEILING, **plot_run.DOTTED)
+
+
+def _finish(panel: Any, title: str) -> None:
+    panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    panel.set_xlabel("presentations (mean over the ranks of a bin)")
+    panel.set_title(title, loc="left", color=plot_run.INK)
+    low, _ = panel.get_ylim()
+    panel.set_ylim(min(low, 0.475), 1.01)
+    panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=3, width=0.8)
+
+
+def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], colors: list, left: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=plot_run.INK, linewidth=1.7, linestyle=(0, dashes) if dashes else "-", label=cut(name))
+        for name, dashes in zip(names, DASHES)
+    ]
+    handles.append(Line2D([], [], linestyle="none", label=" "))
+    labels = [curves.bin_label(ranks).replace("-", "–") for ranks in bins]
+    handles += [Line2D([], [], color=color, linewidth=2.2, label=label) for color, label in zip(colors, labels)]
+    handles.append(Line2D([], [], linestyle="none", label=" "))
+    handles.append(Line2D([], [], color=plot_run.INK, label="Bayes ceiling", **plot_run.DOTTED))
+    handles.append(Line2D([], [], color=plot_run.FAINT, linewidth=1.0, label="chance"))
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(left, 0.905), fontsize=8.5, handlelength=2.4,
+        labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
+    )  # fmt: skip
+
+
+def cut(name: str, length: int = 24) -> str:
+    """A name that fits the legend: a line a directory, of whose name the end tells more than the start."""
+    return "/\n".join(part if len(part) <= length else "..." + part[-length + 3 :] for part in name.split("/"))

@@ -1,0 +1,431 @@
+#!/usr/bin/env python3
+"""Check exported notebook records field by field against what notebooks read, and say what would fail.
+
+Each check yields sentences `field: what is wrong`; none means that the record holds. Runs nothing in the files; needs
+NumPy alone. Letters: K sequences, L bits, C width, F head dimension, D MLP width, S rows, B rows a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mnemo_io
+import notebook_io
+import numpy as np
+import record_rows
+
+Problems = Iterator[str]
+
+NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"), ("numpy", "ndarray"),
+    ("numpy", "dtype"), ("torch", "from_numpy"),
+}  # fmt: skip
+ARGS = {
+    "wandb_group_name": str, "len_context": int, "K": int, "vocab_size": int, "num_heads": int, "num_layers": int,
+    "num_hidden_features": int, "num_hidden_features_mlp": int, "num_mlp_layers": int, "lr": float, "arch": str,
+    "num_iters": int, "num_iters_per_epoch": int, "batch_size": int, "seed": int, "is_resample_tasks": str,
+    "is_initialize_attention_weights_to_zero": str, "is_probe": str, "probe_every_iter": int,
+    "sequence_sampling_distribution": str, "fileprefix": str,
+}  # fmt: skip
+CHOICES = {
+    "vocab_size": (2,), "arch": ("OneLayerAttention", "gpt"), "is_resample_tasks": ("True", "False", "Forget"),
+    "is_probe": ("True", "False"), "is_initialize_attention_weights_to_zero": ("True", "False"),
+}  # fmt: skip
+KEYS = (
+    "args", "logs", "model", "model_state_dict", "mlp_state_dict", "c_attn_state_dict", "final_test_metrics",
+    "positional_encoding", "token_embedding",
+)  # fmt: skip
+METRICS = {"sequence_rank": np.int64, "true_rank": np.int64, "logsoftmaxloss": np.float32, "accuracy": np.float32}
+MAX_LAYERS = 1000
+LENGTH = 50  # the scalar that notebooks expect under `length`, whatever L is
+DAM_ARGS = ("eta", "lr", "INIT_STD", "N", "H", "M", "K", "BATCH_SIZE", "NUM_STEPS", "NUM_ITERS_PER_LOG", "savedir",
+            "prefix", "is_freeze_A", "device")  # fmt: skip
+DAM_ROWS = ("A_logits_mean", "B_logits_mean", "A_correlation_offdiag_mean")
+
+
+class Tensor(NamedTuple):
+    """What was a torch tensor."""
+
+    array: np.ndarray
+
+
+# Pieces ---------------------------------------------------------------------------------------------------------------
+
+
+def array_problem(value: Any, dtype: Any, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with an array, None when nothing is."""
+    if not isinstance(value, np.ndarray):
+        return f"must be a NumPy array, is {type(value).__name__}"
+    if value.dtype != dtype or value.shape != shape:
+        return f"must be {np.dtype(dtype)} {shape}, is {value.dtype} {value.shape}"
+    return None
+
+
+def check_array(name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> Problems:
+    problem = array_problem(value, dtype, shape)
+    if problem:
+        yield f"{name}: {problem}"
+
+
+def check_args(args: Any) -> Problems:
+    if not isinstance(args, dict):
+        yield f"args: must be a dict, is {type(args).__name__}"
+        return
+    for name, kind in ARGS.items():
+        if name not in args:
+            yield f"args.{name}: is missing"
+        elif type(args[name]) is not kind and not (kind is float and type(args[name]) is int):
+            yield f"args.{name}: must be {kind.__name__}, is {type(args[name]).__name__}"
+        elif name in CHOICES and args[name] not in CHOICES[name]:
+            yield f"args.{name}: must be one of {', '.join(map(repr, CHOICES[name]))}, is {args[name]!r}"
+        elif name in ("num_layers", "num_mlp_layers") and args[name] > MAX_LAYERS:
+            yield f"args.{name}: is {args[name]}"
+        elif kind is int and args[name] < (1 if name not in ("seed", "probe_every_iter", "num_mlp_layers") else 0):
+            yield f"args.{name}: must be positive, is {args[name]}"
+
+
+def shapes(args: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Tensors of the state dict by name, as a strict loader of the original module asks for them."""
+    heads, features, length = args["num_heads"], args["num_hidden_features"], args["len_context"]
+    width, mlp = heads * features, args["num_hidden_features_mlp"]
+
+    def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+    def norm(name: str) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+    if args["arch"] == "OneLayerAttention":
+        result = {"wte.weight": (2, width), "wpe.weight": (length, width), **linear("c_attn", 3 * width, width)}
+        result.update({**norm("pre_attn_ln"), **norm("ln_f")})
+        for layer in range(args["num_mlp_layers"]):
+            result.update(linear(f"linear_modules.{layer}", mlp, mlp if layer else width))
+        return {**result, **linear("lm_head", 2, mlp if args["num_mlp_layers"] else width)}
+    result = {"transformer.wte.weight": (2, width), "transformer.wpe.weight": (length, width)}
+    for layer in range(args["num_layers"]):
+        block = f"transformer.h.{layer}"
+        result.update({**norm(f"{block}.ln_1"), **norm(f"{block}.ln_2")})
+        result.update(
+            {**linear(f"{block}.attn.c_attn", 3 * width, width), **linear(f"{block}.attn.c_proj", width, width)}
+        )
+        result.update(
+            {**linear(f"{block}.mlp.c_fc", 4 * width, width), **linear(f"{block}.mlp.c_proj", width, 4 * width)}
+        )
+    return {**result, **norm("transformer.ln_f"), **linear("lm_head", 2, width)}
+
+
+def check_weights(name: str, tensors: Any, wanted: dict[str, tuple[int, ...]]) -> Problems:
+    """A state dict: all names, their shapes, real and finite; all torch tensors or all arrays."""
+    if not isinstance(tensors, dict):
+        yield f"{name}: must be a dict, is {type(tensors).__name__}"
+        return
+    optional = {"transformer.wpe.weight"}  # rotary positions have none
+    for missing in sorted(set(wanted) - set(tensors) - optional):
+        yield f"{name}.{missing}: is missing"
+    for unknown in sorted(map(str, set(tensors) - set(wanted))):
+        yield f"{name}.{unknown}: a strict loader knows no such tensor"
+    for key in sorted(set(wanted) & set(tensors)):
+        value = tensors[key].array if isinstance(tensors[key], Tensor) else tensors[key]
+        dtype = value.dtype if isinstance(value, np.ndarray) and value.dtype == np.float64 else np.float32
+        yield from check_array(f"{name}.{key}", value, dtype, wanted[key])
+        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+            yield f"{name}.{key}: holds numbers that are not finite"
+    if len({isinstance(value, Tensor) for value in tensors.values()}) > 1:
+        yield f"{name}: some values are torch tensors, some NumPy arrays"
+
+
+def check_metrics(name: str, metrics: Any) -> Problems:
+    """test_metrics but for what its rows are."""
+    if not isinstance(metrics, dict):
+        yield f"{name}: must be a dict, is {type(metrics).__name__}"
+        return
+    if not metrics:  # not evaluated at this log
+        return
+    size = metrics["accuracy"].size if isinstance(metrics.get("accuracy"), np.ndarray) else 0
+    for key, dtype in METRICS.items():
+        if key in metrics or key != "true_rank":
+            yield from check_array(f"{name}.{key}", metrics.get(key), dtype, (size,))
+    if array_problem(metrics.get("sequence_rank"), np.int64, (size,)) is None:
+        if not np.array_equal(metrics["sequence_rank"], np.arange(size)):
+            yield f"{name}.sequence_rank: must be the row, 0..{size - 1}: notebooks multiply it by 10"
+    if np.ndim(metrics.get("length")) != 0 or metrics.get("length") != LENGTH:
+        yield f"{name}.length: must be the scalar {LENGTH}"
+    if array_problem(metrics.get("accuracy"), np.float32, (size,)) is None:
+        if ((metrics["accuracy"] < 0) | (metrics["accuracy"] > 1)).any():
+            yield f"{name}.accuracy: outside 0..1"
+    if (
+        array_problem(metrics.get("logsoftmaxloss"), np.float32, (size,)) is None
+        and (metrics["logsoftmaxloss"] < 0).any()
+    ):
+        yield f"{name}.logsoftmaxloss: below 0"
+
+
+def check_log(index: int, log: Any, num_sequences: int) -> Problems:
+    name = f"logs[{index}]"
+    if not isinstance(log, dict):
+        yield f"{name}: must be a dict, is {type(log).__name__}"
+        return
+    yield from check_array(f"{name}.num_apppearances", log.get("num_apppearances"), np.float64, (num_sequences,))
+    if type(log.get("epoch")) is not int or log["epoch"] != index:
+        yield f"{name}.epoch: must be {index}, is {log.get('epoch')!r}"
+    for key in ("train_loss", "lr"):
+        if not isinstance(log.get(key), (float, np.floating)) or not math.isfinite(log[key]):
+            yield f"{name}.{key}: must be a finite float, is {type(log.get(key)).__name__}"
+    for key in ("loss_per_appearance", "appearances"):
+        if not isinstance(log.get(key), list):
+            yield f"{name}.{key}: must be a list"
+    yield from check_metrics(f"{name}.test_metrics", log.get("test_metrics"))
+    if "probe_metrics" in log:
+        yield from check_probe(f"{name}.probe_metrics", log["probe_metrics"])
+
+
+def check_probe(name: str, probe: Any) -> Problems:
+    trace = probe.get("accuracy") if isinstance(probe, dict) else None
+    if not isinstance(trace, list) or any(np.ndim(value) or np.asarray(value).dtype != np.float32 for value in trace):
+        yield f"{name}.accuracy: must be a list of 0-d float32"
+    elif type(probe.get("num_iters_required")) is not int or not 0 <= probe["num_iters_required"] <= len(trace):
+        yield f"{name}.num_iters_required: must be an index into the {len(trace)} accuracies"
+
+
+def check_counts(logs: Sequence[dict], args: dict[str, Any]) -> Problems:
+    """Sums of num_apppearances are batch * steps since the switch; no count falls within a phase."""
+    try:
+        starts = record_rows.first_epochs(logs, args["batch_size"] * args["num_iters_per_epoch"])
+    except ValueError as error:
+        yield str(error)
+        return
+    for epoch in range(1, len(logs)):
+        if epoch not in starts and (logs[epoch]["num_apppearances"] < logs[epoch - 1]["num_apppearances"]).any():
+            yield f"logs[{epoch}].num_apppearances: a count falls within a phase"
+    if (len(starts) > 1) != (args["is_resample_tasks"] in ("True", "Forget")):
+        yield f"args.is_resample_tasks: is {args['is_resample_tasks']!r}, but the counts have {len(starts)} phase(s)"
+
+
+def check_rows(record: dict) -> Problems:
+    """The rows of all evaluations follow one rule of `output.pickle_rows`."""
+    args, logs = record["args"], record["logs"]
+    starts = record_rows.first_epochs(logs, args["batch_size"] * args["num_iters_per_epoch"])
+    found = [(sum(start <= epoch for start in starts) - 1, log["test_metrics"]) for epoch, log in enumerate(logs)]
+    found.append((len(starts) - 1, record["final_test_metrics"]))
+    try:
+        record_rows.find_rule([entry for entry in found if entry[1]], args["K"])
+    except ValueError as error:
+        yield str(error)
+
+
+def check_snapshots(record: dict, wanted: dict[str, tuple[int, ...]]) -> Problems:
+    def part(prefix: str) -> dict[str, tuple[int, ...]]:
+        return {name[len(prefix) :]: shape for name, shape in wanted.items() if name.startswith(prefix)}
+
+    for name, value in record["mlp_state_dict"].items():
+        for module in ("linear_modules", "lm_head"):
+            tensors = value.get(module) if isinstance(value, dict) else None
+            yield from check_weights(f"mlp_state_dict.{name}.{module}", tensors, part(f"{module}."))
+    for name, value in record["c_attn_state_dict"].items():
+        yield from check_weights(f"c_attn_state_dict.{name}", value, part("c_attn."))
+    for name, value in record.items():
+        if re.fullmatch(r"model_[0-9]+", str(name)):
+            yield from check_weights(name, value, wanted)
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def check_record(record: Any) -> Problems:
+    """A transformer's record. Checks that need sound parts come last, once the parts are."""
+    if not isinstance(record, dict):
+        yield f"must be a dict, is {type(record).__name__}"
+        return
+    missing = [key for key in KEYS if key not in record]
+    yield from (f"{key}: is missing" for key in missing)
+    found = list(check_args(record.get("args")))
+    yield from found
+    if missing or found:
+        return
+    args, logs = record["args"], record["logs"]
+    if not isinstance(logs, list) or len(logs) != args["num_iters"]:
+        yield f"logs: must be a list of args.num_iters = {args['num_iters']} entries"
+        return
+    wanted = shapes(args)
+    problems = [problem for index, log in enumerate(logs) for problem in check_log(index, log, args["K"])]
+    problems += check_metrics("final_test_metrics", record["final_test_metrics"])
+    yield from problems
+    if not problems:
+        problems = list(check_counts(logs, args))
+        yield from problems or check_rows(record)
+    yield from check_weights("model", record["model"], wanted)
+    if record["model"] is not record["model_state_dict"]:
+        yield from check_weights("model_state_dict", record["model_state_dict"], wanted)
+    for key in ("mlp_state_dict", "c_attn_state_dict"):
+        if not isinstance(record[key], dict):
+            yield f"{key}: must be a dict"
+            return
+    if args["arch"] == "OneLayerAttention":
+        yield from check_snapshots(record, wanted)
+    width = args["num_heads"] * args["num_hidden_features"]
+    for key, rows in (("positional_encoding", args["len_context"]), ("token_embedding", 2)):
+        yield from check_array(key, record[key], np.float32, (rows, width))
+
+
+def check_sequences(value: Any, record: Any = None) -> Problems:
+    """A sequences file, and that it fits its record where there is one."""
+    tables = value.get("sequences") if isinstance(value, dict) else None
+    starts = value.get("switch_start_iter") if isinstance(value, dict) else None
+    if not isinstance(tables, list) or not isinstance(starts, list) or not tables or len(tables) != len(starts):
+        yield "must hold the lists sequences and switch_start_iter, one entry a phase each"
+        return
+    arrays = [table.array if isinstance(table, Tensor) else table for table in tables]
+    shape = np.shape(arrays[0]) if np.ndim(arrays[0]) == 2 else (0, 0)
+    for phase, (array, start) in enumerate(zip(arrays, starts)):
+        problem = array_problem(array, np.int64, shape)
+        if problem or not np.isin(array, (0, 1)).all():
+            yield f"sequences[{phase}]: {problem or 'holds something else than 0 and 1'}"
+        elif not isinstance(start, list) or len(start) != len(array) or any(type(n) is not int for n in start):
+            yield f"switch_start_iter[{phase}]: must be {len(array)} int, one a sequence"
+        elif len(set(start)) > 1:
+            yield f"switch_start_iter[{phase}]: must be one epoch, {len(array)} times"
+    if record is None or any(True for _ in check_record(record)):
+        return
+    args = record["args"]
+    if shape != (args["K"], args["len_context"]):
+        yield f"sequences: are {shape}, the record says K = {args['K']}, L = {args['len_context']}"
+    firsts = record_rows.first_epochs(record["logs"], args["batch_size"] * args["num_iters_per_epoch"])
+    if [start[0] if isinstance(start, list) and start else None for start in starts] != firsts:
+        yield f"switch_start_iter: the counts of the record say that phases begin at epochs {firsts}"
+
+
+def check_dam(record: Any) -> Problems:
+    """A DAM's record: args, logs, weights at the end of the first phase."""
+    args = (
+        vars(record["args"])
+        if isinstance(record, dict) and isinstance(record.get("args"), argparse.Namespace)
+        else None
+    )
+    if args is None:
+        yield "args: must be an argparse.Namespace"
+        return
+    yield from (f"args.{name}: is missing" for name in DAM_ARGS if name not in args)
+    if any(type(args.get(key)) is not int for key in ("N", "H", "M")):
+        return
+    logs = record.get("logs")
+    for index, log in enumerate(logs if isinstance(logs, list) else []):
+        if not isinstance(log, dict):
+            yield f"logs[{index}]: must be a dict, is {type(log).__name__}"
+            continue
+        if log.get("phase") not in ("train", "eval") or type(log.get("step")) is not int:
+            yield f"logs[{index}]: phase must be train or eval, step an int"
+        if not isinstance(log.get("accuracy"), np.float32):
+            yield f"logs[{index}].accuracy: must be a NumPy float32 scalar"
+        for name in DAM_ROWS:
+            if np.shape(log.get(name)) != (args["N"],):
+                yield f"logs[{index}].{name}: must be ({args['N']},)"
+    if not isinstance(logs, list) or not logs:
+        yield "logs: must be a list with an entry a logged step"
+    wanted = {"A_logits": (args["N"], args["H"], args["N"]), "B_logits": (args["H"], args["N"])}
+    tensors = record.get("model_state_dict")
+    memory = tensors.get("memory") if isinstance(tensors, dict) else None
+    stored = memory.array if isinstance(memory, Tensor) else memory
+    rows = len(stored) if isinstance(stored, np.ndarray) and stored.ndim == 2 else 0
+    yield from check_weights("model_state_dict", tensors, {**wanted, "memory": (rows, args["N"])})
+
+
+def check_format(path: Path, names: set) -> Problems:
+    """Protocol 4, and no name but those that NumPy 1 and 2 and torch resolve."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start != b"\x80\x04":
+        yield "must be a pickle of protocol 4"
+    for module, name in sorted(names - NAMES):
+        yield f"uses the name {module}.{name}, which is none of the contract"
+
+
+def check_name(path: Path, record: Any) -> Problems:
+    """Names that globbing notebooks take apart; a run directory may have any."""
+    if (path.parent / "config.yaml").is_file() or any(True for _ in check_args(record.get("args"))):
+        return
+    args = record["args"]
+    group = path.parent.parent if path.parent.name == path.stem else path.parent
+    expected = (
+        f"{args['wandb_group_name']}_transformer_K_{args['K']}_L_{args['len_context']}_hidden_{args['num_hidden_features']}"
+        f"_nheads_{args['num_heads']}_nlayers_{args['num_layers']}_{args['seed']}"
+    )
+    if re.fullmatch(re.escape(expected) + r"(_[0-9]+)?", path.stem) is None:
+        yield f"the name must be {expected}[_k].pkl"
+    if group.name != args["wandb_group_name"]:
+        yield f"must lie in a folder {args['wandb_group_name']}, as args.wandb_group_name says"
+    visible = [file.name for file in path.parent.iterdir() if not file.name.startswith(".") and file.suffix != ".pkl"]
+    if visible:
+        yield f"other files lie beside it, which globs would find: {', '.join(sorted(visible)[:3])}"
+
+
+def check_file(path: Path) -> tuple[str, list[str]]:
+    """What a file is, in words, and its problems."""
+    names: set = set()
+    record = notebook_io.read_record(path, tensor=Tensor, names=names)
+    if path.suffix == ".pt":
+        return "DAM record", list(check_dam(record))
+    if path.stem.endswith("_sequences"):
+        stem = re.sub(r"(_all)?_sequences$", "", path.stem)
+        beside = path.with_name(f"{stem}.pkl")
+        owner = notebook_io.read_record(beside, tensor=Tensor) if beside.is_file() else None
+        problems = [*check_format(path, names), *check_sequences(record, owner)]
+        return f"sequences of {len(record['sequences'])} phase(s)" if not problems else "sequences", problems
+    problems = [*check_format(path, names), *check_record(record)]
+    problems += check_name(path, record) if isinstance(record, dict) else ()
+    return f"record of {len(record['logs'])} epochs" if not problems else "record", problems
+
+
+def records_in(tree: Path) -> list[Path]:
+    """Records in a tree (or the file itself), but hidden ones."""
+    if tree.is_file():
+        return [tree]
+    found = [path for path in tree.rglob("*") if path.suffix in (".pkl", ".pt") and path.is_file()]
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(tree).parts))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo export --check",
+        description="Check exported records against what notebooks read, and say what would fail.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo export --check out                           every record in a tree
+  mnemo export --check cache/switch/switch           the pickles in a run directory
+
+exit codes: 0 all hold, 64 usage, 65 something would fail, 74 a file is missing or cannot be read""",
+    )
+    parser.add_argument("tree", metavar="TREE", type=Path, help="exported tree, group, run directory or file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    if not arguments.tree.exists():
+        raise FileNotFoundError(2, "no such file or directory", str(arguments.tree))
+    files = records_in(arguments.tree)
+    if not files:
+        raise ValueError(f"{arguments.tree}: holds no .pkl and no .pt")
+    failed = 0
+    for path in files:
+        try:
+            kind, problems = check_file(path)
+        except ValueError as error:
+            kind, problems = "unreadable", [str(error)]
+        failed += bool(problems)
+        print(f"{'FAILS' if problems else 'ok':5}  {path}  ({kind})")
+        for problem in problems[:20]:
+            print(f"       {problem}")
+        if len(problems) > 20:
+            print(f"       ... and {len(problems) - 20} more")
+    print(f"{len(files) - failed} of {len(files)} files hold")
+    return mnemo_io.EXIT_DATA if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))

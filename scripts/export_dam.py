@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Write a finished DAM run as the record that notebooks load: a torch archive. `mnemo export` calls it; needs torch.
+
+A log is named by the update of its phase at which it begins: 0, log_every, ... Its loss and accuracy are means over the
+updates from there to the next log, its measures those at the end of them.
+Letters: N bits a sequence, H heads, K sequences, m stored sequences, T log lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mnemo_io
+import numpy as np
+
+EXIT_CANNOT_CREATE = 73
+MEASURES = ("A_sharpness", "A_logits_mean", "B_logits_mean", "A_correlation_offdiag_mean")  # (N,), NaN where undefined
+PARAMETERS = {"A": "A_logits", "B": "B_logits"}  # by group
+FREEZE_WORDS = {"": "LearnAB", "A": "True", "AB": "False", "B": "FreezeB"}  # by what is frozen after the switch
+
+Event = dict
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+def step_of(at: Any, steps: int) -> int:
+    """Step of `at`: 500, `50%` of the run's steps, or `end`."""
+    if isinstance(at, int):
+        return at
+    exact = steps * (100.0 if at == "end" else float(at.rstrip("%"))) / 100
+    return round(exact) if round(exact) - exact < 1e-15 * round(exact) else int(exact)  # 0.57% of 10000 is 57
+
+
+def events_until(run: dict[str, Any], step: int) -> Iterator[tuple[int, Event]]:
+    """(step, event) up to and at a step in the order in which they happened; of a repeated event the last time."""
+    steps = mnemo_io.section(run, "train")["steps"]
+    found = []
+    for event in run["config"].get("events") or []:
+        every = event.get("every")
+        at = min(step, steps - 1) // every * every if every else step_of(event["at"], steps)
+        if at <= step and not (every and at == 0):
+            found.append((at, event))
+    yield from sorted(found, key=lambda entry: entry[0])
+
+
+def matches(pattern: str, group: str) -> bool:
+    """Whether an event's pattern means a parameter: its group, or its name with any characters for each `*`."""
+    return (
+        pattern == group or re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), PARAMETERS[group]) is not None
+    )
+
+
+def freeze_word(run: dict[str, Any], step: int) -> str:
+    """`is_freeze_A`: what stands still once the events of a step are over."""
+    frozen: set[str] = set()
+    for _, event in events_until(run, step):
+        if event["kind"] in ("freeze", "unfreeze"):
+            meant = {group for group in PARAMETERS if any(matches(pattern, group) for pattern in event["params"])}
+            frozen = frozen | meant if event["kind"] == "freeze" else frozen - meant
+    return FREEZE_WORDS["".join(sorted(frozen))]
+
+
+def has_fresh_optimizer(run: dict[str, Any], step: int) -> bool:
+    """Whether B begins a step with a fresh Adam."""
+    resets = (event for at, event in events_until(run, step) if at == step and event.get("reset_optimizer"))
+    return any(matches(pattern, "B") for event in resets for pattern in event.get("params", ["*"]))
+
+
+def snapshot_before(run: dict[str, Any], switch: int) -> dict[str, np.ndarray]:
+    """The snapshot that an event took at the step of the switch, before it emptied the memory."""
+    for at, event in events_until(run, switch):
+        if at == switch and event["kind"] == "switch":
+            break
+        if at == switch and event["kind"] == "snapshot":
+            name = f"{event['name']}_{at}" if event.get("every") else event["name"]
+            if name in run["snapshots"]:
+                return run["snapshots"][name]
+    raise ValueError(
+        f"{run['path']}: has no snapshot of the end of the first phase, whose weights and memory a record holds; "
+        f"put {{kind: snapshot, at: {switch}}} before the switch among the events and run again"
+    )
+
+
+# The record -----------------------------------------------------------------------------------------------------------
+
+
+def model_state(run: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A_logits (N, H, N), B_logits (H, N), and memory (m, N) of -1 and 1 in their type, oldest first."""
+    N, H = run["config"]["data"]["length"], run["config"]["model"]["heads"]
+    for name, shape in {"A_logits": (N, H, N), "B_logits": (H, N)}.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise ValueError(f"{run['path']}: the weights at the end of the first phase hold no {name} {shape}")
+    bits = tensors.get("memory")
+    if bits is None and run["config"]["model"].get("objective") == "retrieval":  # the sequences are the memory
+        bits = run["sequences"].get(0)
+    if bits is None or bits.ndim != 2 or bits.shape[1] != N:
+        raise ValueError(f"{run['path']}: the memory at the end of the first phase was not kept")
+    state = {name: np.array(tensors[name]) for name in PARAMETERS.values()}
+    return {**state, "memory": 2 * bits.astype(state["A_logits"].dtype) - 1}
+
+
+def read_measures(run: dict[str, Any]) -> dict[str, np.ndarray]:
+    """{name: (T, N)}, a row for each log line."""
+    folder, length = run["path"] / "measures", run["config"]["data"]["length"]
+    if not all((folder / f"{name}.npy").is_file() for name in ("step", *MEASURES)):
+        raise ValueError(f"{run['path']}: has no measures of A and B (measures/*.npy), which the logs of a record hold")
+    step = mnemo_io.read_npy(folder / "step.npy", np.int64, 1)
+    if not np.array_equal(step, run["metrics"]["step"]):
+        raise ValueError(f"{folder / 'step.npy'}: its steps are not those of metrics.jsonl")
+    measures = {name: mnemo_io.read_npy(folder / f"{name}.npy", np.float32, 2) for name in MEASURES}
+    for name, array in measures.items():
+        if array[: len(step)].shape != (len(step), length):
+            raise ValueError(f"{folder / name}.npy: must be {(len(step), length)}, is {array.shape}")
+    return measures
+
+
+def mean(row: np.ndarray) -> np.float32:
+    """Mean of the numbers in a row, NaN where there are none."""
+    return row[~np.isnan(row)].mean() if not np.isnan(row).all() else np.float32(np.nan)
+
+
+def logs_of(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a log line; `eval` is all that comes after the first switch."""
+    measures, metrics = read_measures(run), run["metrics"]
+    switch = run["switches"][0]["step"] if run["switches"] else None
+    logs, begin = [], 0
+    for row, end in enumerate(metrics["step"].tolist()):
+        first = switch is None or end <= switch
+        log = {"step": begin if first else max(0, begin - switch), "loss": float(metrics["train_loss"][row])}
+        log.update(accuracy=np.float32(metrics["train_accuracy"][row]), phase="train" if first else "eval")
+        log.update({name: np.array(array[row]) for name, array in measures.items()})
+        log.update({f"{name}_mean": mean(array[row]) for name, array in measures.items()})
+        logs.append(log)
+        begin = end
+    return logs
+
+
+def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """args, logs, model_state_dict of NumPy arrays. ValueError says what the run lacks for it.
+
+    Parameters
+    ----------
+    run
+        What mnemo_io.read_run gives. Without a switch all logs are `train` and the weights the final ones.
+    name
+        What the record calls itself (`prefix`).
+    """
+    model, data, train = (mnemo_io.section(run, block) for block in ("model", "data", "train"))
+    if model.get("kind") != "dam":
+        raise ValueError(f"{run['path']}: is a run of {model.get('kind')}; a record of this kind is made of a DAM's")
+    if not run["switches"] and not run["final"]:
+        raise ValueError(f"{run['path']}: is not over (it has no final.safetensors)")
+    end = run["switches"][0]["step"] if run["switches"] else train["steps"]
+    word = freeze_word(run, end)
+    args = argparse.Namespace(
+        eta=float(model["eta"]), lr=float(train["lr"]), INIT_STD=float(model["init_std"]), N=data["length"],
+        H=model["heads"], K=data["num_sequences"], BATCH_SIZE=train["batch_size"], NUM_STEPS=end,
+        M=data["num_sequences"] if model.get("objective") == "retrieval" else model["capacity"],
+        NUM_ITERS_PER_LOG=train["log_every"], savedir=str(run["config"].get("group")), prefix=name,
+        is_freeze_A=word, device=str(run["meta"].get("device", "cpu")),
+    )  # fmt: skip
+    tensors = snapshot_before(run, end) if run["switches"] else run["final"]
+    return {"args": args, "logs": logs_of(run), "model_state_dict": model_state(run, tensors)}
+
+
+def remarks(run: dict[str, Any], args: argparse.Namespace) -> Iterator[str]:
+    """What a reader of `is_freeze_A` would take for granted, and is not so."""
+    if args.is_freeze_A == "FreezeB":
+        yield "only B is frozen, for which records have no word: is_freeze_A is 'FreezeB'"
+    if args.is_freeze_A == "True" and not has_fresh_optimizer(run, args.NUM_STEPS):
+        yield "is_freeze_A is 'True', but B went on with the Adam it had (the events have no reset_optimizer)"
+
+
+def export(run_directory: Path, target: Path) -> Iterator[str]:
+    """Writes a run's record, atomically and the same bytes each time; gives remarks on it."""
+    import torch
+
+    run = mnemo_io.read_run(run_directory)
+    record = record_of(run, target.stem)
+    state = {name: torch.from_numpy(array) for name, array in record["model_state_dict"].items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mnemo_io.write_atomically(target, lambda file: torch.save({**record, "model_state_dict": state}, file))
+    yield from remarks(run, record["args"])
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="export_dam.py",
+        description="Write DAM runs as torch archives for notebooks; `mnemo export` names the archives and calls this.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  export_dam.py cache/dam_switch/dam_switch out/dam_switch/dam_0.pt
+
+exit codes: 0 done, 64 usage, 65 the run has not what a record holds (the reason is said), 73 no torch, 74 I/O""",
+    )
+    parser.add_argument("words", metavar="RUN RECORD", nargs="+", type=Path, help="run directory, archive to write")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = mnemo_io.parse_arguments(_parser(), argv).words
+    if len(words) % 2:
+        return mnemo_io.usage_error("each RUN must be followed by the RECORD to write")
+    try:
+        import torch  # noqa: F401 (asked for before anything is read)
+    except ImportError:
+        print("error: a DAM's record is a torch archive, but torch is not installed here: pip install torch, or let "
+              "MNEMO_PYTHON name a Python that has it", file=sys.stderr)  # fmt: skip
+        return EXIT_CANNOT_CREATE
+    for run, target in zip(words[::2], words[1::2]):
+        for remark in export(run, target):
+            print(f"note: {run}: {remark}", file=sys.stderr)
+        print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))

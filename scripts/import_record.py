@@ -1,0 +1,425 @@
+#!/usr/bin/env python3
+"""Turn an old notebook record into a run directory that compare, plot and show understand. Runs nothing in the record.
+
+What a record does not say is left out or marked, never guessed: meta.json lists it. Needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bayes
+import mnemo_io
+import notebook_io
+import numpy as np
+import record_rows
+
+EXIT_CANNOT_CREATE = 73
+DTYPES = {np.dtype(code).newbyteorder("="): name for name, code in mnemo_io.SAFETENSORS_DTYPES.items()}
+EXPONENTS = {"zipf": 1.0, "uniform": 0.0}
+DEAD = ("pre_attn_ln.",)  # in records for a strict loader; no model uses it
+
+
+# Formats --------------------------------------------------------------------------------------------------------------
+
+
+def yaml_text(config: dict[str, Any], indent: str = "") -> str:
+    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars."""
+    text = ""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = [yaml_text(entry, indent + "    ") for entry in value]
+            text += f"{indent}{key}:\n" + "".join(f"{indent}  - {entry[len(indent) + 4 :]}" for entry in entries)
+        else:
+            text += f"{indent}{key}: {json.dumps(value)}\n"  # a JSON scalar or flow list is a YAML one
+    return text
+
+
+def safetensors_bytes(tensors: dict[str, np.ndarray]) -> bytes:
+    """A safetensors file; a tensor of another dtype than the engine's is refused."""
+    header, parts, offset = {}, [], 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"tensor {name} is {tensor.dtype}; run directories hold {', '.join(map(str, DTYPES))}")
+        parts.append(np.ascontiguousarray(tensor).tobytes())
+        end = offset + len(parts[-1])
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + b"".join(parts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+# A record, checked ----------------------------------------------------------------------------------------------------
+
+
+def field(container: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """container[name], which must be of a kind; ValueError names it."""
+    value = container.get(name) if isinstance(container, dict) else None
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{where}: {name} must be {wanted}, is {type(value).__name__}")
+    return value
+
+
+def positive(container: Any, name: str, where: str) -> int:
+    value = field(container, name, int, where)
+    if value < 1:
+        raise ValueError(f"{where}: {name} must be at least 1, is {value}")
+    return value
+
+
+def row_array(container: Any, name: str, where: str, size: int | None = None) -> np.ndarray:
+    """A finite 1-D array of numbers."""
+    values = field(container, name, np.ndarray, where)
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or (size is not None and len(values) != size):
+        raise ValueError(f"{where}: {name} must be ({size if size is not None else 'S'},) numbers, is {values.shape}")
+    return values
+
+
+def evaluation(metrics: Any, where: str) -> dict[str, np.ndarray]:
+    """test_metrics: accuracy and logsoftmaxloss of each row, and true_rank where it is said."""
+    accuracy = row_array(metrics, "accuracy", where)
+    loss = row_array(metrics, "logsoftmaxloss", where, len(accuracy))
+    if (loss < 0).any() or (accuracy < 0).any() or (accuracy > 1).any():
+        raise ValueError(f"{where}: a loss below 0 or an accuracy outside 0..1")
+    result = {"accuracy": accuracy, "loss": loss}
+    if "true_rank" in metrics:
+        result["true_rank"] = row_array(metrics, "true_rank", where, len(accuracy))
+    return result
+
+
+def plain(args: dict[str, Any]) -> dict[str, Any]:
+    """Settings with Python numbers where there were NumPy scalars."""
+    return {key: value.item() if isinstance(value, np.generic) else value for key, value in args.items()}
+
+
+def is_dam(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("args"), argparse.Namespace)
+
+
+# Transformers ---------------------------------------------------------------------------------------------------------
+
+
+class Transformer:
+    """What a transformer's record says, once it has been checked."""
+
+    def __init__(self, record: Any, sequences: Any) -> None:
+        args = self.args = plain(field(record, "args", dict, "record"))
+        self.logs = field(record, "logs", list, "record")
+        if not self.logs:
+            raise ValueError("logs: is empty: there is nothing to import")
+        self.num_sequences, self.length = positive(args, "K", "args"), positive(args, "len_context", "args")
+        self.epoch_steps, self.batch_size = (
+            positive(args, key, "args") for key in ("num_iters_per_epoch", "batch_size")
+        )
+        self.steps = len(self.logs) * self.epoch_steps
+        counts = [
+            row_array(log, "num_apppearances", f"logs[{i}]", self.num_sequences) for i, log in enumerate(self.logs)
+        ]
+        if any(not np.isfinite(count).all() or (count < 0).any() for count in counts):
+            raise ValueError("logs: num_apppearances must be counts")
+        self.counts = [count.astype(np.int64) for count in counts]
+        self.starts = record_rows.first_epochs(self.logs, self.batch_size * self.epoch_steps)
+        self.bits = _bits(sequences, self)
+        self.evaluations = self._evaluations(record)
+        self.rule, self.rows = record_rows.find_rule(
+            [(phase, e) for _, phase, e in self.evaluations], self.num_sequences
+        )
+        self.p = self._probabilities()
+
+    def phase_of(self, epoch: int) -> int:
+        return int(np.searchsorted(self.starts, epoch, "right")) - 1
+
+    def _evaluations(self, record: dict) -> list[tuple[int, int, dict]]:
+        """(epoch, phase, arrays) of each evaluation, the last one at the end of the run."""
+        found = [(epoch, log.get("test_metrics"), f"logs[{epoch}].test_metrics") for epoch, log in enumerate(self.logs)]
+        found.append((len(self.logs), record.get("final_test_metrics"), "final_test_metrics"))
+        result = [(epoch, self.phase_of(epoch), evaluation(metrics, at)) for epoch, metrics, at in found if metrics]
+        if not result:
+            raise ValueError("test_metrics: are empty in every log: there is nothing to compare")
+        return result
+
+    def _probabilities(self) -> np.ndarray | None:
+        """p of the ranks where the record names a law that its own counts bear out; else None."""
+        exponent = EXPONENTS.get(str(self.args.get("sequence_sampling_distribution")))
+        if exponent is None:
+            return None
+        p = bayes.zipf(self.num_sequences, exponent)
+        last = [self.counts[end - 1] for end in [*self.starts[1:], len(self.counts)]]
+        total, top = sum(int(count.sum()) for count in last), sum(int(count[0]) for count in last)
+        fits = abs(top - total * p[0]) <= 6 * np.sqrt(total * p[0] * (1 - p[0])) + 1e-9
+        return p if fits else None
+
+
+def _bits(sequences: Any, run: Transformer) -> list[np.ndarray]:
+    """(K, L) uint8 of each phase; [] where there is no sequences file."""
+    if sequences is None:
+        return []
+    tables = field(sequences, "sequences", list, "sequences file")
+    starts = field(sequences, "switch_start_iter", list, "sequences file")
+    shape = (run.num_sequences, run.length)
+    for phase, table in enumerate(tables):
+        if not isinstance(table, np.ndarray) or table.shape != shape or not np.isin(table, (0, 1)).all():
+            raise ValueError(f"sequences file: sequences[{phase}] must be {shape} of 0 and 1")
+    firsts = [entry[0] if isinstance(entry, list) and entry else None for entry in starts]
+    if len(tables) != len(starts) or firsts != run.starts:
+        raise ValueError(
+            f"sequences file: phases begin at epochs {firsts}, but the counts of the logs say {run.starts}"
+        )
+    return [table.astype(np.uint8) for table in tables]
+
+
+def config_of(run: Transformer, name: str) -> dict[str, Any]:
+    """The record's settings as the engine would write them; what it does not say is left out."""
+    args = run.args
+    group = str(args.get("wandb_group_name") or "imported")
+    seed = args.get("seed") if isinstance(args.get("seed"), int) else None
+    known = {"OneLayerAttention": "one_layer_attention", "gpt": "gpt"}
+    if field(args, "arch", str, "args") not in known:
+        raise ValueError(f"args: arch must be one of {', '.join(known)}, is {args['arch'][:80]!r}")
+    model: dict[str, Any] = {"kind": known[args["arch"]]}
+    model.update(heads=positive(args, "num_heads", "args"), head_dim=positive(args, "num_hidden_features", "args"))
+    if model["kind"] == "gpt":
+        model["layers"] = positive(args, "num_layers", "args")
+    else:
+        model.update(mlp_layers=args.get("num_mlp_layers"), mlp_width=args.get("num_hidden_features_mlp"))
+        model["attention_init"] = "zero" if args.get("is_initialize_attention_weights_to_zero") == "True" else "normal"
+    exponent = EXPONENTS[str(args["sequence_sampling_distribution"])] if run.p is not None else None
+    switches = [
+        {"kind": "switch", "at": epoch * run.epoch_steps, "name": f"switch_{phase}"}
+        for phase, epoch in enumerate(run.starts[1:], 1)
+    ]
+    return {
+        "name": group, "group": group, "run": name, "seed": seed,
+        "data": {"num_sequences": run.num_sequences, "length": run.length, "zipf_exponent": exponent, "seed": seed},
+        "model": {key: value for key, value in model.items() if value is not None},
+        "train": {"steps": run.steps, "batch_size": run.batch_size, "lr": number(args.get("lr")),
+                  "log_every": run.epoch_steps},
+        "eval": {"every": run.epoch_steps}, "events": switches,
+    }  # fmt: skip
+
+
+def presentations(run: Transformer, epoch: int, phase: int) -> np.ndarray:
+    """Draws of each rank in a phase up to an epoch, (K,), as far as the record counts them.
+
+    It counts at the beginning of each epoch, and from 0 again after a switch: the last epoch of a phase is not in it.
+    """
+    end = run.starts[phase + 1] - 1 if phase + 1 < len(run.starts) else len(run.counts) - 1
+    return run.counts[min(epoch, end)]
+
+
+def write_sets(run: Transformer, folder: Path) -> None:
+    """eval/train for the rules that score the current sequences alone, else eval/phase_<k>."""
+    current = run.rule in ("current", "all_ranks")
+    for phase in [None] if current else range(len(run.starts)):
+        columns: dict[str, list] = {name: [] for name in ("step", "phase", "presentations", "loss", "accuracy")}
+        ranks = None
+        for (epoch, now, arrays), (of_phase, rank) in zip(run.evaluations, run.rows):
+            inside = of_phase == (now if current else phase)
+            if not inside.any():
+                continue
+            ranks = rank[inside]
+            columns["step"].append(epoch * run.epoch_steps)
+            columns["phase"].append(now)
+            columns["presentations"].append(presentations(run, epoch, now if current else phase)[ranks])
+            columns["loss"].append(arrays["loss"][inside])
+            columns["accuracy"].append(arrays["accuracy"][inside])
+        if ranks is None:
+            continue
+        columns["last_seen"] = [np.full(len(ranks), -1)] * len(columns["step"])
+        target = folder / "eval" / ("train" if current else f"phase_{phase}")
+        target.mkdir(parents=True)
+        np.save(target / "rank.npy", ranks.astype(np.int64))
+        for name, values in columns.items():
+            np.save(target / f"{name}.npy", np.array(values, mnemo_io.SET_COLUMNS[name]))
+
+
+def weights(tensors: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a state dict, nested ones under dotted names, without what no model uses."""
+    result: dict[str, np.ndarray] = {}
+    for name, value in tensors.items() if isinstance(tensors, dict) else ():
+        if isinstance(value, dict) and prefix.count(".") < 8:
+            result.update(weights(value, f"{prefix}{name}."))
+        elif isinstance(value, np.ndarray) and not f"{prefix}{name}".startswith(DEAD):
+            result[f"{prefix}{name}"] = value
+    return result
+
+
+def snapshots_of(record: dict) -> dict[str, dict[str, np.ndarray]]:
+    """{name: {tensor: array}} from mlp_state_dict, c_attn_state_dict and model_<epoch>."""
+    result: dict[str, dict[str, np.ndarray]] = {}
+    mlp, attention = (
+        record[key] if isinstance(record.get(key), dict) else {} for key in ("mlp_state_dict", "c_attn_state_dict")
+    )
+    for name in dict.fromkeys([*mlp, *attention]):
+        result[str(name)] = {**weights(mlp.get(name)), **weights(attention.get(name), "c_attn.")}
+    for key, value in record.items():
+        if re.fullmatch(r"model_[0-9]{1,9}", str(key)):
+            result[f"epoch_{key[6:]}"] = weights(value)
+    return {re.sub(r"[^A-Za-z0-9_.=-]", "_", name): tensors for name, tensors in result.items() if tensors}
+
+
+def write_transformer(record: dict, sequences: Any, folder: Path, name: str) -> list[str]:
+    """Writes everything; returns what had to be left out."""
+    run = Transformer(record, sequences)
+    (folder / "config.yaml").write_text(yaml_text(config_of(run, name)), encoding="utf-8")
+    write_sets(run, folder)
+    switches = [{"phase": k, "step": epoch * run.epoch_steps} for k, epoch in enumerate(run.starts[1:], 1)]
+    write_json(folder / "switches.json", switches)
+    losses = [number(log.get("train_loss")) for log in run.logs]
+    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
+        for epoch, (log, loss) in enumerate(zip(run.logs, losses)):
+            step = (epoch + 1) * run.epoch_steps
+            line = {"step": step, "phase": run.phase_of(epoch), "draws": step * run.batch_size, "train_loss": loss,
+                    "train_accuracy": None, "lr": number(log.get("lr", run.args.get("lr")))}  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+    write_json(
+        folder / "status.json", {"state": "done", "step": run.steps, "steps": run.steps, "loss": number(losses[-1])}
+    )
+    (folder / "theory").mkdir()
+    phases = []
+    for phase, bits in enumerate(run.bits):
+        (folder / "sequences").mkdir(exist_ok=True)
+        np.save(folder / f"sequences/phase_{phase}.npy", bits)
+        if run.p is not None:
+            table, scalars = bayes.theory(bits, run.p)
+            np.save(folder / f"theory/phase_{phase}.npy", table)
+            phases.append({"phase": phase, **scalars})
+    write_json(folder / "theory/theory.json", {"phases": phases})
+    final = weights(record.get("model_state_dict", record.get("model")))
+    if final:
+        (folder / "final.safetensors").write_bytes(safetensors_bytes(final))
+    for snapshot, tensors in snapshots_of(record).items():
+        (folder / "snapshots").mkdir(exist_ok=True)
+        (folder / f"snapshots/{snapshot}.safetensors").write_bytes(safetensors_bytes(tensors))
+    left_out = ["last_seen (-1 everywhere), train_accuracy",
+                "draws of the last epoch of each phase: presentations there are those at its beginning"]  # fmt: skip
+    left_out += [] if run.bits else ["sequences: no _sequences.pkl or _all_sequences.pkl beside the record"]
+    if run.p is None or not run.bits:
+        left_out.append("Bayes limits: the record does not say, or its counts do not bear out, how ranks were drawn"
+                        if run.p is None else "Bayes limits: they need the sequences")  # fmt: skip
+    left_out += ["fork probes (probe_metrics)"] if any("probe_metrics" in log for log in run.logs) else []
+    left_out += [] if final else ["final weights"]
+    return left_out
+
+
+def number(value: Any) -> float | None:
+    """A finite float for JSON, or null."""
+    return float(value) if isinstance(value, (int, float, np.number)) and np.isfinite(value) else None
+
+
+# DAM ------------------------------------------------------------------------------------------------------------------
+
+
+def write_dam(record: dict, folder: Path, name: str) -> list[str]:
+    """A DAM's record: training curve and weights at the end of the first phase; no single sequence was scored."""
+    args = plain(vars(record["args"]))
+    sizes = {key: positive(args, key, "args") for key in ("N", "H", "M", "K", "BATCH_SIZE")}
+    logs = [log for log in field(record, "logs", list, "record") if isinstance(log, dict)]
+    phases = [{"train": 0, "eval": 1}.get(log.get("phase")) for log in logs]
+    if not logs or None in phases or sorted(phases) != phases:
+        raise ValueError("logs: phase must be train, then eval, in each entry")
+    steps = [field(log, "step", int, "logs") for log in logs]
+    switch = max((step for step, phase in zip(steps, phases) if phase == 0), default=0)
+    switch = args["NUM_STEPS"] if isinstance(args.get("NUM_STEPS"), int) else switch
+    config = {
+        "name": "imported", "group": "imported", "run": name, "seed": None,
+        "data": {"num_sequences": sizes["K"], "length": sizes["N"], "zipf_exponent": None},
+        "model": {"kind": "dam", "heads": sizes["H"], "capacity": sizes["M"], "eta": number(args.get("eta")),
+                  "init_std": number(args.get("INIT_STD"))},
+        "train": {"steps": steps[-1] + (switch if phases[-1] else 0), "batch_size": sizes["BATCH_SIZE"],
+                  "lr": number(args.get("lr"))},
+        "events": [{"kind": "switch", "at": switch, "name": "switch"}] if 1 in phases else [],
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml_text(config), encoding="utf-8")
+    write_json(folder / "switches.json", [{"phase": 1, "step": switch}] if 1 in phases else [])
+    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
+        for log, phase, step in zip(logs, phases, steps):
+            at = step + (switch if phase else 0)
+            line = {"step": at, "phase": phase, "draws": at * sizes["BATCH_SIZE"]}
+            line.update(train_loss=number(log.get("loss")), train_accuracy=number(log.get("accuracy")))
+            line["lr"] = number(args.get("lr"))
+            file.write(json.dumps(line) + "\n")
+    last = {"step": at, "steps": at, "loss": line["train_loss"]}
+    write_json(folder / "status.json", {"state": "done", **last})
+    tensors = weights(record.get("model_state_dict"))
+    if tensors:
+        (folder / "snapshots").mkdir()
+        (folder / "snapshots/before_switch.safetensors").write_bytes(safetensors_bytes(tensors))
+    return ["evaluations of single sequences: a DAM's record has none, so compare and plot have nothing to show",
+            "measures by position, final weights"]  # fmt: skip
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def import_record(path: mnemo_io.PathLike, folder: mnemo_io.PathLike) -> list[str]:
+    """Writes the run directory `folder`, which must not exist, in one move; returns what had to be left out."""
+    path, folder = Path(path), Path(folder)
+    record = notebook_io.read_record(path)
+    beside = notebook_io.sequences_file(path)
+    sequences = notebook_io.read_record(beside) if beside else None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        if is_dam(record):
+            left_out = write_dam(record, temporary, folder.name)
+        else:
+            left_out = write_transformer(record, sequences, temporary, folder.name)
+        write_json(temporary / "meta.json", {"imported": path.name, "left_out": left_out})
+        temporary.rename(folder)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return left_out
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo import",
+        description="Turn an old notebook record into a run directory for compare, plot and show; runs nothing in it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo import old/run.pkl                     writes cache/imported/run
+  mnemo import old/dam_0.pt --to cache/old/dam_0
+
+exit codes: 0 done, 64 usage, 65 no record that can be mapped (the reason is said), 73 the directory exists, 74 I/O""",
+    )
+    parser.add_argument("record", metavar="OLD.pkl", help="record of a transformer (.pkl) or a DAM (.pt)")
+    parser.add_argument("--to", metavar="DIR", type=Path, help="run directory to write (default cache/imported/NAME)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    cache = Path(os.environ.get("MNEMO_CACHE") or "cache")
+    folder = arguments.to or cache / "imported" / Path(arguments.record).stem
+    if folder.exists():
+        print(f"error: {folder}: exists; --to names another directory", file=sys.stderr)
+        return EXIT_CANNOT_CREATE
+    for what in import_record(arguments.record, folder):
+        print(f"left out: {what}")
+    print(f"results: {folder}")
+    print(f"next:    mnemo compare {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(mnemo_io.guarded(main))

@@ -1,0 +1,323 @@
+"""compare.py: members, tables, refusals, the figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import compare
+import compare_figure
+import curves
+import members
+import mnemo_io
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from synthetic_run import REPOSITORY, Curves, example_config, write_set, yaml_text
+
+SCRIPT = REPOSITORY / "scripts/compare.py"
+
+
+def call(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def result_of(capsys, *arguments):
+    assert compare.main([*map(str, arguments), "--format", "json", "--replicates", "50"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def reseed(run_dir, seed, **changes):
+    """Gives a synthetic run another seed, and its curves another wobble."""
+    config = example_config(200, 16, 2000, [1000])
+    config["seed"] = config["data"]["seed"] = seed
+    config["run"] = run_dir.name
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        config[section][name] = value
+    (run_dir / "config.yaml").write_text(yaml_text(config))
+    for file in run_dir.glob("eval/phase_*/accuracy.npy"):
+        np.save(file, np.load(file) - np.float32(0.004 * seed))
+    return run_dir
+
+
+def swap_test(run_dir, gain=0.2):
+    """A swap of weights at the end brings `gain` back on the first sequences."""
+    folder = run_dir / "eval/swap.phase_0"
+    write_set(folder, [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
+    forgotten = np.load(run_dir / "eval/phase_0/accuracy.npy")[-1:]
+    np.save(folder / "accuracy.npy", forgotten + np.float32(gain))
+
+
+# Members --------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_only_in_seeds_are_one_member(make_run):
+    a, b, c = (reseed(make_run(f"a/s{seed}"), seed) for seed in range(3))
+    other = reseed(make_run("b/s0"), 0, train__lr=3e-3)
+    found = members.find([a, b, other, c])
+    assert [member["name"] for member in found] == ["a/s0 (3 seeds)", "b/s0"]
+    assert found[0]["paths"] == [a, b, c]
+    assert len(members.find([a, b, other, c], each=True)) == 4
+    assert [len(member["paths"]) for member in members.find([a.parent])] == [3]
+    assert members.find([a, a])[0]["paths"] == [a]
+
+
+def test_a_member_is_named_by_its_directory(make_run):
+    a, b = reseed(make_run("x/demo"), 0), reseed(make_run("y/demo"), 0, model__heads=8)
+    assert [member["name"] for member in members.find([a, b])] == ["x/demo", "y/demo"]
+    assert [member["name"] for member in members.find([a])] == ["demo"]
+    assert [member["name"] for member in members.find([a], beside=[b.parent])] == ["x/demo"]
+
+
+def test_differing_settings_name_what_tells_members_apart(make_run):
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 1, model__heads=8, train__lr=0.1)
+    assert members.differing_settings(members.find([a, b])) == ["model.heads", "train.lr"]
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def test_bins_hold_what_the_native_files_say(run_dir, capsys):
+    rows = result_of(capsys, run_dir)["bins"]
+    assert [(row["first_rank"], row["last_rank"], row["phase"]) for row in rows[:3]] == [
+        (0, 9, 0),
+        (0, 9, 1),
+        (10, 99, 0),
+    ]
+    first, second = mnemo_io.read_set(run_dir / "eval/phase_0"), mnemo_io.read_set(run_dir / "eval/phase_1")
+    before = curves.rows_before(first["step"], 1000).stop - 1
+    assert rows[0]["accuracy_before"] == pytest.approx(first["accuracy"][before, :10].mean())
+    assert rows[0]["loss_end"] == pytest.approx(first["loss"][-1, :10].mean())
+    assert rows[1]["accuracy_start"] == pytest.approx(second["accuracy"][0, :10].mean())
+    assert rows[1]["accuracy_before"] == rows[1]["accuracy_end"]
+    ceiling = np.load(run_dir / "theory/phase_0.npy")[:10, 1].mean()
+    assert rows[0]["ceiling"] == pytest.approx(ceiling)
+    reached = first["accuracy"][: before + 1, :10].mean(axis=1) >= 0.5 + 0.9 * (ceiling - 0.5)
+    assert rows[0]["presentations"] == pytest.approx(first["presentations"][reached.argmax(), :10].mean())
+    assert rows[1]["speedup"] == pytest.approx(rows[0]["presentations"] / rows[1]["presentations"])
+    assert rows[0]["speedup"] is None
+    assert rows[1]["speedup_low"] <= rows[1]["speedup"] <= rows[1]["speedup_high"]
+
+
+def test_a_threshold_not_reached_is_censored_never_a_number(run_dir, capsys):
+    rows = result_of(capsys, run_dir, "--threshold", "ceiling:1")["bins"]
+    tail = [row for row in rows if row["first_rank"] == 100]
+    assert [row["presentations"] for row in tail] == [None, None]
+    assert tail[0]["seen"] > 0
+    assert compare.main([str(run_dir), "--threshold", "ceiling:1", "--table", "bins"]) == 0
+    assert f"> {tail[0]['seen']:,.4g}" in capsys.readouterr().out
+
+
+def test_the_same_call_gives_the_same_bytes(run_dir):
+    first = call(run_dir, "--format", "json")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == call(run_dir, "--format", "json").stdout
+
+
+def test_seeds_give_means_and_medians(make_run, capsys):
+    runs = [reseed(make_run(f"s{seed}"), seed) for seed in range(3)]
+    row = result_of(capsys, *runs)["bins"][0]
+    single = [result_of(capsys, run)["bins"][0] for run in runs]
+    assert row["accuracy_before"] == pytest.approx(np.mean([one["accuracy_before"] for one in single]))
+    assert row["presentations"] == np.median([one["presentations"] for one in single])
+    assert row["run"] == "s0 (3 seeds)"
+
+
+def test_switch_and_memory_tables(run_dir, capsys):
+    result = result_of(capsys, run_dir)
+    old, new = result["bins"][:2]
+    switch = result["switches"][0]
+    assert switch["drop"] == pytest.approx(old["accuracy_before"] - new["accuracy_start"])
+    assert switch["recovery"] == pytest.approx((new["accuracy_end"] - new["accuracy_start"]) / switch["drop"])
+    memory = result["memory"][0]
+    loss = mnemo_io.read_set(run_dir / "eval/phase_0")["loss"].astype(float)
+    assert memory["bits_end"] == pytest.approx(((np.log(2) - loss[-1]) * 15 / np.log(2)).sum())
+    floor = np.load(run_dir / "theory/phase_0.npy")[:, 0]
+    assert memory["bits_bayes"] == pytest.approx(((np.log(2) - floor) * 15 / np.log(2)).sum())
+    assert (memory["parameters"], memory["rank_stride"]) == (10, 1)
+    assert memory["bits_per_parameter"] == pytest.approx(memory["bits_before"] / 10)
+
+
+def test_a_model_that_predicts_bit_1_too_has_one_prediction_more(make_run, capsys):
+    plain = result_of(capsys, reseed(make_run("a"), 0))["memory"][0]["bits_before"]
+    dam = result_of(capsys, reseed(make_run("b"), 0, model__positions="from_0"))["memory"][0]["bits_before"]
+    assert dam == pytest.approx(plain * 16 / 15)
+
+
+def test_a_model_that_names_sequences_has_another_chance_and_stores_no_bits(make_run, capsys):
+    result = result_of(capsys, reseed(make_run("a"), 0, model__objective="retrieval"), "--threshold", "ceiling:0.8")
+    plain = result_of(capsys, reseed(make_run("b"), 0), "--threshold", "ceiling:0.8")
+    assert result["memory"][0]["bits_before"] is None
+    assert any("chance is 1/K" in note for note in result["notes"])
+    assert result["bins"][0]["presentations"] < plain["bins"][0]["presentations"]  # from 1/200 up, 80 % is a lower bar
+
+
+def test_swap_recovery_beside_the_same_evaluation_without_the_swap(run_dir, capsys):
+    swap_test(run_dir)
+    rows = result_of(capsys, run_dir)["swaps"]
+    old = result_of(capsys, run_dir)["bins"][0]
+    assert (rows[0]["event"], rows[0]["set"], rows[0]["step"], len(rows)) == ("swap", "phase_0", 2000, 3)
+    assert rows[0]["before"] == pytest.approx(old["accuracy_before"])
+    assert rows[0]["unswapped"] == pytest.approx(old["accuracy_end"])
+    assert rows[0]["swapped"] == pytest.approx(old["accuracy_end"] + 0.2)
+    assert rows[0]["recovery"] == pytest.approx(0.2 / (old["accuracy_before"] - old["accuracy_end"]), abs=1e-4)
+
+
+def test_different_lengths_are_said(make_run, capsys):
+    runs = make_run("a", length=16), make_run("b", length=32, num_sequences=100)
+    result = result_of(capsys, *runs)
+    assert any(note.startswith("L differs (16, 32): compared by presentations") for note in result["notes"])
+    assert any(note.startswith("K differs (200, 100)") for note in result["notes"])
+    assert max(row["last_rank"] for row in result["bins"]) == 99
+
+
+def test_runs_that_scored_different_ranks_are_compared_over_the_common_ones(make_run, capsys):
+    full, sampled = reseed(make_run("full"), 0), reseed(make_run("sampled"), 0, model__heads=8)
+    for folder in sampled.glob("eval/phase_*"):
+        for name in ("rank", "presentations", "last_seen", "loss", "accuracy"):
+            np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[..., ::10])
+    result = result_of(capsys, full, sampled)
+    first, second = result["bins"][:2]
+    assert (first["run"], second["run"], first["ranks"]) == ("full", "sampled", 1)
+    assert first["accuracy_before"] == second["accuracy_before"]
+    assert first["presentations_low"] is None  # one rank of one seed has no interval
+    assert [row["distance"] for row in result["distances"]] == [0] * 6
+    assert result["memory"][0]["rank_stride"] == 10
+    assert any("over the 20 ranks that every run has scored" in note for note in result["notes"])
+    alone = result_of(capsys, full)
+    assert alone["bins"][0]["ranks"] == 10
+    assert not any("every run" in note for note in alone["notes"])
+
+
+def test_a_run_with_train_alone_and_without_theory_is_compared(run_dir, tmp_path, capsys):
+    for name in ("phase_0", "phase_1"):
+        (run_dir / "eval" / name).rename(tmp_path / name)
+    (run_dir / "theory").rename(tmp_path / "theory")
+    rows = result_of(capsys, run_dir, "--threshold", "0.8")["bins"]
+    assert rows[0]["accuracy_end"] is None
+    assert rows[0]["ceiling"] is None
+    assert rows[0]["presentations"] is not None
+    result = result_of(capsys, run_dir)  # no ceiling, no relative threshold
+    assert result["bins"][0]["presentations"] is None
+    assert any("no Bayes ceiling is known" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("options", [{"switches": ()}, {"until": 0}, {"until": 1000}, {"switches": (500, 1000, 1500)}])
+@pytest.mark.filterwarnings("error")
+def test_runs_of_every_kind(make_run, tmp_path, options):
+    run_dir = make_run(num_sequences=40, **options)
+    figure = tmp_path / "x.png"
+    assert compare.main([str(run_dir), str(make_run("b")), "--replicates", "20", "--figure", str(figure)]) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+# Distance -------------------------------------------------------------------------------------------------------------
+
+
+def test_against_ranks_runs_by_distance(make_run, capsys):
+    target = reseed(make_run("target"), 0)
+    reseed(make_run("sweep/far"), 9, model__heads=8)
+    reseed(make_run("sweep/near"), 1, model__heads=2)
+    result = result_of(capsys, target, "--against", target.parent / "sweep")
+    assert [(row["run"], row["model.heads"]) for row in result["ranking"]] == [("near", 2), ("far", 8)]
+    assert [row["distance"] for row in result["ranking"]] == pytest.approx([0.004, 0.036], abs=1e-4)
+    assert result["ranking"][0]["curves"] == 6
+    both = result_of(capsys, target, target.parent / "sweep/near")["distances"]
+    assert [row["distance"] for row in both] == pytest.approx([0.004] * 6, abs=1e-4)
+
+
+def test_against_leaves_the_run_itself_out_and_wants_one_run(make_run, capsys):
+    target = reseed(make_run("group/a"), 0)
+    assert compare.main([str(target), "--against", str(target.parent)]) == 64
+    other = reseed(make_run("group/b"), 0, model__heads=8)
+    assert [row["run"] for row in result_of(capsys, target, "--against", target.parent)["ranking"]] == ["b"]
+    assert compare.main([str(target), str(other), "--against", str(target.parent)]) == 64
+    (reseed(make_run("group/c"), 0, model__heads=1) / "eval").rename(target.parent / "elsewhere")
+    result = result_of(capsys, target, "--against", target.parent)
+    assert [row["run"] for row in result["ranking"]] == ["b"]
+    assert any(note.startswith("left out: ") and "group/c" in note for note in result["notes"])
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def test_formats(run_dir, capsys):
+    assert compare.main([str(run_dir), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 6
+    assert float(rows[1]["speedup"]) > 1
+    assert compare.main([str(run_dir), "--format", "md", "--table", "memory"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("- run")
+    assert sum(line.startswith("|") for line in lines) == 4
+    assert compare.main([str(run_dir)]) == 0
+    text = capsys.readouterr().out
+    assert "stored bits" in text
+    assert max(map(len, text.splitlines()[3:10])) <= 160
+
+
+def test_refusals_name_the_reason(run_dir, tmp_path):
+    result = call(run_dir, "--threshold", "0.99")
+    assert result.returncode == 64
+    assert "above the Bayes ceiling 0." in result.stderr and "of ranks 0-9 of" in result.stderr
+    for wrong in (
+        ["--threshold", "1.2"],
+        ["--bins", "3,1"],
+        ["--table", "ranking"],
+        ["--replicates", "0"],
+        ["--format", "x"],
+    ):
+        assert call(run_dir, *wrong).returncode == 64, wrong
+    assert call(tmp_path / "absent").returncode == 74
+    (run_dir / "eval/phase_0/loss.npy").write_bytes(b"junk")
+    assert call(run_dir).returncode == 65
+
+
+def test_a_run_without_an_evaluation_says_so(make_run):
+    run_dir = make_run()
+    (run_dir / "eval").rename(run_dir / "elsewhere")
+    result = call(run_dir)
+    assert (result.returncode, result.stderr.count("\n")) == (65, 1)
+    assert "nothing has been evaluated yet" in result.stderr
+
+
+# Figure ---------------------------------------------------------------------------------------------------------------
+
+
+def figure_of(*paths):
+    runs = [[mnemo_io.read_run(path)] for path in paths]
+    return compare_figure.draw([path.name for path in paths], runs, curves.rank_bins(200))
+
+
+def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b" * 40), 5, model__heads=8)
+    figure = figure_of(a, b)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["first sequences", "after switch 1"]
+    drawn = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CURVE]
+    assert len(drawn) == 6
+    assert {line.is_dashed() for line in drawn[:3]} == {False}
+    assert {line.is_dashed() for line in drawn[3:]} == {True}
+    ceilings = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CEILING]
+    assert ceilings[0].get_ydata()[0] == pytest.approx(np.load(a / "theory/phase_0.npy")[:10, 1].mean())
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[:2] == ["a", "..." + "b" * 21] and "Bayes ceiling" in words
+    FigureCanvasAgg(figure).draw()
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+    assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
+
+
+def test_equal_runs_give_equal_figures(run_dir, tmp_path):
+    for name in ("a.png", "b.png"):
+        assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_too_many_members_for_a_figure(make_run, tmp_path):
+    runs = [str(reseed(make_run(f"r{heads}"), 0, model__heads=heads)) for heads in range(1, 6)]
+    with pytest.raises(ValueError, match="at most 4"):
+        compare.main([*runs, "--replicates", "10", "--figure", str(tmp_path / "x.png")])
