@@ -1,4 +1,4 @@
-"""The pickles of a run against NOTEBOOKS 1-4 and against its native files: what notebooks load is what the run wrote."""
+"""The pickles of a run against NOTEBOOKS 1-4 and its native files: what notebooks load is what the run wrote."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ events:
 ARGS = {
     "wandb_group_name": "noted", "len_context": L, "K": K, "vocab_size": 2, "num_heads": 2, "num_layers": 1,
     "num_hidden_features": 4, "num_hidden_features_mlp": 12, "num_mlp_layers": 3, "lr": 1e-2,
-    "arch": "OneLayerAttention", "num_iters": STEPS // EPOCH, "num_iters_per_epoch": EPOCH, "batch_size": BATCH, "seed": 3,
-    "is_resample_tasks": "True", "is_initialize_attention_weights_to_zero": "False", "is_probe": "False",
+    "arch": "OneLayerAttention", "num_iters": STEPS // EPOCH, "num_iters_per_epoch": EPOCH, "batch_size": BATCH,
+    "seed": 3, "is_resample_tasks": "True", "is_initialize_attention_weights_to_zero": "False", "is_probe": "False",
     "probe_every_iter": 0, "sequence_sampling_distribution": "zipf",
     "fileprefix": f"noted_transformer_K_{K}_L_{L}_hidden_4_nheads_2_nlayers_1_3",
 }  # fmt: skip
@@ -254,9 +254,7 @@ def one_layer_module() -> Any:
 
         def forward(self, bits: torch.Tensor) -> torch.Tensor:
             x = self.wte(bits) + self.wpe.weight[: bits.shape[1]]
-            q, k, v = (
-                part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1)
-            )
+            q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             future = torch.ones(bits.shape[1], bits.shape[1], dtype=torch.bool).triu(1)
             h = (scores.masked_fill(future, -math.inf).softmax(-1) @ v).transpose(1, 2).flatten(2)
@@ -417,9 +415,9 @@ def test_rows_that_are_not_scored(tmp_path: Path) -> None:
 
 
 def test_dry_run_counts_them(run: Path, tmp_path: Path) -> None:
-    text = mnemo("train", write_config(tmp_path), "--dry-run", "--cache", tmp_path)
-    assert "pickles 0.0 MB" in mnemo("train", write_config(tmp_path), "output.pickle=none", "--dry-run", "--cache", tmp_path)
-    estimate = float(text.split("pickles ")[1].split(" MB")[0]) * 1e6
+    dry_run = ("train", write_config(tmp_path), "--dry-run", "--cache", tmp_path)
+    assert "pickles 0.0 MB" in mnemo(*dry_run, "output.pickle=none")
+    estimate = float(mnemo(*dry_run).split("pickles ")[1].split(" MB")[0]) * 1e6
     size = sum((run / name).stat().st_size for name in ("noted.pkl", "noted_sequences.pkl"))
     assert estimate == pytest.approx(size, abs=6e4)
 
