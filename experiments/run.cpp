@@ -515,6 +515,8 @@ std::unique_ptr<Model> Run::copy_of_model() const {
   torch::NoGradGuard no_grad;
   auto copy = make_model({&config_.model, 1}, config_.data.length, dtype_, device_.device);
   copy->parameters.flat_RP().copy_(model_->parameters.flat_RP());
+  for (std::size_t phase = 0; phase < phases_.size(); ++phase) copy->begin_phase(0, static_cast<std::int64_t>(phase), phases_[phase].table, true);
+  copy->set_state(model_->state());
   return copy;
 }
 

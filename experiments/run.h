@@ -63,7 +63,7 @@ class Run {
   void evaluate(const std::string& prefix = {}, const std::vector<std::string>& on = {});
   /// Of a snapshot of this run, or a file (names_a_file). Throws Error{data} when it is not whole.
   Safetensors weights_from(const std::string& from) const;
-  /// Another model with the weights of this one, all of them trainable.
+  /// Another model with the weights of this one, all of them trainable, and what it has stored.
   std::unique_ptr<Model> copy_of_model() const;
   /// To be called between blocks of work: throws when the run is to stop.
   void poll() const;

@@ -40,6 +40,8 @@ inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
   retrieval.objective = "retrieval";
   PrefixReadoutConfig readout, readouts;
   readout.features = 3;
+  readout.init_std = 0.02;
+  readouts = readout;
   readouts.readout = "per_position";
   return {{"one_layer_attention 2x4", narrow},
           {"one_layer_attention 2x4, dense", dense},

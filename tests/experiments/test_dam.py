@@ -85,6 +85,20 @@ def test_weights_with_their_memory_give_the_last_evaluation(tmp_path: Path) -> N
         np.testing.assert_allclose(np.load(tmp_path / "scores" / name / "loss.npy"), last, rtol=1e-4, atol=1e-6)
 
 
+def test_a_swap_keeps_what_is_stored(tmp_path: Path) -> None:
+    place = make_dam(tmp_path, steps=200)
+    with place.config.open("a") as file:
+        file.write("  - {kind: snapshot, at: end, name: last}\n")
+        file.write("  - {kind: swap_test, at: end, name: same, params: [A], from: last}\n")
+        file.write("  - {kind: swap_test, at: end, name: old, params: [A, B], from: before}\n")
+    assert place.train().returncode == DONE
+    for name in ("phase_0", "phase_1", "novel"):
+        last, same, old = (
+            np.load(place.run / "eval" / folder / "loss.npy")[-1] for folder in (name, f"same.{name}", f"old.{name}")
+        )
+        assert np.array_equal(last, same) and not np.array_equal(last, old), name
+
+
 def test_measures_stand_beside_the_losses(tmp_path: Path) -> None:
     place = make_dam(tmp_path, steps=100)
     assert place.train().returncode == DONE
@@ -105,7 +119,9 @@ def test_retrieval_names_the_sequences_that_are_scored(tmp_path: Path) -> None:
     assert place.train().returncode == DONE
     run = mnemo_io.read_run(place.run)
     for name, chance in {"phase_0": 1 / 20, "phase_1": 1 / 20, "novel": 1 / 10}.items():
-        accuracy = run["sets"][name]["accuracy"][-1].mean()  # each set is its own memory, so none needs to have been seen
+        accuracy = run["sets"][name]["accuracy"][
+            -1
+        ].mean()  # each set is its own memory, so none needs to have been seen
         assert accuracy > 2 * chance, name
     assert "memory" not in run["snapshots"]["before"]
     ceiling = run["theory"][0]["ceiling"]
