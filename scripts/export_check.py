@@ -322,6 +322,10 @@ def check_dam(record: Any) -> Problems:
             yield f"logs[{index}]: phase must be train or eval, step an int"
         if not isinstance(log.get("accuracy"), np.float32):
             yield f"logs[{index}].accuracy: must be a NumPy float32 scalar"
+        if not isinstance(log.get("loss"), (float, np.floating)):
+            yield f"logs[{index}].loss: must be a float"
+        if np.shape(log.get("A_sharpness")) not in ((), (args["N"],)) or log.get("A_sharpness") is None:
+            yield f"logs[{index}].A_sharpness: must be ({args['N']},) or a number"
         for name in DAM_ROWS:
             if np.shape(log.get(name)) != (args["N"],):
                 yield f"logs[{index}].{name}: must be ({args['N']},)"

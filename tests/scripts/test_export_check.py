@@ -144,9 +144,8 @@ def test_unreadable_and_empty(tmp_path, capsys):
 
 def test_a_dam_record(tmp_path, capsys):
     names = {name: 1 for name in export_check.DAM_ARGS}
-    logs = [
-        {"step": 0, "phase": "train", "accuracy": np.float32(0.5), **{k: np.zeros(4) for k in export_check.DAM_ROWS}}
-    ]
+    rows = {name: np.zeros(4) for name in ("A_sharpness", *export_check.DAM_ROWS)}
+    logs = [{"step": 0, "phase": "train", "loss": 0.7, "accuracy": np.float32(0.5), **rows}]
     state = {"A_logits": np.zeros((4, 2, 4), np.float32), "B_logits": np.zeros((2, 4), np.float32),
              "memory": np.zeros((9, 4), np.float32)}  # fmt: skip
     for heads, code in ((2, 0), (3, 65)):
@@ -156,4 +155,8 @@ def test_a_dam_record(tmp_path, capsys):
             archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
         (tmp_path / "dam_0.pt").write_bytes(file.getvalue())
         assert export_check.main([str(tmp_path)]) == code, capsys.readouterr().out
-    assert "model_state_dict.A_logits: must be float32 (4, 3, 4)" in capsys.readouterr().out
+        logs.append({})
+    said = capsys.readouterr().out
+    assert "model_state_dict.A_logits: must be float32 (4, 3, 4)" in said
+    for field in ("accuracy", "loss", *rows):
+        assert f"logs[1].{field}: must be" in said
