@@ -465,7 +465,7 @@ def test_the_check_of_a_tree_finds_nothing_wrong(run: Path, tmp_path: Path) -> N
 
 def test_other_models_have_sequences_alone(tmp_path: Path) -> None:
     text = CONFIG_TEXT.replace(
-        "one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 3, mlp_width: 12", "dam, heads: 2"
+        "one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 3, mlp_width: 12", "prefix_readout, features: 2"
     )
     run = train(tmp_path, text=text)
     assert sorted(path.name for path in run.glob("*.pkl")) == ["noted_sequences.pkl"]
