@@ -421,6 +421,7 @@ LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& o
   if (config.threads == 0) config.threads = available_cores();
   if (!config.data.seed) config.data.seed = config.seed;
   if (auto& model_seed = seed_of(config.model); !model_seed) model_seed = config.seed;
+  std::visit([](auto& model) { if constexpr (requires { model.resolve(); }) model.resolve(); }, config.model);
   if (!config.group) config.group = config.name;
   if (!config.run) {
     const auto named = name_from_overrides(config, overrides);

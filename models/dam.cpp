@@ -15,14 +15,23 @@ namespace mnemo {
 using torch::Tensor;
 
 std::string DamConfig::text() const {
-  return fmt::format("{} heads, eta {}, {}", heads, eta, retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", capacity));
+  return fmt::format("{} heads, eta {}, {}", heads, eta, retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", slots()));
+}
+
+void DamConfig::resolve() {
+  if (retrieves()) return;
+  capacity = slots();
+  if (!probabilities) probabilities = "exact";
 }
 
 std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_t length) const {
+  std::vector<std::pair<std::string, std::string>> found;
+  if (retrieves() && capacity) found.emplace_back("capacity", "has no effect under objective: retrieval, which keeps no queue: the K sequences are the memory");
+  if (retrieves() && probabilities) found.emplace_back("probabilities", "has no effect under objective: retrieval, which predicts no bit");
   constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(heads);
-  if (parameters <= kMaxParameters) return {};
-  return {{"heads", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
+  if (parameters > kMaxParameters) found.emplace_back("heads", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+  return found;
 }
 
 std::vector<ParameterSpec> parameter_specs(const DamConfig& config, std::int64_t length) {
@@ -31,10 +40,10 @@ std::vector<ParameterSpec> parameter_specs(const DamConfig& config, std::int64_t
 }
 
 Dam::Dam(std::vector<DamConfig> replicas, Parameters p) : Model(std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
-  for (const auto& config : configs_) queues_.emplace_back(config.capacity);
+  for (const auto& config : configs_) queues_.emplace_back(config.slots());
 }
 
-double Dam::max_loss() const { return configs_[0].probabilities == "clamped" ? Model::max_loss() : kDamMaxLoss; }
+double Dam::max_loss() const { return configs_[0].clamped() ? Model::max_loss() : kDamMaxLoss; }
 
 // ---- the plain form
 
@@ -115,7 +124,7 @@ Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const 
   const auto is_one = stored.chi_mL.index_select(1, bit_N).t() > 0;
   const auto lse = [&](const Tensor& excluded) { return scores_Nm.masked_fill(excluded, kNothing).logsumexp(1); };
   const auto logits = (lse(~is_one) - lse(is_one)).masked_fill(is_one.all(1), kInfinity).masked_fill(~is_one.any(1), -kInfinity);
-  return configs_[0].probabilities == "clamped" ? logits.clamp(-kDamLogitLimit, kDamLogitLimit) : logits;
+  return configs_[0].clamped() ? logits.clamp(-kDamLogitLimit, kDamLogitLimit) : logits;
 }
 
 Tensor Dam::logits(const Rows& rows) {
@@ -223,7 +232,7 @@ void Dam::with_op(const Rows& rows, std::int64_t replica, const Body& body) {
   auto& op = ops_[r];
   if (!std::holds_alternative<DamRetrieval<Real>>(op)) {
     const auto& config = configs_[r];
-    const DamShape shape{config.heads, rows.length(), config.eta, config.probabilities == "clamped", config.retrieves()};
+    const DamShape shape{config.heads, rows.length(), config.eta, config.clamped(), config.retrieves()};
     op.template emplace<DamRetrieval<Real>>(shape, at::get_num_threads());
   }
   const auto& flat = parameters.flat_RP();
@@ -286,7 +295,7 @@ Tensor Dam::predict(const Rows& rows) {
       });
     }
   });
-  return configs_[0].probabilities == "clamped" ? logits_RN.clamp_(-kDamLogitLimit, kDamLogitLimit) : logits_RN;
+  return configs_[0].clamped() ? logits_RN.clamp_(-kDamLogitLimit, kDamLogitLimit) : logits_RN;
 }
 
 PositionScores Dam::score(const Rows& rows) {
@@ -335,7 +344,7 @@ void Dam::observe(std::int64_t replica, std::span<const std::int32_t> drawn) {
 NamedTensors Dam::state() const {
   if (configs_[0].retrieves()) return {};
   const auto R = static_cast<std::int64_t>(queues_.size());
-  auto slots_RM = torch::full({R, configs_[0].capacity}, -1, torch::kInt64);
+  auto slots_RM = torch::full({R, configs_[0].slots()}, -1, torch::kInt64);
   for (std::int64_t r = 0; r < R; ++r) {
     const auto ids = queues_[static_cast<std::size_t>(r)].slots();
     std::copy(ids.begin(), ids.end(), slots_RM[r].data_ptr<std::int64_t>());

@@ -18,18 +18,20 @@ namespace mnemo {
 struct DamConfig {
   static constexpr std::string_view kKind = "dam";
 
-  std::int64_t heads = 30, capacity = 3000;
+  std::int64_t heads = 30;
+  std::optional<std::int64_t> capacity;
   double eta = 10, init_std = 0.1;
-  std::string probabilities = "exact", positions = "from_1", objective = "next_bit";
+  std::optional<std::string> probabilities;
+  std::string positions = "from_1", objective = "next_bit";
   std::optional<std::uint32_t> seed;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("heads", self.heads, "heads H: features of a cue and of a stored sequence", in_range(1, 4096));
-    visit("capacity", self.capacity, "slots M of the queue of drawn sequences", in_range(1, 1 << 30));
+    visit("capacity", self.capacity, "slots M of the queue of drawn sequences; null = 3000", in_range(1, 1 << 30));
     visit("eta", self.eta, "inverse temperature of retrieval", positive(), at_most(1e6));
     visit("init_std", self.init_std, "standard deviation of the initial A_logits and B_logits", non_negative());
-    visit("probabilities", self.probabilities, "exact: a loss is at most 100; clamped: P in [1e-6, 1 - 1e-6]", one_of({"exact", "clamped"}));
+    visit("probabilities", self.probabilities, "exact: a loss is at most 100; clamped: P in [1e-6, 1 - 1e-6]; null = exact", one_of({"exact", "clamped"}));
     visit("positions", self.positions, "the first predicted bit: from_1, as a transformer without begin token, or from_0",
           one_of({"from_1", "from_0"}));
     visit("objective", self.objective, "next_bit, or retrieval: which of the K sequences is it? (they are the memory, once each; no queue)",
@@ -40,6 +42,10 @@ struct DamConfig {
   std::int64_t first_position() const { return positions == "from_0" ? 0 : 1; }
   bool retrieves() const { return objective == "retrieval"; }
   bool has_memory() const { return !retrieves(); }  ///< a queue that a switch may keep
+  std::int64_t slots() const { return capacity.value_or(3000); }
+  bool clamped() const { return probabilities == "clamped"; }
+  /// Writes the defaults of what is null into a configuration that uses them.
+  void resolve();
   std::string text() const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };

@@ -80,7 +80,7 @@ class Workload {
     if (auto* transformer = dynamic_cast<OneLayerAttention*>(model_.get())) transformer->set_skip_dead_units(savings.dead_units);
     adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);
-    if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).capacity);
+    if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).slots());
   }
 
   /// Does the work once. Returns the mean loss; waits for the device only where `wanted`.
