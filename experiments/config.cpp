@@ -178,7 +178,10 @@ class Checker {
     check_schedule(path, event);
     const auto check_fields = [&]<class Event>(const Event& e) {
       if constexpr (requires { e.params; }) check_params(path + ".params", e.params);
-      if constexpr (requires { e.freeze; }) check_params(path + ".freeze", e.freeze);
+      if constexpr (requires { e.freeze; }) {
+        check_params(path + ".freeze", e.freeze);
+        check_leaves_something(path + ".freeze", e.freeze);
+      }
       if constexpr (requires { e.clear_memory; }) check_memory(path + ".clear_memory", e.clear_memory);
       if constexpr (std::is_same_v<Event, FeaturesEvent>) check_has_features(path);
     };
@@ -220,6 +223,12 @@ class Checker {
     if (!clear_memory || has_memory(config_.model) || !source_.clean("model")) return;
     source_.fail(path, retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
                                                 : fmt::format("{} has no memory", kind_of(config_.model)));
+  }
+
+  void check_leaves_something(const std::string& path, const std::vector<std::string>& frozen) {
+    if (!source_.clean("model")) return;
+    const auto specs = parameter_specs(config_.model, config_.data.length);
+    if (matching_parameters(specs, frozen).size() == specs.size()) source_.fail(path, "freezes every parameter: nothing is left to learn");
   }
 
   void check_has_features(const std::string& path) {

@@ -508,7 +508,9 @@ void Run::set_frozen(const std::vector<std::string>& params, bool frozen) {
 void Run::reset_optimizer(const std::vector<std::string>& params) { adam_->reset(matching_parameters(model_->parameters.specs(), params)); }
 
 Safetensors Run::weights_from(const std::string& from) const {
-  return Safetensors::read(names_a_file(from) ? fs::path(from) : directory_.file(fmt::format("snapshots/{}.safetensors", from)));
+  auto file = Safetensors::read(names_a_file(from) ? fs::path(from) : directory_.file(fmt::format("snapshots/{}.safetensors", from)));
+  if (file.contains("memory")) log_info("{}: its weights alone are taken, the memory stays as it is", from);
+  return file;
 }
 
 std::unique_ptr<Model> Run::copy_of_model() const {

@@ -239,8 +239,8 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->add_option("--rounds", request->rounds, "rounds measured; median, min and max are over them")->check(CLI::Range(1, 1000))->capture_default_str();
   command->add_option("--seconds", request->seconds, "length of a round, at least half of this")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--warmup", request->warmup, "training steps before: units die, and steps get cheaper")->check(CLI::NonNegativeNumber)->capture_default_str();
-  command->add_option("--sequences", request->num_sequences, "K, instead of the configuration's")->check(CLI::PositiveNumber);
-  command->add_option("--capacity", request->capacity, "slots of an associative memory, instead of the configuration's")->check(CLI::PositiveNumber);
+  command->add_option("--sequences", request->num_sequences, "K, instead of the configuration's")->check(CLI::Range(1, 2147483647));
+  command->add_option("--capacity", request->capacity, "slots of an associative memory, instead of the configuration's")->check(CLI::Range(1, 1 << 30));
   command->add_flag("--plain-cells", request->plain_cells, "with --config: every row and position, nothing shared");
   command->add_flag("--all-units", request->all_units, "with --config: dead units are computed too");
   command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->needs("--config");

@@ -25,8 +25,11 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   }
   fmt::print("the Bayes predictor that knows all {} sequences of {} bits and their probabilities (phase {})\n\n", K, table.length(), phase);
   fmt::print("entropy of the sequences      {:.4f} nats\n", theory.entropy);
-  fmt::print("loss floor, p-weighted        {:.4f} nats a bit (no model is below; chance {:.4f})\n", theory.mean_loss, std::log(2.0));
-  fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance .5)\n", theory.mean_accuracy);
+  const bool names_sequences = retrieves(config.model);
+  const double choices = names_sequences ? static_cast<double>(K) : 2;
+  fmt::print("loss floor, p-weighted        {:.4f} nats a {} (no model is below; chance {:.4f})\n", theory.mean_loss, names_sequences ? "prediction" : "bit",
+             std::log(choices));
+  fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance {:.4g})\n", theory.mean_accuracy, 1 / choices);
   fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
   fmt::print("retrieval ceiling             {:.4f} (naming the sequence from its prefix, all equally likely)\n\n", theory.retrieval);
   fmt::print("{:<16} {:>10} {:>12} {:>10}\n", "ranks", "mass", "loss floor", "ceiling");
