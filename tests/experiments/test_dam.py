@@ -126,3 +126,17 @@ def test_retrieval_names_the_sequences_that_are_scored(tmp_path: Path) -> None:
     assert "memory" not in run["snapshots"]["before"]
     ceiling = run["theory"][0]["ceiling"]
     assert run["sets"]["phase_0"]["accuracy"][-1].mean() <= ceiling.mean() + 1e-6
+
+
+@pytest.mark.slow
+def test_figure_9_over_its_first_steps(tmp_path: Path) -> None:
+    """Online accuracy of H = 10 in steps 1000-1100 of both phases: .587 and .701 (MATHS 7), never above the ceiling."""
+    config = Path(__file__).resolve().parents[2] / "configs/paper/dam_fig9.yaml"
+    overrides = ["model.heads=10", "train.steps=2200", "eval.every=1100", "run=short"]
+    done = call([str(BINARY), "train", str(config), *overrides, "--cache", str(tmp_path), "--progress", "none"])
+    assert done.returncode == DONE, done.stderr
+    run = mnemo_io.read_run(tmp_path / "dam_fig9/short")
+    accuracy = dict(zip(run["metrics"]["step"].tolist(), run["metrics"]["train_accuracy"].tolist()))
+    assert accuracy[1100] == pytest.approx(0.587, abs=0.03)
+    assert accuracy[2200] == pytest.approx(0.701, abs=0.03)
+    assert max(accuracy.values()) < 0.929
