@@ -293,7 +293,7 @@ nlohmann::json probe(const fs::path& run, const std::string& name) { return nloh
 TEST(ForkProbe, StopsWhenTenBatchesPass) {
   const Place place(tiny("  - {kind: fork_probe, at: 0, name: at_once, until: 0, sequences: 5}\n"
                          "  - {kind: fork_probe, at: 0, name: never, until: 1, sequences: 5, max_steps: 15, seed: 7}\n"
-                         "  - {kind: fork_probe, at: 0, name: frozen, freeze: [\"*\"], until: 0.9, sequences: 5, max_steps: 15}\n"
+                         "  - {kind: fork_probe, at: 0, name: frozen, freeze: [embeddings, c_attn, ln_f, mlp], until: 0.9, sequences: 5, max_steps: 15}\n"
                          "  - {kind: fork_probe, at: 0, name: learns, until: 0.75, sequences: 2, max_steps: 3000}\n"));
   const auto run = done(place, {"model.head_dim=16", "run=tiny"});
   EXPECT_EQ(probe(run, "at_once.0").at("steps_needed"), 10);
