@@ -41,11 +41,6 @@ def predictions(run: dict[str, Any]) -> int:
     return length if mnemo_io.section(run, "model").get("positions") == "from_0" else length - 1
 
 
-def chance(run: dict[str, Any]) -> float:
-    """Accuracy of a guess: 1/2 of a bit, 1/K of a whole sequence."""
-    return 1 / mnemo_io.num_sequences(run) if members.names_sequences(run["config"]) else 0.5
-
-
 def num_parameters(run: dict[str, Any]) -> float:
     """Trainable numbers in the final weights (a memory is none), NaN before there are any."""
     weights = run["final"] or next(iter(run["snapshots"].values()), {})
@@ -94,7 +89,7 @@ def measure(
 
 
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
-    rank, numbers, whole = columns["rank"], {}, members.names_sequences(run["config"])  # then a loss is of no bit
+    rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run["config"])  # then a loss is of no bit
     unknown, bits = np.full(len(rank), np.nan), (predictions(run), mnemo_io.num_sequences(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
         accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
@@ -122,7 +117,7 @@ def _presentations(
     ceiling = curves.limits(run["theory"], rank, phase)[1]
     if ceiling is not None:
         check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
-    target = curves.target_accuracy(threshold, ceiling, len(rank), chance(run))
+    target = curves.target_accuracy(threshold, ceiling, len(rank), curves.chance(run)[1])
     point, seen, sizes = np.full(len(bins), np.nan), np.full(len(bins), np.nan), np.zeros(len(bins), int)
     resampled = np.full((len(bins), replicates), np.nan)
     for index, ranks in enumerate(bins):

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import mnemo_io
 import numpy as np
 
 MAX_WEIGHTS = 1 << 22  # elements of bootstrap weights held at once
@@ -202,6 +203,17 @@ def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.nd
     if "floor" not in entry or rank.max(initial=-1) >= len(entry["floor"]):
         return None, None
     return entry["floor"][rank], entry["ceiling"][rank]
+
+
+def names_sequences(config: dict[str, Any]) -> bool:
+    """Whether a model says which sequence it sees, and not which bit follows."""
+    return isinstance(config.get("model"), dict) and config["model"].get("objective") == "retrieval"
+
+
+def chance(run: dict[str, Any]) -> tuple[float, float]:
+    """Loss (nats) and accuracy of a guess: among 2 values of a bit, or among K whole sequences."""
+    choices = mnemo_io.num_sequences(run) if names_sequences(run["config"]) else 2
+    return float(np.log(choices)), 1 / choices
 
 
 # Presentations to a threshold -----------------------------------------------------------------------------------------

@@ -108,11 +108,6 @@ def bins_of(common: dict[int, np.ndarray], compared: Sequence[Member], edges: Se
     return [ranks for ranks in bins if ((scored >= ranks[0]) & (scored < ranks[1])).any()] or bins
 
 
-def names_sequences(config: dict[str, Any]) -> bool:
-    """Whether a model says which sequence it sees, and not which bit follows."""
-    return isinstance(config.get("model"), dict) and config["model"].get("objective") == "retrieval"
-
-
 def notes(compared: Sequence[Member], threshold: str) -> list[str]:
     """What a reader must know before comparing the members."""
     told = f"the first evaluation at which the bin's mean accuracy reaches {threshold} (> x: not by x)"
@@ -129,7 +124,7 @@ def notes(compared: Sequence[Member], threshold: str) -> list[str]:
     if len(counts) > 1:
         result.append(f"all numbers are over the {min(counts)} ranks that every run has scored")
     for member in compared:
-        if names_sequences(member["config"]):
+        if curves.names_sequences(member["config"]):
             result.append(
                 f"{member['name']}: names whole sequences (objective retrieval): chance is 1/K; no stored bits"
             )

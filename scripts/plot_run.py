@@ -21,8 +21,7 @@ import numpy as np
 METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 SIZE_INCHES, DPI = (9.0, 6.0), 150
 MARGINS = {"left": 0.085, "right": 0.80, "top": 0.865, "bottom": 0.085, "hspace": 0.08}
-CHANCE = {"loss": math.log(2.0), "accuracy": 0.5}
-LIMIT = {"loss": 0, "accuracy": 1}  # position in mnemo_io.limits
+POSITION = {"loss": 0, "accuracy": 1}  # in mnemo_io.limits and curves.chance
 SOLID = {"linewidth": 1.7}  # current sequences
 DASHED = {"linewidth": 1.1, "dashes": (3.2, 1.8), "alpha": 0.75}  # first sequences after the switch
 SWAPPED = {"linestyle": "none", "marker": "D", "markersize": 5.0, "markeredgecolor": "white"}  # swap tests
@@ -121,10 +120,10 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
     rank = columns["rank"]
     bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
     colors = bin_colors(len(bins))
-    last_step = _last_step(run, name)
+    last_step, chance = _last_step(run, name), curves.chance(run)
     _draw_train_loss(axes["loss"], run)
     for key, panel in axes.items():
-        panel.axhline(CHANCE[key], color=FAINT, linewidth=1.0, zorder=0.5)
+        panel.axhline(chance[POSITION[key]], color=FAINT, linewidth=1.0, zorder=0.5)
         _draw_limits(panel, run, name, key, bins, colors, last_step)
         if old is not None:
             _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
@@ -132,18 +131,18 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
         for swapped in swap_tests(run, name).values():
             _draw_curves(panel, swapped, slice(None), key, bins, colors, **SWAPPED)
-    _finish_axes(axes, last_step, log, _highest(columns, bins))
+    _finish_axes(axes, last_step, log, _highest(columns, bins, chance[0]))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
     _draw_legend(figure, run, name, bins, colors, old is not None)
     return figure
 
 
-def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin]) -> float:
+def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin], chance: float) -> float:
     """Top of the loss axis: the current sequences fit; what is forgotten may leave the panel."""
     means = curves.bin_mean(columns["loss"], columns["rank"], bins)
     means = means[np.isfinite(means)]
-    return 1.15 * max(float(means.max(initial=0.0)), CHANCE["loss"])
+    return 1.15 * max(float(means.max(initial=0.0)), chance)
 
 
 def _last_step(run: dict[str, Any], name: str) -> int:
@@ -176,7 +175,7 @@ def _draw_limits(
         bounds = mnemo_io.limits(run, name, phase)
         if bounds is None:
             continue
-        means = curves.bin_mean(bounds[LIMIT[key]], run["sets"][name]["rank"], bins)
+        means = curves.bin_mean(bounds[POSITION[key]], run["sets"][name]["rank"], bins)
         for value, color in zip(means, colors):
             panel.plot([start, end], [value, value], color=color, zorder=2, **DOTTED)
 

@@ -311,6 +311,13 @@ def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
 
 
+def test_figure_has_a_line_for_each_chance(make_run):
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 0, model__objective="retrieval")
+    for paths, chances in (((a,), [0.5]), ((b,), [1 / 200]), ((a, b), [1 / 200, 0.5])):
+        lines = [line for line in figure_of(*paths).axes[0].lines if line.get_zorder() == 0.5]
+        assert [line.get_ydata()[0] for line in lines] == pytest.approx(chances)
+
+
 def test_equal_runs_give_equal_figures(run_dir, tmp_path):
     for name in ("a.png", "b.png"):
         assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / name)]) == 0

@@ -144,6 +144,16 @@ def test_limits_span_their_phase(run_dir):
     assert plot_run.phase_spans(run, "novel", 2000) == []
 
 
+@pytest.mark.parametrize(("objective", "choices"), [("next_bit", 2), ("retrieval", 200)])
+def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, objective, choices):
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n  objective: {objective}\n"))
+    drawn = [
+        line.get_ydata()[0] for panel in figure_of(run_dir).axes for line in panel.lines if line.get_zorder() == 0.5
+    ]
+    assert drawn == pytest.approx([np.log(choices), 1 / choices])
+
+
 def test_first_bin_is_darkest():
     lightness = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in plot_run.bin_colors(6)]
     assert lightness == sorted(lightness)
