@@ -327,35 +327,38 @@ def number(value: Any) -> float | None:
 
 
 def write_dam(record: dict, folder: Path, name: str) -> list[str]:
-    """A DAM's record: training curve and weights at the end of the first phase; no single sequence was scored."""
+    """A DAM's record: training curve and weights at the end of the first phase; no single sequence was scored.
+
+    A log is named by the update of its phase at which it begins, a line of metrics.jsonl by that at which it ends.
+    """
     args = plain(vars(record["args"]))
-    sizes = {key: positive(args, key, "args") for key in ("N", "H", "M", "K", "BATCH_SIZE")}
+    sizes = {key: positive(args, key, "args") for key in ("N", "H", "M", "K", "BATCH_SIZE", "NUM_ITERS_PER_LOG")}
     logs = [log for log in field(record, "logs", list, "record") if isinstance(log, dict)]
     phases = [{"train": 0, "eval": 1}.get(log.get("phase")) for log in logs]
     if not logs or None in phases or sorted(phases) != phases:
         raise ValueError("logs: phase must be train, then eval, in each entry")
-    steps = [field(log, "step", int, "logs") for log in logs]
-    switch = max((step for step, phase in zip(steps, phases) if phase == 0), default=0)
+    ends = [field(log, "step", int, "logs") + sizes["NUM_ITERS_PER_LOG"] for log in logs]
+    switch = max((end for end, phase in zip(ends, phases) if phase == 0), default=0)
     switch = args["NUM_STEPS"] if isinstance(args.get("NUM_STEPS"), int) else switch
+    steps = [end + switch if phase else min(end, switch) for end, phase in zip(ends, phases)]
     config = {
         "name": "imported", "group": "imported", "run": name, "seed": None,
         "data": {"num_sequences": sizes["K"], "length": sizes["N"], "zipf_exponent": None},
         "model": {"kind": "dam", "heads": sizes["H"], "capacity": sizes["M"], "eta": number(args.get("eta")),
                   "init_std": number(args.get("INIT_STD"))},
-        "train": {"steps": steps[-1] + (switch if phases[-1] else 0), "batch_size": sizes["BATCH_SIZE"],
-                  "lr": number(args.get("lr"))},
+        "train": {"steps": steps[-1], "batch_size": sizes["BATCH_SIZE"], "lr": number(args.get("lr")),
+                  "log_every": sizes["NUM_ITERS_PER_LOG"]},
         "events": [{"kind": "switch", "at": switch, "name": "switch"}] if 1 in phases else [],
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml_text(config), encoding="utf-8")
     write_json(folder / "switches.json", [{"phase": 1, "step": switch}] if 1 in phases else [])
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
         for log, phase, step in zip(logs, phases, steps):
-            at = step + (switch if phase else 0)
-            line = {"step": at, "phase": phase, "draws": at * sizes["BATCH_SIZE"]}
+            line = {"step": step, "phase": phase, "draws": step * sizes["BATCH_SIZE"]}
             line.update(train_loss=number(log.get("loss")), train_accuracy=number(log.get("accuracy")))
             line["lr"] = number(args.get("lr"))
             file.write(json.dumps(line) + "\n")
-    last = {"step": at, "steps": at, "loss": line["train_loss"]}
+    last = {"step": steps[-1], "steps": steps[-1], "loss": line["train_loss"]}
     write_json(folder / "status.json", {"state": "done", **last})
     tensors = weights(record.get("model_state_dict"))
     if tensors:

@@ -142,7 +142,8 @@ def test_default_place_and_refusal_of_an_existing_directory(tmp_path):
 
 
 def test_a_dam_record_gives_its_training_curve(tmp_path):
-    args = argparse.Namespace(N=4, H=2, M=9, K=5, BATCH_SIZE=3, NUM_STEPS=100, eta=10.0, lr=0.01, INIT_STD=0.1)
+    args = argparse.Namespace(N=4, H=2, M=9, K=5, BATCH_SIZE=3, NUM_STEPS=100, eta=10.0, lr=0.01, INIT_STD=0.1,
+                              NUM_ITERS_PER_LOG=50)  # fmt: skip
     logs = [{"step": step, "loss": 0.5, "accuracy": np.float32(0.6), "phase": phase}
             for phase in ("train", "eval") for step in (0, 50)]  # fmt: skip
     state = {"A_logits": np.zeros((4, 2, 4), np.float32), "memory": np.ones((9, 4), np.float32)}
@@ -150,7 +151,10 @@ def test_a_dam_record_gives_its_training_curve(tmp_path):
     left_out = import_record.import_record(tmp_path / "dam.pkl", tmp_path / "dam")
     assert "single sequences" in left_out[0]
     run = mnemo_io.read_run(tmp_path / "dam")
-    assert run["metrics"]["step"].tolist() == [0, 50, 100, 150]
+    assert run["metrics"]["step"].tolist() == [50, 100, 150, 200]  # a log is named by its begin, a line by its end
+    assert run["metrics"]["draws"].tolist() == [150, 300, 450, 600]
+    assert run["config"]["train"] == {"steps": 200, "batch_size": 3, "lr": 0.01, "log_every": 50}
+    assert (run["status"]["step"], run["status"]["steps"]) == (200, 200)
     assert run["metrics"]["train_accuracy"] == pytest.approx([0.6] * 4)
     assert run["switches"] == [{"phase": 1, "step": 100}]
     assert run["snapshots"]["before_switch"]["memory"].shape == (9, 4)
