@@ -32,9 +32,11 @@ DEAD = ("pre_attn_ln.",)  # in records for a strict loader; no model uses it
 
 
 def yaml_text(config: dict[str, Any], indent: str = "") -> str:
-    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars."""
+    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars; None is left out."""
     text = ""
     for key, value in config.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -361,6 +363,8 @@ def write_dam(record: dict, folder: Path, name: str) -> list[str]:
     last = {"step": steps[-1], "steps": steps[-1], "loss": line["train_loss"]}
     write_json(folder / "status.json", {"state": "done", **last})
     tensors = weights(record.get("model_state_dict"))
+    if "memory" in tensors:
+        tensors["memory"] = (tensors["memory"] > 0).astype(np.uint8)  # of -1 and 1
     if tensors:
         (folder / "snapshots").mkdir()
         (folder / "snapshots/before_switch.safetensors").write_bytes(safetensors_bytes(tensors))
@@ -375,6 +379,12 @@ def import_record(path: mnemo_io.PathLike, folder: mnemo_io.PathLike) -> list[st
     """Writes the run directory `folder`, which must not exist, in one move; returns what had to be left out."""
     path, folder = Path(path), Path(folder)
     record = notebook_io.read_record(path)
+    if isinstance(record, dict) and "sequences" in record and "logs" not in record:
+        stem = re.sub("(_all)?_sequences$", "", path.stem)
+        name = next(
+            (f"{stem}{end}" for end in (".pkl", ".pt") if path.with_name(f"{stem}{end}").is_file()), f"{stem}.pkl"
+        )
+        raise ValueError(f"{path}: is the sequences file of a record; import the record itself, {name}")
     beside = notebook_io.sequences_file(path)
     sequences = notebook_io.read_record(beside) if beside else None
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -420,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what in import_record(arguments.record, folder):
         print(f"left out: {what}")
     print(f"results: {folder}")
-    print(f"next:    mnemo compare {folder}")
+    print(f"next:    mnemo {'compare' if (folder / 'eval').is_dir() else 'show'} {folder}")
     return 0
 
 
