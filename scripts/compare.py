@@ -9,6 +9,7 @@ a bin, E bins, P phases, B bootstrap replicates.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import sys
@@ -26,6 +27,7 @@ from members import Member
 Rows = list  # of dicts with equal keys: a table
 
 MOMENTS = ("start", "before", "end")
+OTHER_TASK = "one names whole sequences (objective retrieval), the other predicts bits"
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -192,9 +194,11 @@ def compare(
             f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
         )
     tables["switches"] = _switch_rows(tables["bins"])
-    for index, (name, seeds) in enumerate(all_seeds):
-        for other, others in all_seeds[index + 1 :]:
+    for (member, (name, seeds)), (peer, (other, others)) in itertools.combinations(zip(compared, all_seeds), 2):
+        if members.same_task(member, peer):
             tables["distances"] += distance_rows(name, seeds, other, others, bins)
+        else:
+            result["notes"].append(f"no distance of {name} from {other}: {OTHER_TASK}")
     order = {member["name"]: index for index, member in enumerate(compared)}
     tables["bins"].sort(key=lambda row: (row["first_rank"], row["phase"], order[row["run"]]))
     tables["switches"].sort(key=lambda row: (row["first_rank"], row["switch"], order[row["run"]]))
@@ -317,6 +321,9 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
     said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
     wanted, varying, rows = of(target), members.differing_settings(candidates), []
     for member in candidates:
+        if not members.same_task(target, member):
+            said.append(f"left out: {member['name']}: {OTHER_TASK}")
+            continue
         try:
             found = of(member)
         except ValueError as error:  # a sweep may hold a run that has not begun

@@ -108,6 +108,11 @@ def bins_of(common: dict[int, np.ndarray], compared: Sequence[Member], edges: Se
     return [ranks for ranks in bins if ((scored >= ranks[0]) & (scored < ranks[1])).any()] or bins
 
 
+def same_task(a: Member, b: Member) -> bool:
+    """Whether accuracies of both are of the same thing: of bits, or of whole sequences."""
+    return curves.names_sequences(a["config"]) == curves.names_sequences(b["config"])
+
+
 def notes(compared: Sequence[Member], threshold: str) -> list[str]:
     """What a reader must know before comparing the members."""
     told = f"the first evaluation at which the bin's mean accuracy reaches {threshold} (> x: not by x)"

@@ -243,6 +243,18 @@ def test_against_leaves_the_run_itself_out_and_wants_one_run(make_run, capsys):
     assert any(note.startswith("left out: ") and "group/c" in note for note in result["notes"])
 
 
+def test_runs_of_bits_and_of_whole_sequences_have_no_distance(make_run, capsys):
+    target = reseed(make_run("target"), 0)
+    bits = reseed(make_run("sweep/bits"), 1, model__heads=8)
+    whole = reseed(make_run("sweep/whole"), 0, model__objective="retrieval")
+    result = result_of(capsys, target, "--against", target.parent / "sweep")
+    assert [row["run"] for row in result["ranking"]] == ["bits"]
+    assert any(note.startswith("left out: whole: one names whole sequences") for note in result["notes"])
+    result = result_of(capsys, target, bits, whole)
+    assert {(row["run"], row["other"]) for row in result["distances"]} == {("target", "bits")}
+    assert sum(note.startswith("no distance of") for note in result["notes"]) == 2
+
+
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
