@@ -8,6 +8,7 @@ Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the sam
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ MARGINS = {"left": 0.085, "right": 0.80, "top": 0.865, "bottom": 0.085, "hspace"
 POSITION = {"loss": 0, "accuracy": 1}  # in mnemo_io.limits and curves.chance
 SOLID = {"linewidth": 1.7}  # current sequences
 DASHED = {"linewidth": 1.1, "dashes": (3.2, 1.8), "alpha": 0.75}  # first sequences after the switch
-SWAPPED = {"linestyle": "none", "marker": "D", "markersize": 5.0, "markeredgecolor": "white"}  # swap tests
+SWAPPED = {"linestyle": "none", "markersize": 6.0, "markeredgecolor": "white"}  # swap tests
+MARKERS = "Ds^vPX"  # of each in turn
 DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.6))}  # Bayes limits
 INK, GREY, FAINT = "#222222", "#8a8a8a", "#c4c4c4"
 STYLE = {
@@ -129,8 +131,8 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
             _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
         for rows in segments(run, name):
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
-        for swapped in swap_tests(run, name).values():
-            _draw_curves(panel, swapped, slice(None), key, bins, colors, **SWAPPED)
+        for marker, swapped in zip(itertools.cycle(MARKERS), swap_tests(run, name).values()):
+            _draw_curves(panel, swapped, slice(None), key, bins, colors, marker=marker, **SWAPPED)
     _finish_axes(axes, last_step, log, _highest(columns, bins, chance[0]))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
@@ -251,8 +253,9 @@ def _draw_legend(
     if has_old:
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
-    for event in swap_tests(run, name):
-        handles.append(Line2D([], [], color=INK, label=_cut(f"{event}: first" if has_old else event, 24), **SWAPPED))
+    for marker, event in zip(itertools.cycle(MARKERS), swap_tests(run, name)):
+        label = _cut(f"{event}: first" if has_old else event, 24)
+        handles.append(Line2D([], [], color=INK, marker=marker, label=label, **SWAPPED))
     if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
         handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
     if len(run["metrics"]["step"]):

@@ -144,6 +144,18 @@ def test_limits_span_their_phase(run_dir):
     assert plot_run.phase_spans(run, "novel", 2000) == []
 
 
+def test_each_swap_test_has_its_own_marker(run_dir):
+    events = [f"swap_{index}" for index in range(3)]
+    for event in events:
+        write_set(run_dir / f"eval/{event}.phase_0", [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
+    figure = figure_of(run_dir)
+    handles = zip(figure.legends[0].legend_handles, labels(figure))
+    legend = {label.split(":")[0]: handle.get_marker() for handle, label in handles if label.startswith("swap")}
+    drawn = {line.get_marker() for line in figure.axes[1].lines if line.get_linestyle() == "None"}
+    assert list(legend) == events
+    assert set(legend.values()) == drawn and len(drawn) == 3
+
+
 @pytest.mark.parametrize(("objective", "choices"), [("next_bit", 2), ("retrieval", 200)])
 def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, objective, choices):
     config = run_dir / "config.yaml"
@@ -180,7 +192,7 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
     accuracy = np.load(folder / "accuracy.npy")
     for name in ("train", "phase_0"):
         figure = figure_of(run_dir, name)
-        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.SWAPPED["marker"]]
+        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.MARKERS[0]]
         assert [line.get_xdata().tolist() for line in marked] == [[2000]] * 3
         expected = accuracy[0, :10:10] if name == "train" else accuracy[0, :10]
         assert marked[-1].get_ydata()[0] == pytest.approx(expected.mean())
