@@ -346,15 +346,8 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def parse_edges(text: str) -> list[int]:
-    """`0,10,100` as numbers; argparse reports the ValueError."""
-    edges = [int(word) for word in text.split(",")]
-    curves.rank_bins(max(edges) + 1, edges)
-    return edges
-
-
 def checked_threshold(text: str) -> str:
-    """A threshold as typed; argparse reports the ValueError."""
+    """A threshold as typed; ValueError says what is wrong."""
     curves.parse_threshold(text)
     return text
 
@@ -379,9 +372,18 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
     parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
     parser.add_argument(
-        "--threshold", metavar="T", default="ceiling:0.9", type=checked_threshold, help="ceiling:SHARE or an accuracy"
+        "--threshold",
+        metavar="T",
+        default="ceiling:0.9",
+        type=mnemo_io.argument(checked_threshold),
+        help="ceiling:SHARE or an accuracy",
     )
-    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument(
+        "--bins",
+        metavar="A,B,...",
+        type=mnemo_io.argument(curves.parse_edges),
+        help="edges of rank bins (default 0,10,100,...)",
+    )
     parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
     parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")

@@ -37,6 +37,18 @@ def rank_bins(num_sequences: int, edges: Sequence[int] | None = None) -> list[Bi
     return [(start, min(end, num_sequences)) for start, end in zip(starts, edges[1:])]
 
 
+def parse_edges(text: str, most: int | None = None) -> list[int]:
+    """`0,10,100` as edges of at most `most` bins; ValueError says what is wrong."""
+    try:
+        edges = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"bin edges must be ranks such as 0,10,100, got {text!r}") from None
+    count = len(rank_bins(max(edges) + 1, edges))
+    if most is not None and count > most:
+        raise ValueError(f"at most {most} bins can be told apart, got {count}")
+    return edges
+
+
 def bin_label(ranks: Bin) -> str:
     """`ranks 0-9` or `rank 0`."""
     first, end = ranks
@@ -222,7 +234,10 @@ def chance(run: dict[str, Any]) -> tuple[float, float]:
 def parse_threshold(text: str) -> tuple[bool, float]:
     """`ceiling:0.9` as (True, .9): a share of the way from chance to the ceiling; `0.9` as (False, .9): an accuracy."""
     relative = text.startswith("ceiling:")
-    value = float(text[len("ceiling:") :] if relative else text)
+    try:
+        value = float(text[len("ceiling:") :] if relative else text)
+    except ValueError:
+        value = np.nan
     if not 0.0 < value <= 1.0:
         raise ValueError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
     return relative, value

@@ -278,14 +278,6 @@ def save(figure: Any, path: Path) -> None:
     )
 
 
-def parse_edges(text: str) -> list[int]:
-    """`0,10,100` as numbers; argparse reports the ValueError."""
-    edges = [int(word) for word in text.split(",")]
-    if len(curves.rank_bins(max(edges) + 1, edges)) > MAX_BINS:
-        raise ValueError
-    return edges
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="plot_run.py",
@@ -303,7 +295,8 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
     parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
-    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    bin_edges = mnemo_io.argument(lambda text: curves.parse_edges(text, MAX_BINS))
+    parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
     return parser
 

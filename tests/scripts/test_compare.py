@@ -290,6 +290,18 @@ def test_refusals_name_the_reason(run_dir, tmp_path):
     assert call(run_dir).returncode == 65
 
 
+def test_wrong_arguments_are_explained(run_dir, capsys):
+    threshold = "a threshold is ceiling:SHARE or an accuracy, in (0, 1]"
+    for option, value, said in (
+        ("--threshold", "ceiling:-1", threshold),
+        ("--threshold", "much", threshold),
+        ("--bins", "5,3", "at least two rising ranks"),
+    ):
+        with pytest.raises(SystemExit):
+            compare.main([str(run_dir), option, value])
+        assert said in capsys.readouterr().err
+
+
 def test_a_run_without_an_evaluation_says_so(make_run):
     run_dir = make_run()
     (run_dir / "eval").rename(run_dir / "elsewhere")

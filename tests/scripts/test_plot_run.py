@@ -73,6 +73,15 @@ def test_wrong_bins(run_dir, bins):
     assert not (run_dir / "figure.png").exists()
 
 
+def test_wrong_bins_are_explained(run_dir, capsys):
+    wrong = {"5,3": "at least two rising ranks", "a,b": "must be ranks such as 0,10,100, got 'a,b'",
+             ",".join(map(str, range(60))): "at most 20 bins can be told apart, got 59"}  # fmt: skip
+    for bins, said in wrong.items():
+        with pytest.raises(SystemExit):
+            plot_run.main([str(run_dir), "--bins", bins])
+        assert said in capsys.readouterr().err
+
+
 def test_wrong_set_and_format(run_dir, capsys):
     assert plot_run.main([str(run_dir), "--set", "phase_7"]) == 64
     assert plot_run.main([str(run_dir), "-o", "figure.jpeg"]) == 64
