@@ -11,6 +11,7 @@ import argparse
 import itertools
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ STYLE = {
 }  # fmt: skip
 FEW_ROWS = 2  # curves with so few rows get markers
 MAX_BINS = 20
+NO_BREAK = "\u00a0"  # a space at which no line is broken
 
 
 def bin_colors(count: int) -> list[Any]:
@@ -228,12 +230,18 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
 
 
 def _draw_title(figure: Any, run: dict[str, Any]) -> None:
-    """Name and settings in two lines over the whole figure; what is too long is cut."""
+    """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
     name, settings = mnemo_io.run_name(run), mnemo_io.settings_line(run, " · ")
     state = run["status"].get("state")
     name += f"   ({state})" if isinstance(state, str) and state != "done" else ""
     figure.text(0.014, 0.962, _cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
-    figure.text(0.014, 0.922, _cut(settings, 140), va="center", fontsize=8, color="#555555")
+    figure.text(0.014, 0.92, _lines(settings, 130), va="center", fontsize=8, color="#555555")
+
+
+def _lines(settings: str, length: int) -> str:
+    """At most two lines, broken between settings alone."""
+    bound = settings.replace(" ", NO_BREAK).replace(f"{NO_BREAK}·{NO_BREAK}", f"{NO_BREAK}· ")
+    return "\n".join(textwrap.wrap(bound, length, max_lines=2, placeholder="...", break_on_hyphens=False))
 
 
 def _cut(text: str, length: int) -> str:

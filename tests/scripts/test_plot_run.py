@@ -195,6 +195,20 @@ def test_legend_and_titles_stay_inside_and_apart(run_dir):
     assert all(box.y0 >= legend.y1 for box in texts)
 
 
+def test_settings_that_fill_a_line_go_on_in_a_second(run_dir):
+    config = run_dir / "config.yaml"
+    more = "".join(f"  a_setting_{index}: {index}\n" for index in range(8))
+    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n{more}"))
+    figure = figure_of(run_dir)
+    first, second = figure.texts[1].get_text().replace("\u00a0", " ").split("\n")
+    settings = mnemo_io.settings_line(mnemo_io.read_run(run_dir), " · ")
+    assert f"{first} {second}" == settings and first.endswith(" ·")
+    FigureCanvasAgg(figure).draw()
+    name, box = (text.get_window_extent() for text in figure.texts)
+    assert box.x1 <= figure.bbox.x1 and not name.overlaps(box)
+    assert box.y0 >= figure.legends[0].get_window_extent().y1
+
+
 def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path):
     folder = run_dir / "eval/swap_mlp.phase_0"
     write_set(folder, [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
