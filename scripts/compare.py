@@ -9,6 +9,7 @@ a bin, E bins, P phases, B bootstrap replicates.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import sys
@@ -26,6 +27,7 @@ from members import Member
 Rows = list  # of dicts with equal keys: a table
 
 MOMENTS = ("start", "before", "end")
+OTHER_TASK = "one names whole sequences (objective retrieval), the other predicts bits"
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -39,11 +41,6 @@ def predictions(run: dict[str, Any]) -> int:
     if not isinstance(length, int):
         raise ValueError(f"{run['path']}: neither data.length nor sequences say how long a sequence is")
     return length if mnemo_io.section(run, "model").get("positions") == "from_0" else length - 1
-
-
-def chance(run: dict[str, Any]) -> float:
-    """Accuracy of a guess: 1/2 of a bit, 1/K of a whole sequence."""
-    return 1 / mnemo_io.num_sequences(run) if members.names_sequences(run["config"]) else 0.5
 
 
 def num_parameters(run: dict[str, Any]) -> float:
@@ -94,7 +91,7 @@ def measure(
 
 
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
-    rank, numbers, whole = columns["rank"], {}, members.names_sequences(run["config"])  # then a loss is of no bit
+    rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run["config"])  # then a loss is of no bit
     unknown, bits = np.full(len(rank), np.nan), (predictions(run), mnemo_io.num_sequences(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
         accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
@@ -122,7 +119,7 @@ def _presentations(
     ceiling = curves.limits(run["theory"], rank, phase)[1]
     if ceiling is not None:
         check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
-    target = curves.target_accuracy(threshold, ceiling, len(rank), chance(run))
+    target = curves.target_accuracy(threshold, ceiling, len(rank), curves.chance(run)[1])
     point, seen, sizes = np.full(len(bins), np.nan), np.full(len(bins), np.nan), np.zeros(len(bins), int)
     resampled = np.full((len(bins), replicates), np.nan)
     for index, ranks in enumerate(bins):
@@ -197,9 +194,11 @@ def compare(
             f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
         )
     tables["switches"] = _switch_rows(tables["bins"])
-    for index, (name, seeds) in enumerate(all_seeds):
-        for other, others in all_seeds[index + 1 :]:
+    for (member, (name, seeds)), (peer, (other, others)) in itertools.combinations(zip(compared, all_seeds), 2):
+        if members.same_task(member, peer):
             tables["distances"] += distance_rows(name, seeds, other, others, bins)
+        else:
+            result["notes"].append(f"no distance of {name} from {other}: {OTHER_TASK}")
     order = {member["name"]: index for index, member in enumerate(compared)}
     tables["bins"].sort(key=lambda row: (row["first_rank"], row["phase"], order[row["run"]]))
     tables["switches"].sort(key=lambda row: (row["first_rank"], row["switch"], order[row["run"]]))
@@ -322,6 +321,9 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
     said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
     wanted, varying, rows = of(target), members.differing_settings(candidates), []
     for member in candidates:
+        if not members.same_task(target, member):
+            said.append(f"left out: {member['name']}: {OTHER_TASK}")
+            continue
         try:
             found = of(member)
         except ValueError as error:  # a sweep may hold a run that has not begun
@@ -344,15 +346,8 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def parse_edges(text: str) -> list[int]:
-    """`0,10,100` as numbers; argparse reports the ValueError."""
-    edges = [int(word) for word in text.split(",")]
-    curves.rank_bins(max(edges) + 1, edges)
-    return edges
-
-
 def checked_threshold(text: str) -> str:
-    """A threshold as typed; argparse reports the ValueError."""
+    """A threshold as typed; ValueError says what is wrong."""
     curves.parse_threshold(text)
     return text
 
@@ -377,9 +372,18 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
     parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
     parser.add_argument(
-        "--threshold", metavar="T", default="ceiling:0.9", type=checked_threshold, help="ceiling:SHARE or an accuracy"
+        "--threshold",
+        metavar="T",
+        default="ceiling:0.9",
+        type=mnemo_io.argument(checked_threshold),
+        help="ceiling:SHARE or an accuracy",
     )
-    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument(
+        "--bins",
+        metavar="A,B,...",
+        type=mnemo_io.argument(curves.parse_edges),
+        help="edges of rank bins (default 0,10,100,...)",
+    )
     parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
     parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")

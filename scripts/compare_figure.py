@@ -53,7 +53,8 @@ def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[cu
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     colors = plot_run.bin_colors(len(bins))
     for phase, panel in enumerate(panels):
-        panel.axhline(0.5, color=plot_run.FAINT, linewidth=1.0, zorder=0.5)
+        for chance in sorted({curves.chance(run)[1] for seeds in runs for run in seeds}):
+            panel.axhline(chance, color=plot_run.FAINT, linewidth=1.0, zorder=0.5)
         for seeds, dashes in zip(runs, DASHES):
             for run in seeds:
                 _draw_run(panel, run, phase, bins, colors, dashes, 1.7 if len(seeds) == 1 else 1.0)

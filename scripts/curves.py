@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import mnemo_io
 import numpy as np
 
 MAX_WEIGHTS = 1 << 22  # elements of bootstrap weights held at once
@@ -34,6 +35,18 @@ def rank_bins(num_sequences: int, edges: Sequence[int] | None = None) -> list[Bi
         raise ValueError(f"bin edges must be at least two rising ranks >= 0, got {list(edges)}")
     starts = [edge for edge in edges[:-1] if edge < num_sequences]
     return [(start, min(end, num_sequences)) for start, end in zip(starts, edges[1:])]
+
+
+def parse_edges(text: str, most: int | None = None) -> list[int]:
+    """`0,10,100` as edges of at most `most` bins; ValueError says what is wrong."""
+    try:
+        edges = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"bin edges must be ranks such as 0,10,100, got {text!r}") from None
+    count = len(rank_bins(max(edges) + 1, edges))
+    if most is not None and count > most:
+        raise ValueError(f"at most {most} bins can be told apart, got {count}")
+    return edges
 
 
 def bin_label(ranks: Bin) -> str:
@@ -204,13 +217,27 @@ def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.nd
     return entry["floor"][rank], entry["ceiling"][rank]
 
 
+def names_sequences(config: dict[str, Any]) -> bool:
+    """Whether a model says which sequence it sees, and not which bit follows."""
+    return isinstance(config.get("model"), dict) and config["model"].get("objective") == "retrieval"
+
+
+def chance(run: dict[str, Any]) -> tuple[float, float]:
+    """Loss (nats) and accuracy of a guess: among 2 values of a bit, or among K whole sequences."""
+    choices = mnemo_io.num_sequences(run) if names_sequences(run["config"]) else 2
+    return float(np.log(choices)), 1 / choices
+
+
 # Presentations to a threshold -----------------------------------------------------------------------------------------
 
 
 def parse_threshold(text: str) -> tuple[bool, float]:
     """`ceiling:0.9` as (True, .9): a share of the way from chance to the ceiling; `0.9` as (False, .9): an accuracy."""
     relative = text.startswith("ceiling:")
-    value = float(text[len("ceiling:") :] if relative else text)
+    try:
+        value = float(text[len("ceiling:") :] if relative else text)
+    except ValueError:
+        value = np.nan
     if not 0.0 < value <= 1.0:
         raise ValueError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
     return relative, value

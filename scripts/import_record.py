@@ -32,9 +32,11 @@ DEAD = ("pre_attn_ln.",)  # in records for a strict loader; no model uses it
 
 
 def yaml_text(config: dict[str, Any], indent: str = "") -> str:
-    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars."""
+    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars; None is left out."""
     text = ""
     for key, value in config.items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -327,37 +329,42 @@ def number(value: Any) -> float | None:
 
 
 def write_dam(record: dict, folder: Path, name: str) -> list[str]:
-    """A DAM's record: training curve and weights at the end of the first phase; no single sequence was scored."""
+    """A DAM's record: training curve and weights at the end of the first phase; no single sequence was scored.
+
+    A log is named by the update of its phase at which it begins, a line of metrics.jsonl by that at which it ends.
+    """
     args = plain(vars(record["args"]))
-    sizes = {key: positive(args, key, "args") for key in ("N", "H", "M", "K", "BATCH_SIZE")}
+    sizes = {key: positive(args, key, "args") for key in ("N", "H", "M", "K", "BATCH_SIZE", "NUM_ITERS_PER_LOG")}
     logs = [log for log in field(record, "logs", list, "record") if isinstance(log, dict)]
     phases = [{"train": 0, "eval": 1}.get(log.get("phase")) for log in logs]
     if not logs or None in phases or sorted(phases) != phases:
         raise ValueError("logs: phase must be train, then eval, in each entry")
-    steps = [field(log, "step", int, "logs") for log in logs]
-    switch = max((step for step, phase in zip(steps, phases) if phase == 0), default=0)
+    ends = [field(log, "step", int, "logs") + sizes["NUM_ITERS_PER_LOG"] for log in logs]
+    switch = max((end for end, phase in zip(ends, phases) if phase == 0), default=0)
     switch = args["NUM_STEPS"] if isinstance(args.get("NUM_STEPS"), int) else switch
+    steps = [end + switch if phase else min(end, switch) for end, phase in zip(ends, phases)]
     config = {
         "name": "imported", "group": "imported", "run": name, "seed": None,
         "data": {"num_sequences": sizes["K"], "length": sizes["N"], "zipf_exponent": None},
         "model": {"kind": "dam", "heads": sizes["H"], "capacity": sizes["M"], "eta": number(args.get("eta")),
                   "init_std": number(args.get("INIT_STD"))},
-        "train": {"steps": steps[-1] + (switch if phases[-1] else 0), "batch_size": sizes["BATCH_SIZE"],
-                  "lr": number(args.get("lr"))},
+        "train": {"steps": steps[-1], "batch_size": sizes["BATCH_SIZE"], "lr": number(args.get("lr")),
+                  "log_every": sizes["NUM_ITERS_PER_LOG"]},
         "events": [{"kind": "switch", "at": switch, "name": "switch"}] if 1 in phases else [],
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml_text(config), encoding="utf-8")
     write_json(folder / "switches.json", [{"phase": 1, "step": switch}] if 1 in phases else [])
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
         for log, phase, step in zip(logs, phases, steps):
-            at = step + (switch if phase else 0)
-            line = {"step": at, "phase": phase, "draws": at * sizes["BATCH_SIZE"]}
+            line = {"step": step, "phase": phase, "draws": step * sizes["BATCH_SIZE"]}
             line.update(train_loss=number(log.get("loss")), train_accuracy=number(log.get("accuracy")))
             line["lr"] = number(args.get("lr"))
             file.write(json.dumps(line) + "\n")
-    last = {"step": at, "steps": at, "loss": line["train_loss"]}
+    last = {"step": steps[-1], "steps": steps[-1], "loss": line["train_loss"]}
     write_json(folder / "status.json", {"state": "done", **last})
     tensors = weights(record.get("model_state_dict"))
+    if "memory" in tensors:
+        tensors["memory"] = (tensors["memory"] > 0).astype(np.uint8)  # of -1 and 1
     if tensors:
         (folder / "snapshots").mkdir()
         (folder / "snapshots/before_switch.safetensors").write_bytes(safetensors_bytes(tensors))
@@ -372,6 +379,12 @@ def import_record(path: mnemo_io.PathLike, folder: mnemo_io.PathLike) -> list[st
     """Writes the run directory `folder`, which must not exist, in one move; returns what had to be left out."""
     path, folder = Path(path), Path(folder)
     record = notebook_io.read_record(path)
+    if isinstance(record, dict) and "sequences" in record and "logs" not in record:
+        stem = re.sub("(_all)?_sequences$", "", path.stem)
+        name = next(
+            (f"{stem}{end}" for end in (".pkl", ".pt") if path.with_name(f"{stem}{end}").is_file()), f"{stem}.pkl"
+        )
+        raise ValueError(f"{path}: is the sequences file of a record; import the record itself, {name}")
     beside = notebook_io.sequences_file(path)
     sequences = notebook_io.read_record(beside) if beside else None
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -417,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what in import_record(arguments.record, folder):
         print(f"left out: {what}")
     print(f"results: {folder}")
-    print(f"next:    mnemo compare {folder}")
+    print(f"next:    mnemo {'compare' if (folder / 'eval').is_dir() else 'show'} {folder}")
     return 0
 
 

@@ -108,9 +108,9 @@ def bins_of(common: dict[int, np.ndarray], compared: Sequence[Member], edges: Se
     return [ranks for ranks in bins if ((scored >= ranks[0]) & (scored < ranks[1])).any()] or bins
 
 
-def names_sequences(config: dict[str, Any]) -> bool:
-    """Whether a model says which sequence it sees, and not which bit follows."""
-    return isinstance(config.get("model"), dict) and config["model"].get("objective") == "retrieval"
+def same_task(a: Member, b: Member) -> bool:
+    """Whether accuracies of both are of the same thing: of bits, or of whole sequences."""
+    return curves.names_sequences(a["config"]) == curves.names_sequences(b["config"])
 
 
 def notes(compared: Sequence[Member], threshold: str) -> list[str]:
@@ -129,7 +129,7 @@ def notes(compared: Sequence[Member], threshold: str) -> list[str]:
     if len(counts) > 1:
         result.append(f"all numbers are over the {min(counts)} ranks that every run has scored")
     for member in compared:
-        if names_sequences(member["config"]):
+        if curves.names_sequences(member["config"]):
             result.append(
                 f"{member['name']}: names whole sequences (objective retrieval): chance is 1/K; no stored bits"
             )

@@ -726,6 +726,18 @@ def _summary_row(run: dict[str, Any], name: str, width: int) -> str:
     return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}"
 
 
+def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` as a type for argparse, which would else name the function where its ValueError has the reason."""
+
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """`parser.parse_args` that exits with 64, as all of mnemo does, on a usage error."""
     try:

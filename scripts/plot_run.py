@@ -8,8 +8,10 @@ Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the sam
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,11 @@ import numpy as np
 METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 SIZE_INCHES, DPI = (9.0, 6.0), 150
 MARGINS = {"left": 0.085, "right": 0.80, "top": 0.865, "bottom": 0.085, "hspace": 0.08}
-CHANCE = {"loss": math.log(2.0), "accuracy": 0.5}
-LIMIT = {"loss": 0, "accuracy": 1}  # position in mnemo_io.limits
+POSITION = {"loss": 0, "accuracy": 1}  # in mnemo_io.limits and curves.chance
 SOLID = {"linewidth": 1.7}  # current sequences
 DASHED = {"linewidth": 1.1, "dashes": (3.2, 1.8), "alpha": 0.75}  # first sequences after the switch
-SWAPPED = {"linestyle": "none", "marker": "D", "markersize": 5.0, "markeredgecolor": "white"}  # swap tests
+SWAPPED = {"linestyle": "none", "markersize": 6.0, "markeredgecolor": "white"}  # swap tests
+MARKERS = "Ds^vPX"  # of each in turn
 DOTTED = {"linewidth": 1.0, "linestyle": (0, (1, 1.6))}  # Bayes limits
 INK, GREY, FAINT = "#222222", "#8a8a8a", "#c4c4c4"
 STYLE = {
@@ -36,6 +38,7 @@ STYLE = {
 }  # fmt: skip
 FEW_ROWS = 2  # curves with so few rows get markers
 MAX_BINS = 20
+NO_BREAK = "\u00a0"  # a space at which no line is broken
 
 
 def bin_colors(count: int) -> list[Any]:
@@ -121,29 +124,29 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
     rank = columns["rank"]
     bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
     colors = bin_colors(len(bins))
-    last_step = _last_step(run, name)
+    last_step, chance = _last_step(run, name), curves.chance(run)
     _draw_train_loss(axes["loss"], run)
     for key, panel in axes.items():
-        panel.axhline(CHANCE[key], color=FAINT, linewidth=1.0, zorder=0.5)
+        panel.axhline(chance[POSITION[key]], color=FAINT, linewidth=1.0, zorder=0.5)
         _draw_limits(panel, run, name, key, bins, colors, last_step)
         if old is not None:
             _draw_curves(panel, old, slice(None), key, bins, colors, **DASHED)
         for rows in segments(run, name):
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
-        for swapped in swap_tests(run, name).values():
-            _draw_curves(panel, swapped, slice(None), key, bins, colors, **SWAPPED)
-    _finish_axes(axes, last_step, log, _highest(columns, bins))
+        for marker, swapped in zip(itertools.cycle(MARKERS), swap_tests(run, name).values()):
+            _draw_curves(panel, swapped, slice(None), key, bins, colors, marker=marker, **SWAPPED)
+    _finish_axes(axes, last_step, log, _highest(columns, bins, chance[0]))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
     _draw_legend(figure, run, name, bins, colors, old is not None)
     return figure
 
 
-def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin]) -> float:
+def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin], chance: float) -> float:
     """Top of the loss axis: the current sequences fit; what is forgotten may leave the panel."""
     means = curves.bin_mean(columns["loss"], columns["rank"], bins)
     means = means[np.isfinite(means)]
-    return 1.15 * max(float(means.max(initial=0.0)), CHANCE["loss"])
+    return 1.15 * max(float(means.max(initial=0.0)), chance)
 
 
 def _last_step(run: dict[str, Any], name: str) -> int:
@@ -176,7 +179,7 @@ def _draw_limits(
         bounds = mnemo_io.limits(run, name, phase)
         if bounds is None:
             continue
-        means = curves.bin_mean(bounds[LIMIT[key]], run["sets"][name]["rank"], bins)
+        means = curves.bin_mean(bounds[POSITION[key]], run["sets"][name]["rank"], bins)
         for value, color in zip(means, colors):
             panel.plot([start, end], [value, value], color=color, zorder=2, **DOTTED)
 
@@ -227,12 +230,18 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
 
 
 def _draw_title(figure: Any, run: dict[str, Any]) -> None:
-    """Name and settings in two lines over the whole figure; what is too long is cut."""
+    """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
     name, settings = mnemo_io.run_name(run), mnemo_io.settings_line(run, " · ")
     state = run["status"].get("state")
     name += f"   ({state})" if isinstance(state, str) and state != "done" else ""
     figure.text(0.014, 0.962, _cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
-    figure.text(0.014, 0.922, _cut(settings, 140), va="center", fontsize=8, color="#555555")
+    figure.text(0.014, 0.92, _lines(settings, 130), va="center", fontsize=8, color="#555555")
+
+
+def _lines(settings: str, length: int) -> str:
+    """At most two lines, broken between settings alone."""
+    bound = settings.replace(" ", NO_BREAK).replace(f"{NO_BREAK}·{NO_BREAK}", f"{NO_BREAK}· ")
+    return "\n".join(textwrap.wrap(bound, length, max_lines=2, placeholder="...", break_on_hyphens=False))
 
 
 def _cut(text: str, length: int) -> str:
@@ -252,8 +261,9 @@ def _draw_legend(
     if has_old:
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
-    for event in swap_tests(run, name):
-        handles.append(Line2D([], [], color=INK, label=_cut(f"{event}: first" if has_old else event, 24), **SWAPPED))
+    for marker, event in zip(itertools.cycle(MARKERS), swap_tests(run, name)):
+        label = _cut(f"{event}: first" if has_old else event, 24)
+        handles.append(Line2D([], [], color=INK, marker=marker, label=label, **SWAPPED))
     if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
         handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
     if len(run["metrics"]["step"]):
@@ -276,14 +286,6 @@ def save(figure: Any, path: Path) -> None:
     )
 
 
-def parse_edges(text: str) -> list[int]:
-    """`0,10,100` as numbers; argparse reports the ValueError."""
-    edges = [int(word) for word in text.split(",")]
-    if len(curves.rank_bins(max(edges) + 1, edges)) > MAX_BINS:
-        raise ValueError
-    return edges
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="plot_run.py",
@@ -301,7 +303,8 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
     parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
-    parser.add_argument("--bins", metavar="A,B,...", type=parse_edges, help="edges of rank bins (default 0,10,100,...)")
+    bin_edges = mnemo_io.argument(lambda text: curves.parse_edges(text, MAX_BINS))
+    parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
     return parser
 

@@ -243,6 +243,18 @@ def test_against_leaves_the_run_itself_out_and_wants_one_run(make_run, capsys):
     assert any(note.startswith("left out: ") and "group/c" in note for note in result["notes"])
 
 
+def test_runs_of_bits_and_of_whole_sequences_have_no_distance(make_run, capsys):
+    target = reseed(make_run("target"), 0)
+    bits = reseed(make_run("sweep/bits"), 1, model__heads=8)
+    whole = reseed(make_run("sweep/whole"), 0, model__objective="retrieval")
+    result = result_of(capsys, target, "--against", target.parent / "sweep")
+    assert [row["run"] for row in result["ranking"]] == ["bits"]
+    assert any(note.startswith("left out: whole: one names whole sequences") for note in result["notes"])
+    result = result_of(capsys, target, bits, whole)
+    assert {(row["run"], row["other"]) for row in result["distances"]} == {("target", "bits")}
+    assert sum(note.startswith("no distance of") for note in result["notes"]) == 2
+
+
 # Output ---------------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +290,18 @@ def test_refusals_name_the_reason(run_dir, tmp_path):
     assert call(run_dir).returncode == 65
 
 
+def test_wrong_arguments_are_explained(run_dir, capsys):
+    threshold = "a threshold is ceiling:SHARE or an accuracy, in (0, 1]"
+    for option, value, said in (
+        ("--threshold", "ceiling:-1", threshold),
+        ("--threshold", "much", threshold),
+        ("--bins", "5,3", "at least two rising ranks"),
+    ):
+        with pytest.raises(SystemExit):
+            compare.main([str(run_dir), option, value])
+        assert said in capsys.readouterr().err
+
+
 def test_a_run_without_an_evaluation_says_so(make_run):
     run_dir = make_run()
     (run_dir / "eval").rename(run_dir / "elsewhere")
@@ -309,6 +333,13 @@ def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     FigureCanvasAgg(figure).draw()
     assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
     assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
+
+
+def test_figure_has_a_line_for_each_chance(make_run):
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 0, model__objective="retrieval")
+    for paths, chances in (((a,), [0.5]), ((b,), [1 / 200]), ((a, b), [1 / 200, 0.5])):
+        lines = [line for line in figure_of(*paths).axes[0].lines if line.get_zorder() == 0.5]
+        assert [line.get_ydata()[0] for line in lines] == pytest.approx(chances)
 
 
 def test_equal_runs_give_equal_figures(run_dir, tmp_path):

@@ -13,6 +13,7 @@ from synthetic_run import safetensors_bytes, yaml_text
 
 import export_check  # isort: skip
 import export_dam  # isort: skip
+import import_record  # isort: skip
 
 N, H, M, K, STEPS, SWITCH, LOG_EVERY = 5, 2, 7, 4, 90, 50, 20
 SNAPSHOT = {"kind": "snapshot", "at": SWITCH, "every": None, "name": "before"}
@@ -201,6 +202,15 @@ def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
                    if key != "phase")  # fmt: skip
     before = path.read_bytes()
     assert export_dam.main([str(run["path"]), str(path)]) == 0 and path.read_bytes() == before
+
+
+def test_an_imported_record_has_the_steps_of_its_run(write, tmp_path):
+    run = write({**SNAPSHOT, "at": 40}, {**SWITCHING, "at": 40})
+    run["switches"] = [{"phase": 1, "step": 40}]
+    (tmp_path / "dam").mkdir()
+    import_record.write_dam(export_dam.record_of(run, "dam_demo"), tmp_path / "dam", "dam")
+    again = mnemo_io.read_run(tmp_path / "dam")
+    assert again["metrics"]["step"].tolist() == [*LINES[:-1], 100]  # the record does not say that the last was shorter
 
 
 def test_usage_and_a_python_without_torch(write, tmp_path, capsys, monkeypatch):

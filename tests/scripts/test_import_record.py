@@ -127,7 +127,7 @@ def test_laws_are_borne_out_by_the_counts_or_left_out(tmp_path):
     content, sequences = record()
     content["args"]["sequence_sampling_distribution"] = "uniform"
     run = imported(tmp_path, content, sequences)
-    assert run["theory"] == {} and run["config"]["data"]["zipf_exponent"] is None
+    assert run["theory"] == {} and "zipf_exponent" not in run["config"]["data"]
     assert any("Bayes" in what for what in run["meta"]["left_out"])
 
 
@@ -141,19 +141,29 @@ def test_default_place_and_refusal_of_an_existing_directory(tmp_path):
     assert (tmp_path / "elsewhere/imported" / path.stem / "config.yaml").is_file()
 
 
-def test_a_dam_record_gives_its_training_curve(tmp_path):
-    args = argparse.Namespace(N=4, H=2, M=9, K=5, BATCH_SIZE=3, NUM_STEPS=100, eta=10.0, lr=0.01, INIT_STD=0.1)
+def test_a_dam_record_gives_its_training_curve(tmp_path, capsys):
+    args = argparse.Namespace(N=4, H=2, M=9, K=5, BATCH_SIZE=3, NUM_STEPS=100, eta=10.0, lr=0.01, INIT_STD=0.1,
+                              NUM_ITERS_PER_LOG=50)  # fmt: skip
     logs = [{"step": step, "loss": 0.5, "accuracy": np.float32(0.6), "phase": phase}
             for phase in ("train", "eval") for step in (0, 50)]  # fmt: skip
-    state = {"A_logits": np.zeros((4, 2, 4), np.float32), "memory": np.ones((9, 4), np.float32)}
+    state = {
+        "A_logits": np.zeros((4, 2, 4), np.float32),
+        "memory": np.ones((9, 4), np.float32) - 2 * np.eye(9, 4, dtype=np.float32),
+    }
     (tmp_path / "dam.pkl").write_bytes(pickle.dumps({"args": args, "logs": logs, "model_state_dict": state}, 4))
-    left_out = import_record.import_record(tmp_path / "dam.pkl", tmp_path / "dam")
-    assert "single sequences" in left_out[0]
+    assert import_record.main([str(tmp_path / "dam.pkl"), "--to", str(tmp_path / "dam")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "single sequences" in said[0] and said[-1] == f"next:    mnemo show {tmp_path / 'dam'}"
+    assert "null" not in (tmp_path / "dam/config.yaml").read_text()
     run = mnemo_io.read_run(tmp_path / "dam")
-    assert run["metrics"]["step"].tolist() == [0, 50, 100, 150]
+    assert run["metrics"]["step"].tolist() == [50, 100, 150, 200]  # a log is named by its begin, a line by its end
+    assert run["metrics"]["draws"].tolist() == [150, 300, 450, 600]
+    assert run["config"]["train"] == {"steps": 200, "batch_size": 3, "lr": 0.01, "log_every": 50}
+    assert (run["status"]["step"], run["status"]["steps"]) == (200, 200)
     assert run["metrics"]["train_accuracy"] == pytest.approx([0.6] * 4)
     assert run["switches"] == [{"phase": 1, "step": 100}]
-    assert run["snapshots"]["before_switch"]["memory"].shape == (9, 4)
+    memory = run["snapshots"]["before_switch"]["memory"]
+    assert memory.dtype == np.uint8 and np.array_equal(memory, 1 - np.eye(9, 4))
     assert run["config"]["model"]["capacity"] == 9
 
 
@@ -203,6 +213,13 @@ def test_what_cannot_be_mapped_is_refused_and_nothing_is_left(tmp_path, what, sa
     with pytest.raises(ValueError, match=said):
         import_record.import_record(path, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run.pkl", "run_sequences.pkl"]
+
+
+def test_a_sequences_file_names_its_record(tmp_path):
+    path = write_tree(tmp_path, *record())
+    beside = next(path.parent.glob("*_sequences.pkl"))
+    with pytest.raises(ValueError, match=f"is the sequences file of a record; import the record itself, {path.name}"):
+        import_record.import_record(beside, tmp_path / "out")
 
 
 def test_strange_objects_are_refused(tmp_path):

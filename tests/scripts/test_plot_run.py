@@ -73,6 +73,15 @@ def test_wrong_bins(run_dir, bins):
     assert not (run_dir / "figure.png").exists()
 
 
+def test_wrong_bins_are_explained(run_dir, capsys):
+    wrong = {"5,3": "at least two rising ranks", "a,b": "must be ranks such as 0,10,100, got 'a,b'",
+             ",".join(map(str, range(60))): "at most 20 bins can be told apart, got 59"}  # fmt: skip
+    for bins, said in wrong.items():
+        with pytest.raises(SystemExit):
+            plot_run.main([str(run_dir), "--bins", bins])
+        assert said in capsys.readouterr().err
+
+
 def test_wrong_set_and_format(run_dir, capsys):
     assert plot_run.main([str(run_dir), "--set", "phase_7"]) == 64
     assert plot_run.main([str(run_dir), "-o", "figure.jpeg"]) == 64
@@ -144,6 +153,28 @@ def test_limits_span_their_phase(run_dir):
     assert plot_run.phase_spans(run, "novel", 2000) == []
 
 
+def test_each_swap_test_has_its_own_marker(run_dir):
+    events = [f"swap_{index}" for index in range(3)]
+    for event in events:
+        write_set(run_dir / f"eval/{event}.phase_0", [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
+    figure = figure_of(run_dir)
+    handles = zip(figure.legends[0].legend_handles, labels(figure))
+    legend = {label.split(":")[0]: handle.get_marker() for handle, label in handles if label.startswith("swap")}
+    drawn = {line.get_marker() for line in figure.axes[1].lines if line.get_linestyle() == "None"}
+    assert list(legend) == events
+    assert set(legend.values()) == drawn and len(drawn) == 3
+
+
+@pytest.mark.parametrize(("objective", "choices"), [("next_bit", 2), ("retrieval", 200)])
+def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, objective, choices):
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n  objective: {objective}\n"))
+    drawn = [
+        line.get_ydata()[0] for panel in figure_of(run_dir).axes for line in panel.lines if line.get_zorder() == 0.5
+    ]
+    assert drawn == pytest.approx([np.log(choices), 1 / choices])
+
+
 def test_first_bin_is_darkest():
     lightness = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in plot_run.bin_colors(6)]
     assert lightness == sorted(lightness)
@@ -164,13 +195,27 @@ def test_legend_and_titles_stay_inside_and_apart(run_dir):
     assert all(box.y0 >= legend.y1 for box in texts)
 
 
+def test_settings_that_fill_a_line_go_on_in_a_second(run_dir):
+    config = run_dir / "config.yaml"
+    more = "".join(f"  a_setting_{index}: {index}\n" for index in range(8))
+    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n{more}"))
+    figure = figure_of(run_dir)
+    first, second = figure.texts[1].get_text().replace("\u00a0", " ").split("\n")
+    settings = mnemo_io.settings_line(mnemo_io.read_run(run_dir), " · ")
+    assert f"{first} {second}" == settings and first.endswith(" ·")
+    FigureCanvasAgg(figure).draw()
+    name, box = (text.get_window_extent() for text in figure.texts)
+    assert box.x1 <= figure.bbox.x1 and not name.overlaps(box)
+    assert box.y0 >= figure.legends[0].get_window_extent().y1
+
+
 def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path):
     folder = run_dir / "eval/swap_mlp.phase_0"
     write_set(folder, [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
     accuracy = np.load(folder / "accuracy.npy")
     for name in ("train", "phase_0"):
         figure = figure_of(run_dir, name)
-        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.SWAPPED["marker"]]
+        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.MARKERS[0]]
         assert [line.get_xdata().tolist() for line in marked] == [[2000]] * 3
         expected = accuracy[0, :10:10] if name == "train" else accuracy[0, :10]
         assert marked[-1].get_ydata()[0] == pytest.approx(expected.mean())
