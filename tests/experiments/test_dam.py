@@ -26,7 +26,7 @@ name: tiny
 threads: 1
 device: cpu
 data:  {{num_sequences: 20, length: 8}}
-model: {{kind: dam, heads: 3, capacity: 50, {model}}}
+model: {{kind: dam, heads: 3, {model}}}
 train: {{steps: {steps}, batch_size: 8, lr: 1.0e-2, log_every: 7}}
 eval:  {{every: 50, novel: 10}}
 events:
@@ -36,7 +36,7 @@ events:
 """
 
 
-def make_dam(root: Path, model: str = "positions: from_0", switch: str = "", steps: int = STEPS) -> Place:
+def make_dam(root: Path, model: str = "capacity: 50, positions: from_0", switch: str = "", steps: int = STEPS) -> Place:
     place = make_place(root, steps)
     place.config.write_text(TEXT.format(model=model, switch=switch, steps=steps, half=steps // 2))
     return place
