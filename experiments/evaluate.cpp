@@ -17,12 +17,6 @@ std::size_t rows_per_block(const Model& model, std::int64_t length) {
   return static_cast<std::size_t>(std::clamp<std::int64_t>((1 << 22) / (length * model.activation_width(length)), 1, 8192));
 }
 
-float mean_of(const float* values, std::int64_t count) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
-  return static_cast<float>(sum / static_cast<double>(count));
-}
-
 /// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.
 bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_position, const float* right) {
   for (auto bit = prefix; bit < table.length(); ++bit) {
@@ -58,6 +52,10 @@ class PositionMeans {
 
 }  // namespace
 
+double mean_of(std::span<const float> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
 std::vector<RankBin> rank_bins(std::int64_t num_sequences) {
   std::vector<RankBin> bins;
   for (std::int64_t begin = 0, end = 10; begin < num_sequences; begin = end, end *= 10) bins.emplace_back(begin, std::min(end, num_sequences));
@@ -88,8 +86,8 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     const float *loss = loss_UP.data_ptr<float>(), *right = right_UP.data_ptr<float>();
     for (auto i = begin; i < end; ++i, loss += positions, right += positions) {
       const auto rank = ranks[sorted[i]];
-      scores.loss[sorted[i]] = mean_of(loss, positions);
-      scores.accuracy[sorted[i]] = mean_of(right, positions);
+      scores.loss[sorted[i]] = static_cast<float>(mean_of({loss, static_cast<std::size_t>(positions)}));
+      scores.accuracy[sorted[i]] = static_cast<float>(mean_of({right, static_cast<std::size_t>(positions)}));
       if (options.by_position) {
         loss_means.add(rank, loss);
         accuracy_means.add(rank, right);

@@ -29,6 +29,8 @@ struct Scores {
   std::vector<std::uint8_t> completed;                        ///< 1 or 0
 };
 
+double mean_of(std::span<const float> values);
+
 /// Called between blocks of work; throws to stop it.
 using Poll = std::function<void()>;
 

@@ -33,10 +33,6 @@ class KeptWeights {
   Tensor weights_RP_, kept_RP_;
 };
 
-double mean_of(std::span<const float> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
 }  // namespace
 
 // ---- swap_test

@@ -26,25 +26,19 @@ struct NamedSet {
   std::optional<Theory> theory;
 };
 
-double mean_of(const std::vector<float>& values, std::size_t begin, std::size_t end) {
-  double sum = 0;
-  for (auto i = begin; i < end; ++i) sum += values[i];
-  return sum / static_cast<double>(end - begin);
-}
-
-/// A line for each decade of ranks.
+/// A line for each bin of ranks.
 void print_scores(const NamedSet& set, const Scores& scores) {
-  for (std::int64_t begin = 0, end = 10; begin < set.table.num_sequences(); begin = end, end *= 10) {
+  for (const auto& [begin, end] : rank_bins(set.table.num_sequences())) {
     const auto position = [&](std::int64_t rank) {
       return static_cast<std::size_t>(std::lower_bound(set.ranks.begin(), set.ranks.end(), rank) - set.ranks.begin());
     };
     const auto first = position(begin), beyond = position(end);
     if (first == beyond) continue;
-    const auto last = std::min(end, set.table.num_sequences()) - 1;
+    const auto mean = [&](std::span<const float> values) { return mean_of(values.subspan(first, beyond - first)); };
     double ceiling = 0;
     for (auto i = first; set.theory && i < beyond; ++i) ceiling += set.theory->accuracy[static_cast<std::size_t>(set.ranks[i])];
-    fmt::print("{:<12} {:<14} {:>8} {:>10.4f} {:>10.4f} {:>10}\n", set.name, fmt::format("{}-{}", begin, last), beyond - first,
-               mean_of(scores.loss, first, beyond), mean_of(scores.accuracy, first, beyond),
+    fmt::print("{:<12} {:<14} {:>8} {:>10.4f} {:>10.4f} {:>10}\n", set.name, fmt::format("{}-{}", begin, end - 1), beyond - first,
+               mean(scores.loss), mean(scores.accuracy),
                set.theory ? fmt::format("{:.4f}", ceiling / static_cast<double>(beyond - first)) : "");
   }
 }

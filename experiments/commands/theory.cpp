@@ -1,6 +1,7 @@
 #include "experiments/theory.h"
 
 #include "experiments/commands/commands.h"
+#include "experiments/evaluate.h"
 #include "experiments/run.h"
 
 #include <fmt/format.h>
@@ -33,12 +34,11 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
   fmt::print("retrieval ceiling             {:.4f} (naming the sequence from its prefix, all equally likely)\n\n", theory.retrieval);
   fmt::print("{:<16} {:>10} {:>12} {:>10}\n", "ranks", "mass", "loss floor", "ceiling");
-  for (std::int64_t begin = 0, end = 10; begin < K; begin = end, end *= 10) {
-    const auto last = std::min(end, K);
+  for (const auto& [begin, end] : rank_bins(K)) {
     double mass = 0;
-    for (auto rank = begin; rank < last; ++rank) mass += sampler.probabilities()[static_cast<std::size_t>(rank)];
-    fmt::print("{:<16} {:>10.4f} {:>12.4f} {:>10.4f}\n", fmt::format("{}-{}", begin, last - 1), mass, Theory::mean(theory.loss, begin, last),
-               Theory::mean(theory.accuracy, begin, last));
+    for (auto rank = begin; rank < end; ++rank) mass += sampler.probabilities()[static_cast<std::size_t>(rank)];
+    fmt::print("{:<16} {:>10.4f} {:>12.4f} {:>10.4f}\n", fmt::format("{}-{}", begin, end - 1), mass, Theory::mean(theory.loss, begin, end),
+               Theory::mean(theory.accuracy, begin, end));
   }
   return ExitCode::done;
 }

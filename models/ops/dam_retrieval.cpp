@@ -49,9 +49,9 @@ class DamRetrieval<Real>::Impl {
   void prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table);
   void sort_cells(const Cells& cells);
   template <class Body>
-  void for_positions(const Body& body);
+  void for_positions(const DamTensors<const Real>& weights, const Body& body);
   template <class Body>
-  void for_tiles(std::int64_t position, const Body& body);
+  void for_tiles(Worker& worker, const Cells& cells, std::int64_t n, const Body& body);
   void begin_position(Worker& worker, const DamTensors<const Real>& weights, std::int64_t n);
   void end_position(Worker& worker, const DamTensors<Real>& gradients, std::int64_t n);
 
@@ -183,27 +183,36 @@ void DamRetrieval<Real>::Impl::sort_cells(const Cells& cells) {
   }
 }
 
-/// body(worker, position), by every thread over its positions.
+/// body(worker, n), by every thread over its positions: with A(n), n bits are known.
 template <class Real>
 template <class Body>
-void DamRetrieval<Real>::Impl::for_positions(const Body& body) {
+void DamRetrieval<Real>::Impl::for_positions(const DamTensors<const Real>& weights, const Body& body) {
   const auto threads = static_cast<int>(workers_.size());
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int t = 0; t < threads; ++t) {
     const auto thread = static_cast<std::size_t>(t);
-    for (auto position = share_[thread]; position < share_[thread + 1]; ++position) body(workers_[thread], position);
+    for (auto position = share_[thread]; position < share_[thread + 1]; ++position) {
+      const auto n = position + first_position_;
+      begin_position(workers_[thread], weights, n);
+      body(workers_[thread], n);
+    }
   }
 }
 
-/// body<N>(cells, count): the cells of a position in tiles of N vectors, the last one of fewer.
+/// body<N>(cells, count): the cells of a position in tiles of N vectors, the last one of fewer, when they are loaded.
 template <class Real>
 template <class Body>
-void DamRetrieval<Real>::Impl::for_tiles(std::int64_t position, const Body& body) {
-  const auto* cell = order_.data() + first_[static_cast<std::size_t>(position)];
-  const std::int64_t count = first_[static_cast<std::size_t>(position) + 1] - first_[static_cast<std::size_t>(position)];
+void DamRetrieval<Real>::Impl::for_tiles(Worker& worker, const Cells& cells, std::int64_t n, const Body& body) {
+  const auto position = static_cast<std::size_t>(n - first_position_);
+  const auto* cell = order_.data() + first_[position];
+  const std::int64_t count = first_[position + 1] - first_[position];
+  const auto tile = [&]<int N>(const std::int32_t* first, std::int64_t cells_of_tile) {
+    load_tile<N>(worker, cells, n, first, cells_of_tile);
+    body.template operator()<N>(first, cells_of_tile);
+  };
   for (std::int64_t at = 0; at < count; at += kMaxWidth) {
     const auto left = std::min(count - at, kMaxWidth);
-    left > kLanes<Real> ? body.template operator()<2>(cell + at, left) : body.template operator()<1>(cell + at, left);
+    left > kLanes<Real> ? tile.template operator()<2>(cell + at, left) : tile.template operator()<1>(cell + at, left);
   }
 }
 
@@ -360,11 +369,8 @@ auto DamRetrieval<Real>::Impl::gradient(const DamTensors<const Real>& weights, c
     worker.dB.zero();
     worker.loss = worker.right = Wide<Real>{};
   }
-  for_positions([&](Worker& worker, std::int64_t position) {
-    const auto n = position + first_position_;
-    begin_position(worker, weights, n);
-    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, n, first, count);
+  for_positions(weights, [&](Worker& worker, std::int64_t n) {
+    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
       if (shape_.retrieval) {
         retrieve<N, true>(worker, cells, count, [&](const Target& target, Real loss, Real accuracy) {
           worker.loss[0] += target.weight * loss;
@@ -399,11 +405,8 @@ template <class Real>
 void DamRetrieval<Real>::Impl::logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
                                       const SequenceTable& table, Real* out) {
   prepare(weights, memory, cells, table);
-  for_positions([&](Worker& worker, std::int64_t position) {
-    const auto n = position + first_position_;
-    begin_position(worker, weights, n);
-    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, n, first, count);
+  for_positions(weights, [&](Worker& worker, std::int64_t n) {
+    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
       next_bit<N, false>(worker, n);
       for (std::int64_t lane = 0; lane < count; ++lane) out[first[lane]] = worker.logit[0][lane];
     });
@@ -414,13 +417,10 @@ template <class Real>
 void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
                                         const SequenceTable& table, Real* loss, Real* accuracy) {
   prepare(weights, memory, cells, table);
-  for_positions([&](Worker& worker, std::int64_t position) {
-    const auto n = position + first_position_;
-    begin_position(worker, weights, n);
-    for_tiles(position, [&]<int N>(const std::int32_t* first, std::int64_t count) {
-      load_tile<N>(worker, cells, n, first, count);
+  for_positions(weights, [&](Worker& worker, std::int64_t n) {
+    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
       retrieve<N, false>(worker, cells, count, [&](const Target& target, Real target_loss, Real target_accuracy) {
-        const auto at = target.row * cells.num_positions() + position;
+        const auto at = target.row * cells.num_positions() + n - first_position_;
         loss[at] = target_loss;
         accuracy[at] = target_accuracy;
       });
