@@ -112,19 +112,19 @@ FileMarks marks_from(const Safetensors& file) {
 
 // ---- data and model of a configuration
 
-SequenceTable first_table(const RunConfig& config) {
+SequenceTable first_table(const RunConfig& config, const Poll& poll) {
   const auto& data = config.data;
-  if (!data.file) return SequenceTable::random(*data.seed, 0, data.num_sequences, data.length);
+  if (!data.file) return SequenceTable::random(*data.seed, 0, data.num_sequences, data.length, poll);
   try {
-    return SequenceTable::from_array(read_npy(*data.file).view());
+    return SequenceTable::from_array(read_npy(*data.file).view(), poll);
   } catch (const std::invalid_argument& error) {
     throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
   }
 }
 
-SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase) {
-  if (phase == 0) return first_table(config);
-  return SequenceTable::random(*config.data.seed, static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length);
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll) {
+  if (phase == 0) return first_table(config, poll);
+  return SequenceTable::random(*config.data.seed, static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length, poll);
 }
 
 RankSampler sampler_of(const RunConfig& config) {
@@ -153,8 +153,8 @@ RankSampler sampler_of(const RunConfig& config) {
   return RankSampler(weights);
 }
 
-Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler) {
-  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model));
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
+  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model), poll);
 }
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
@@ -204,7 +204,19 @@ Run::Run(RunConfig config, fs::path directory, RunOptions options)
 
 Run::~Run() = default;
 
-void Run::open(const std::optional<RunConfig>& previous) {
+bool Run::open(const std::optional<RunConfig>& previous) {
+  try {
+    prepare(previous);
+    return true;
+  } catch (const Interrupted&) {
+    log_info("stopped before the first step");
+    status_->progress(point_.step, last_loss_);
+    status_->state("stopped");
+    return false;
+  }
+}
+
+void Run::prepare(const std::optional<RunConfig>& previous) {
   const auto old_steps = previous ? previous->train.steps : config_.train.steps;
   // a run that grows goes on from its old end with no end action done
   const bool grows = old_steps != config_.train.steps;
@@ -221,7 +233,7 @@ void Run::open(const std::optional<RunConfig>& previous) {
   if (!resumed) {
     begin_status();
     directory_.begin({});
-    start_phase(first_table(config_));
+    start_phase(first_table(config_, [this] { poll(); }));
   }
   if (resumed && grows) {
     save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
@@ -248,6 +260,7 @@ ExitCode Run::execute() {
       if (!train_to_the_end()) end = "at_chance";
     } catch (const Interrupted&) {
       end = "stopped";
+      log_info("stopping at step {}", point_.step);
     }
     progress_.reset();
     if (end == "stopped") {
@@ -480,7 +493,7 @@ std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) co
 
 void Run::start_phase(SequenceTable table, bool clear_memory) {
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  theories_.push_back(theory_of(config_, table, sampler_));
+  theories_.push_back(theory_of(config_, table, sampler_, [this] { poll(); }));  // may stop: nothing has changed yet
   phases_.push_back({std::move(table), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
   const auto* current = &phases_.back().table;
   if (trainer_) {
@@ -492,7 +505,7 @@ void Run::start_phase(SequenceTable table, bool clear_memory) {
 }
 
 void Run::begin_next_phase(bool clear_memory) {
-  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size())), clear_memory);
+  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size()), [this] { poll(); }), clear_memory);
   write_phase_files();
 }
 
@@ -585,7 +598,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   theories_.clear();
   trainer_.reset();
   for (std::size_t phase = 0; phase < starts.size(); ++phase) {
-    start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase)));
+    start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase), [this] { poll(); }));
     auto& history = phases_.back();
     history.begin = starts[phase];
     history.presentations = int64_values(file, fmt::format("phase.{}.presentations", phase), config_.data.num_sequences);

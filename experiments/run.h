@@ -26,7 +26,7 @@ struct RunOptions {
   std::string command;                       ///< as typed, for meta.json
   ProgressStyle progress = ProgressStyle::automatic;
   double max_hours = 0;                      ///< > 0: stop, resumable, after this long
-  std::function<bool()> stop;                ///< asked between steps, actions and blocks of evaluation
+  std::function<bool()> stop;                ///< asked between steps, actions and blocks of evaluation, and while data are prepared
 };
 
 /// The sequences a run trains on, phase by phase, and how often and when each was drawn while its phase was current.
@@ -47,7 +47,8 @@ class Run {
   ~Run();
 
   /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
-  void open(const std::optional<RunConfig>& previous);
+  /// False: it was stopped on the way, and loses nothing by it.
+  bool open(const std::optional<RunConfig>& previous);
   /// Trains to the end. Returns done or stopped; throws Error for everything else (diverged among it), with the last checkpoint intact.
   ExitCode execute();
 
@@ -94,6 +95,7 @@ class Run {
     const Phase* history;            // none: never trained on
   };
 
+  void prepare(const std::optional<RunConfig>& previous);
   bool train_to_the_end();           // false: stays at chance
   bool stays_at_chance() const;
   std::vector<Action> actions();
@@ -147,11 +149,11 @@ void load_memory(Model& model, const Safetensors& file);
 void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata);
 
 /// The data of a resolved configuration: phase 0 and the law of draws. Throws Error{data} for own data that is no good.
-SequenceTable first_table(const RunConfig& config);
-SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
+SequenceTable first_table(const RunConfig& config, const Poll& poll = {});
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll = {});
 RankSampler sampler_of(const RunConfig& config);
 /// The Bayes predictor of what the configured model predicts.
-Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler);
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll = {});
 
 AdamScalars scalars_of(const TrainConfig& train);
 

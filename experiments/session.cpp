@@ -2,7 +2,6 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "core/signals.h"
 #include "experiments/attention_measures.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
@@ -104,8 +103,7 @@ bool is_out_of_memory(const std::exception& error) {
 ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& previous, const fs::path& directory, const RunOptions& options) {
   try {
     Run run(config, directory, options);
-    run.open(previous);
-    return run.execute();
+    return run.open(previous) ? run.execute() : ExitCode::stopped;
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {

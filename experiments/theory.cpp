@@ -30,7 +30,8 @@ double minus_p_log_p(double p) { return p > 0 ? -p * std::log(p) : 0; }
 
 }  // namespace
 
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences) {
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences,
+             const Poll& poll) {
   const DistinctSequences distinct(table, probability);
   const auto order = table.order();
   const auto num_distinct = distinct.mass.size();
@@ -41,9 +42,11 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
   // Groups [begin, end) of distinct sequences that share `prefix` bits. A sequence alone with its prefix is certain.
   struct Group { std::size_t begin, end; std::int64_t prefix; };
   std::vector<Group> groups{{0, num_distinct, 0}};
+  RarePoll rare(poll);
   while (!groups.empty()) {
     const auto [begin, end, prefix] = groups.back();
     groups.pop_back();
+    rare(end - begin);
     if (end - begin == 1) {
       theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_position));
       continue;

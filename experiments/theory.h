@@ -26,6 +26,7 @@ struct Theory {
 };
 
 /// Predictions are made at prefixes of first_position .. L-1 bits: of the next bit, or of the sequence.
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position = 1, bool of_sequences = false);
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position = 1, bool of_sequences = false,
+             const Poll& poll = {});
 
 }  // namespace mnemo

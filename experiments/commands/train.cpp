@@ -1,6 +1,10 @@
+#include "core/log.h"
+#include "core/output.h"
 #include "core/signals.h"
 #include "experiments/commands/commands.h"
 #include "experiments/session.h"
+
+#include <csignal>
 
 namespace mnemo {
 
@@ -29,6 +33,10 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       request->options.progress = progress_style(*progress);
       request->options.program = invocation.program;
       request->options.command = invocation.command;
+      if (request->dry_run) return train(*request);
+      stop_on_signals(terminal() || request->options.progress == ProgressStyle::bar);
+      std::signal(SIGPIPE, SIG_IGN);
+      let_output_be_lost();  // a run goes on without its terminal
       request->options.stop = stop_signalled;
       return train(*request);
     };
