@@ -37,13 +37,13 @@ auto uninterrupted(Call call) {
   return result;
 }
 
-/// Does not wait for the other end of a named pipe, which is refused as everything else that holds no bytes of its own.
+/// A named pipe is refused, and its other end not waited for.
 int open_file(const fs::path& path, int flags) {
   const int descriptor = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0666); });
   if (descriptor < 0 && (flags & O_CREAT) && !is_full(errno)) fail(ExitCode::cannot_create, path, "cannot create or open");
   if (descriptor < 0) fail(ExitCode::io, path, "cannot open");
   struct stat status {};
-  if (::fstat(descriptor, &status) == 0 && !S_ISREG(status.st_mode) && !(flags & O_DIRECTORY)) {
+  if (::fstat(descriptor, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
     ::close(descriptor);
     throw Error(ExitCode::io, fmt::format("{}: is no regular file", path.string()));
   }
