@@ -1,7 +1,9 @@
 #include "core/signals.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -47,6 +49,14 @@ void on_signal(int number) {
   errno = error;
 }
 
+/// `ulimit -t` sets both limits of CPU time to one value, where the kernel kills and sends no XCPU: leaves a tenth of the time to save in.
+void part_limits_of_cpu_time() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_CPU, &limit) != 0 || limit.rlim_max == RLIM_INFINITY || limit.rlim_max < 2) return;
+  limit.rlim_cur = std::min(limit.rlim_cur, limit.rlim_max - std::clamp<rlim_t>(limit.rlim_max / 10, 1, 60));
+  setrlimit(RLIMIT_CPU, &limit);
+}
+
 }  // namespace
 
 void stop_on_signals(bool over_bar) {
@@ -61,6 +71,7 @@ void stop_on_signals(bool over_bar) {
     sigaction(number, nullptr, &inherited);
     if (inherited.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);
   }
+  part_limits_of_cpu_time();
 }
 
 bool stop_signalled() { return first_at != 0; }

@@ -294,7 +294,10 @@ class Record {
       write_args(epochs);
       out_.item("logs");
       out_.list([&] {
-        for (std::int64_t epoch = 0; epoch < epochs; ++epoch) write_log(epoch, losses[static_cast<std::size_t>(epoch)]);
+        for (std::int64_t epoch = 0; epoch < epochs; ++epoch) {
+          if (settings_.poll) settings_.poll();
+          write_log(epoch, losses[static_cast<std::size_t>(epoch)]);
+        }
       });
       out_.item("model");
       write_state_dict(final_);
@@ -582,6 +585,7 @@ void write_notebook_sequences(const fs::path& run_directory, const RunConfig& co
     const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
     out.array(Dtype::i64, {K, L}, [&] {
       for (std::int64_t begin = 0; begin < K; begin += block) {
+        if (settings.poll) settings.poll();
         const auto count = std::min(block, K - begin);
         std::string bits(static_cast<std::size_t>(count * L), '\0');
         if (rows) {
@@ -616,8 +620,9 @@ void write_notebook_sequences(const fs::path& run_directory, const RunConfig& co
   out.commit();
 }
 
-void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config) {
-  const auto settings = notebook_settings(config);
+void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config, const Poll& poll) {
+  auto settings = notebook_settings(config);
+  settings.poll = poll;
   const auto record = run_directory / (*config.run + ".pkl"), sequences = run_directory / (*config.run + "_sequences.pkl");
   if (settings.format == "none") {
     if (!config.output.pickle) log_info("no notebook pickles: {}", notebook_problems(config).front().second);

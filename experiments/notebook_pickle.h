@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/poll.h"
 #include "experiments/config.h"
 
 #include <filesystem>
@@ -14,6 +15,7 @@ struct NotebookSettings {
   std::string format;        ///< torch | numpy | none
   std::string rows;          ///< current | all_phases | all_validation | all_ranks
   std::int64_t epoch_steps;  ///< updates of an outer iteration
+  Poll poll = {};            ///< called while they are written; a file that it interrupts does not appear
 };
 
 /// By default torch, where eval.every can be an epoch (see notebook_problems), else none. Rows: those that the published records have
@@ -37,7 +39,7 @@ void write_notebook_sequences(const std::filesystem::path& run_directory, const 
                               const std::filesystem::path& target);
 
 /// <run>.pkl and <run>_sequences.pkl in the run directory, where output.pickle asks for them.
-void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config);
+void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config, const Poll& poll = {});
 
 /// <group>_transformer_K_<K>_L_<L>_hidden_<F>_nheads_<H>_nlayers_<n>_<seed>: what globbing notebooks expect a run to be called.
 std::string notebook_run_name(const RunConfig& config);

@@ -258,17 +258,16 @@ ExitCode Run::execute() {
   try {
     try {
       if (!train_to_the_end()) end = "at_chance";
+      progress_.reset();
+      write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+      // the end at chance has no checkpoint to come back to
+      write_notebook_pickles(directory_.path(), config_, end == "done" ? Poll([this] { poll(); }) : Poll());
     } catch (const Interrupted&) {
       end = "stopped";
       log_info("stopping at step {}", point_.step);
     }
     progress_.reset();
-    if (end == "stopped") {
-      save_checkpoint();
-    } else {
-      write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
-      write_notebook_pickles(directory_.path(), config_);
-    }
+    if (end == "stopped") save_checkpoint();
   } catch (const Error& error) {
     progress_.reset();
     status_->progress(point_.step, error.code() == ExitCode::diverged ? NAN : last_loss_);
@@ -620,7 +619,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   last_loss_ = file.get<double>("log.last_loss", 1)[0];
   const auto ends = int64_values(file, "run.planned_ends");
   planned_ends_ = {ends.begin(), ends.end()};
-  directory_.begin(marks_from(file));
+  directory_.begin(marks_from(file), [this] { poll(); });
   open_series();
 }
 

@@ -144,10 +144,14 @@ Status read_status(const fs::path& run_directory) {
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)), metrics_(path_ / kMetrics) {}
 
-void RunDirectory::begin(const FileMarks& marks) {
+void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   // all are verified before any is cut: another checkpoint may need what this one does not
   const auto npy_header_bytes = static_cast<std::int64_t>(npy_header(Dtype::u8, {}).size());
-  for (const auto& [name, mark] : marks) AppendFile(file(name), name == kMetrics ? 0 : npy_header_bytes).rewind(mark);
+  RarePoll rare(poll);
+  for (const auto& [name, mark] : marks) {
+    rare(static_cast<std::size_t>(mark.size >> 10));  // each 64 MB
+    AppendFile(file(name), name == kMetrics ? 0 : npy_header_bytes).rewind(mark);
+  }
   marks_ = marks;
   const auto mark = marks.find(kMetrics);
   if (mark != marks.end()) metrics_.rewind(mark->second);

@@ -112,7 +112,7 @@ class RunDirectory {
   fs::path file(const std::string& name) const { return path_ / name; }
 
   /// Starts the append-only files, empty or from the marks of a checkpoint (Error{data} when they do not fit; nothing is changed then).
-  void begin(const FileMarks& marks);
+  void begin(const FileMarks& marks, const Poll& poll = {});
   /// The series of a set; made, and brought to the marks of begin(), when first asked for.
   EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
   /// Further arrays of a folder, in the same way; append them before the series of that folder.

@@ -16,7 +16,8 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       "  mnemo train configs/switch.yaml train.lr=3e-4 model.heads=2      names the run by its overrides\n"
       "  mnemo train configs/switch.yaml train.steps=40000                goes on with a run that is done\n"
       "  mnemo train configs/paper/zipf_1e5.yaml --dry-run                says how much disk it takes\n"
-      "Ctrl-C stops after the current step and saves; the same command goes on, to the same bytes.");
+      "Ctrl-C (also TERM, HUP, USR1, USR2, XCPU) stops after the current step and saves; the same command goes on, to the same bytes.\n"
+      "Only another Ctrl-C, more than a second later, ends without saving.");
   auto request = std::make_shared<TrainRequest>();
   auto progress = std::make_shared<std::string>("auto");
   auto cache = std::make_shared<std::string>();

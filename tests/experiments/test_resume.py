@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -136,6 +137,14 @@ def test_an_interrupt_a_second_later_ends_at_once(tmp_path: Path) -> None:
     assert "what came after the last checkpoint is lost" in err
     assert place.status()["state"] == "running"
     assert [point_of(path) for path in place.checkpoints] == [(0, 0)]
+
+
+def test_a_limit_of_cpu_time_stops(tmp_path: Path) -> None:
+    """`ulimit -t`, where the kernel would kill at once."""
+    place = make_place(tmp_path, 10_000_000)
+    stopped = place.train(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (3, 3)))
+    assert stopped.returncode == STOPPED, stopped.stderr
+    assert place.status()["state"] == "stopped"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
