@@ -13,8 +13,8 @@ bool When::from_text(std::string_view text, std::string& problem) {
   const std::string number(text.substr(0, text.size() - (is_percentage ? 1 : 0)));
   double value = 100;
   if (text != "end" && !config_detail::parse(config_detail::plain_node(number), value).empty()) {
-    const bool leading_zero = number.size() > 1 && number[0] == '0' && number[1] >= '0' && number[1] <= '9';
-    if (leading_zero) problem = fmt::format("expected {}, got '{}'; leave out the leading zero", kTypeName, text);
+    const auto other = config_detail::corrected(number);
+    if (!other.empty()) problem = fmt::format("expected {}, got '{}'; write {}{}", kTypeName, config_detail::brief(text), other, is_percentage ? "%" : "");
     return false;
   }
   if (text.starts_with('-')) {
