@@ -3,11 +3,11 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/safetensors.h"
+#include "core/threads.h"
 #include "experiments/notebook_pickle.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <charconv>
@@ -402,12 +402,6 @@ std::string name_from_overrides(const RunConfig& config, const std::vector<std::
 }
 
 }  // namespace
-
-std::int64_t available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
 
 Rule run_name() {
   const auto holds = [](std::string_view name) {

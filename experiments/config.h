@@ -161,7 +161,4 @@ LoadedConfig load_config(const std::filesystem::path& path, const std::vector<st
 /// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config);
 
-/// Cores that the process may use.
-std::int64_t available_cores();
-
 }  // namespace mnemo

@@ -21,7 +21,7 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)");
   command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
   command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
-  command->add_option("--max-hours", request->options.max_hours, "stop, resumable, after this long")->check(CLI::PositiveNumber);
+  add_number(command, "--max-hours", request->options.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")->default_str("");
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
   command->callback([=, &chosen] {
     chosen = [=] {

@@ -2,6 +2,7 @@
 
 #include "core/files.h"
 #include "core/npy.h"
+#include "core/threads.h"
 #include "support.h"
 
 #include <fmt/format.h>
