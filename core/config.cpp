@@ -191,10 +191,9 @@ std::string other_name_of(const std::string& key, const std::vector<std::string>
       {"learning_rate", "lr"}, {"epochs", "steps"}, {"iterations", "steps"}, {"iters", "steps"}, {"updates", "steps"}, {"bs", "batch_size"},
       {"wd", "weight_decay"}, {"l2", "weight_decay"}, {"beta1", "betas"}, {"beta2", "betas"}, {"momentum", "betas"}, {"epsilon", "eps"},
       {"dtype", "precision"}, {"gpu", "device"}, {"cuda", "device"}, {"workers", "threads"}, {"cores", "threads"}, {"cpus", "threads"},
-      {"alpha", "zipf_exponent"}, {"seq_len", "length"}, {"bits", "length"}, {"samples", "num_sequences"}, {"patterns", "num_sequences"},
+      {"alpha", "zipf_exponent"}, {"seq_len", "length"}, {"bits", "length"}, {"samples", "num_sequences"}, {"type", "kind"},
       {"head_size", "head_dim"}, {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"}, {"n_layer", "mlp_layers"}, {"n_head", "heads"},
-      {"temperature", "eta"}, {"beta", "eta"}, {"memory_size", "capacity"}, {"queue_size", "capacity"}, {"evaluation", "eval"},
-      {"optimizer", "train"}, {"training", "train"}, {"dataset", "data"}, {"network", "model"}, {"type", "kind"}, {"when", "at"},
+      {"temperature", "eta"}, {"beta", "eta"}, {"memory_size", "capacity"}, {"queue_size", "capacity"}, {"when", "at"},
   };
   const auto words = words_of(key);
   const auto has = [](const std::vector<std::string>& list, std::string_view word) { return std::find(list.begin(), list.end(), word) != list.end(); };
@@ -912,14 +911,14 @@ void ConfigSource::check_length(Place place, const std::string& path, std::size_
 
 namespace {
 
-/// "; did you mean train.lr?" for a name that only one other place of a configuration has.
-std::string hint_of_any(const std::string& key, const std::string& owner, const std::vector<FieldHelp>& help) {
+/// "; did you mean train.lr?" for a name that only one place of a configuration has.
+std::string hint_of_any(const std::string& key, const std::vector<FieldHelp>& help) {
   std::vector<std::string> keys, paths;
   for (const FieldHelp& field : help) keys.push_back(field.path.substr(field.path.rfind('.') + 1));
   const auto name = other_name_of(key, keys);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const auto path = join(help[i].owner, keys[i]);
-    if (keys[i] == name && help[i].owner != owner && std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);
+    if (keys[i] == name && std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);
   }
   return paths.size() == 1 ? fmt::format("; did you mean {}?", paths[0]) : std::string();
 }
@@ -935,7 +934,7 @@ void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
     }
     std::string hint = did_you_mean(unknown.key, unknown.known);
     if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty()) hint = fmt::format("; did you mean '{}'?", name);
-    if (hint.empty()) hint = hint_of_any(unknown.key, schema_path(unknown.path), help);
+    if (hint.empty() && unknown.path.empty()) hint = hint_of_any(unknown.key, help);
     if (owners.size() == 1 && owners[0] != schema_path(unknown.path))
       hint = owners[0].empty() ? "; it belongs at the top level" : "; it belongs under " + owners[0];
     const std::string what =

@@ -256,6 +256,24 @@ bool fits(const Rule& rule) {
   }
 }
 
+/// Calls visit(path, number, rules) for every real number that a value holds.
+template <class T, class Visit>
+void for_each_real(const T& value, const std::string& path, const Rules& rules, const Visit& visit) {
+  if constexpr (std::floating_point<T>) {
+    visit(path, value, rules);
+  } else if constexpr (kIs<T, std::optional>) {
+    if (value) for_each_real(*value, path, rules, visit);
+  } else if constexpr (kIsList<T>) {
+    for (std::size_t i = 0; i < value.size(); ++i) for_each_real(value[i], join(path, i), rules, visit);
+  } else if constexpr (kIs<T, std::variant>) {
+    std::visit([&](const auto& held) { for_each_real(held, path, {}, visit); }, value);
+  } else if constexpr (HasFields<T>) {
+    T::fields(value, [&](std::string_view key, const auto& field, std::string_view, const auto&... field_rules) {
+      for_each_real(field, join(path, key), {field_rules...}, visit);
+    });
+  }
+}
+
 template <class T>
 void describe(std::vector<FieldHelp>& out, const std::string& path, const std::string& owner, const T& value);
 

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace mnemo {
@@ -45,9 +46,9 @@ bool Schedule::due(std::int64_t step, std::int64_t steps) const {
   return every && step > 0 && step < steps && step % *every == 0;
 }
 
-std::int64_t Schedule::occurrences(std::int64_t steps) const {
-  if (at) return at->step(steps) <= steps ? 1 : 0;
-  return every ? (steps - 1) / *every : 0;
+std::int64_t Schedule::occurrences(std::int64_t steps, std::int64_t last) const {
+  if (at) return at->step(steps) <= std::min(steps, last) ? 1 : 0;
+  return every ? std::min(steps - 1, last) / *every : 0;
 }
 
 std::string_view kind_of(const EventConfig& event) {

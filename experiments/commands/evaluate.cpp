@@ -87,7 +87,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
     sets.push_back({fmt::format("phase_{}", phase), std::move(table), std::move(ranks), std::move(theory)});
   }
   if (config.eval.novel > 0) {
-    auto novel = SequenceTable::novel(*config.data.seed, config.eval.novel, config.data.length);
+    auto novel = SequenceTable::novel(data_seed(config), config.eval.novel, config.data.length);
     auto ranks = strided_ranks(config.eval.novel, 1);
     sets.push_back({"novel", std::move(novel), std::move(ranks), {}});
   }

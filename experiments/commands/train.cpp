@@ -1,4 +1,5 @@
 #include "core/signals.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/session.h"
 
@@ -30,6 +31,7 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       request->options.program = invocation.program;
       request->options.command = invocation.command;
       request->options.stop = stop_signalled;
+      if (!request->dry_run) wait_without_spinning(threads_of(*request));
       return train(*request);
     };
   });
