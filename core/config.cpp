@@ -185,7 +185,16 @@ std::vector<std::string> words_of(std::string_view key) {
   return words;
 }
 
-/// The key that other programs call by this name: by a list of usual names, or because they share a word (num_heads, batch); else "".
+/// learningRate, LearningRate and learning_rate alike.
+std::string squeezed(std::string_view key) {
+  std::string out;
+  for (const char c : key) {
+    if (c != '_' && c != '-') out += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
+  return out;
+}
+
+/// The key that other programs call by this name: spelt otherwise, by a list of usual names, or because they share a word (num_heads, batch); else "".
 std::string other_name_of(const std::string& key, const std::vector<std::string>& candidates) {
   static constexpr std::pair<std::string_view, std::string_view> kUsualNames[] = {
       {"learning_rate", "lr"}, {"epochs", "steps"}, {"iterations", "steps"}, {"iters", "steps"}, {"updates", "steps"}, {"bs", "batch_size"},
@@ -193,16 +202,19 @@ std::string other_name_of(const std::string& key, const std::vector<std::string>
       {"dtype", "precision"}, {"gpu", "device"}, {"cuda", "device"}, {"workers", "threads"}, {"cores", "threads"}, {"cpus", "threads"},
       {"alpha", "zipf_exponent"}, {"seq_len", "length"}, {"bits", "length"}, {"samples", "num_sequences"}, {"type", "kind"},
       {"head_size", "head_dim"}, {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"}, {"n_layer", "mlp_layers"}, {"n_head", "heads"},
-      {"temperature", "eta"}, {"beta", "eta"}, {"memory_size", "capacity"}, {"queue_size", "capacity"}, {"when", "at"},
+      {"temperature", "eta"}, {"beta", "eta"}, {"memory_size", "capacity"}, {"queue_size", "capacity"}, {"when", "at"}, {"interval", "every"},
   };
   const auto words = words_of(key);
   const auto has = [](const std::vector<std::string>& list, std::string_view word) { return std::find(list.begin(), list.end(), word) != list.end(); };
+  for (const auto& candidate : candidates) {
+    if (squeezed(key) == squeezed(candidate)) return candidate;
+  }
   for (const auto& [usual, ours] : kUsualNames) {
-    if ((key == usual || (usual.find('_') == usual.npos && !words.empty() && words.back() == usual)) && has(candidates, ours)) return std::string(ours);
+    if ((squeezed(key) == squeezed(usual) || (usual.find('_') == usual.npos && !words.empty() && words.back() == usual)) && has(candidates, ours)) return std::string(ours);
   }
   const auto shared = [&](const std::string& candidate) {
     std::size_t count = 0;
-    for (const auto& word : words_of(candidate)) count += word.size() > 2 && has(words, word);
+    for (const auto& word : words_of(candidate)) count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
     return count;
   };
   const auto best = std::max_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
@@ -439,7 +451,7 @@ std::string shown(const Node& scalar) { return fmt::format("'{}'", brief(scalar.
 std::string corrected(std::string_view text) {
   constexpr std::string_view kMinusSign = "\u2212";
   std::string number(text.starts_with('+') ? text.substr(1) : text);
-  if (text.starts_with(kMinusSign)) number.replace(0, kMinusSign.size(), "-");
+  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign)) number.replace(at, kMinusSign.size(), "-");
   std::erase(number, '_');
   const std::size_t first = number.starts_with('-') ? 1 : 0;
   const auto digit_at = [&number](std::size_t i) { return i < number.size() && is_digit(number[i]); };
