@@ -68,12 +68,23 @@ std::string_view invisible_name(unsigned code) {
     std::string_view name;
   };
   static constexpr Range kInvisible[] = {
-      {0x85, 0x85, "a next-line character"},  {0x80, 0x9f, "a control character"},     {0xa0, 0xa0, "a no-break space"},
-      {0xad, 0xad, "a soft hyphen"},          {0x1680, 0x1680, "an ogham space"},      {0x180e, 0x180e, "a vowel separator"},
-      {0x200b, 0x200b, "a zero-width space"}, {0x2000, 0x200a, "a typographic space"}, {0x200c, 0x200f, "a zero-width mark"},
-      {0x2028, 0x2028, "a line separator"},   {0x2029, 0x2029, "a paragraph separator"}, {0x202a, 0x202e, "a mark of direction"},
-      {0x202f, 0x202f, "a narrow no-break space"}, {0x205f, 0x205f, "a typographic space"}, {0x2060, 0x206f, "a zero-width mark"},
-      {0x3000, 0x3000, "an ideographic space"}, {0xfeff, 0xfeff, "a byte order mark"},
+      {0x85, 0x85, "a next-line character"},
+      {0x80, 0x9f, "a control character"},
+      {0xa0, 0xa0, "a no-break space"},
+      {0xad, 0xad, "a soft hyphen"},
+      {0x1680, 0x1680, "an ogham space"},
+      {0x180e, 0x180e, "a vowel separator"},
+      {0x200b, 0x200b, "a zero-width space"},
+      {0x2000, 0x200a, "a typographic space"},
+      {0x200c, 0x200f, "a zero-width mark"},
+      {0x2028, 0x2028, "a line separator"},
+      {0x2029, 0x2029, "a paragraph separator"},
+      {0x202a, 0x202e, "a mark of direction"},
+      {0x202f, 0x202f, "a narrow no-break space"},
+      {0x205f, 0x205f, "a typographic space"},
+      {0x2060, 0x206f, "a zero-width mark"},
+      {0x3000, 0x3000, "an ideographic space"},
+      {0xfeff, 0xfeff, "a byte order mark"},
   };
   for (const auto& [first, last, name] : kInvisible) {
     if (code >= first && code <= last) return name;
@@ -87,10 +98,14 @@ std::string escaped(std::string_view text, std::string_view also = {}) {
   while (!text.empty()) {
     const std::size_t valid = utf8_length(text), length = std::max<std::size_t>(valid, 1);
     const unsigned code = valid > 0 ? code_point(text, valid) : 0xfffd;
-    if (code == '\n') out += "\\n";
-    else if (code < ' ' || code == 0x7f) out += fmt::format("\\x{:02x}", code);
-    else if (!invisible_name(code).empty()) out += fmt::format("\\u{:04x}", code);
-    else out.append(also.find(text[0]) == std::string_view::npos ? "" : "\\").append(text.substr(0, length));
+    if (code == '\n')
+      out += "\\n";
+    else if (code < ' ' || code == 0x7f)
+      out += fmt::format("\\x{:02x}", code);
+    else if (!invisible_name(code).empty())
+      out += fmt::format("\\u{:04x}", code);
+    else
+      out.append(also.find(text[0]) == std::string_view::npos ? "" : "\\").append(text.substr(0, length));
     text.remove_prefix(length);
   }
   return out;
@@ -104,7 +119,9 @@ struct Marks {
 
 Marks marks_of(std::string_view text, std::size_t begin) {
   Marks found;
-  const auto is_blank = [text](std::size_t i) { return i >= text.size() || std::string_view(" \t\r\n").find(text[i]) != std::string_view::npos; };
+  const auto is_blank = [text](std::size_t i) {
+    return i >= text.size() || std::string_view(" \t\r\n").find(text[i]) != std::string_view::npos;
+  };
   std::size_t opened = 0, depth = 0;  // where the quote stands; brackets around
   char quote = '\0';                  // around the character
   bool in_comment = false, begins_token = true;
@@ -119,9 +136,12 @@ Marks marks_of(std::string_view text, std::size_t begin) {
     if (c == '\n') {
       end_line();
     } else if (quote != '\0') {
-      const bool escapes = (c == '\\' && quote == '"') || (c == '\'' && quote == c && i + 1 < text.size() && text[i + 1] == c);
-      if (escapes) ++i;
-      else if (c == quote) quote = '\0';
+      const bool escapes =
+          (c == '\\' && quote == '"') || (c == '\'' && quote == c && i + 1 < text.size() && text[i + 1] == c);
+      if (escapes)
+        ++i;
+      else if (c == quote)
+        quote = '\0';
     } else if (in_comment || is_blank(i)) {
       continue;
     } else if (begins_token && (c == '"' || c == '\'')) {
@@ -131,11 +151,14 @@ Marks marks_of(std::string_view text, std::size_t begin) {
     } else if (c == '#' && (i == begin || is_blank(i - 1))) {
       in_comment = true;
     } else {
-      const bool opens = (c == '[' || c == '{') && (begins_token || depth > 0), closes = (c == ']' || c == '}') && depth > 0;
-      begins_token = opens || (c == ',' && depth > 0) || (is_blank(i + 1) && (c == ':' || (begins_token && (c == '-' || c == '?'))));
+      const bool opens = (c == '[' || c == '{') && (begins_token || depth > 0),
+                 closes = (c == ']' || c == '}') && depth > 0;
+      begins_token = opens || (c == ',' && depth > 0) ||
+                     (is_blank(i + 1) && (c == ':' || (begins_token && (c == '-' || c == '?'))));
       depth = depth + opens - closes;
       const std::size_t length = utf8_length(text.substr(i));
-      if (length > 1 && found.invisible == text.npos && !invisible_name(code_point(text.substr(i), length)).empty()) found.invisible = i;
+      if (length > 1 && found.invisible == text.npos && !invisible_name(code_point(text.substr(i), length)).empty())
+        found.invisible = i;
     }
   }
   end_line();
@@ -194,30 +217,42 @@ std::string squeezed(std::string_view key) {
   return out;
 }
 
-/// The key that other programs call by this name: spelt otherwise, by a list of usual names, or because they share a word (num_heads, batch); else "".
+/// The key that a word means: spelt otherwise, by a list of usual names, or by a word that both have (num_heads); or
+/// "".
 std::string other_name_of(const std::string& key, const std::vector<std::string>& candidates) {
   static constexpr std::pair<std::string_view, std::string_view> kUsualNames[] = {
-      {"learning_rate", "lr"}, {"epochs", "steps"}, {"iterations", "steps"}, {"iters", "steps"}, {"updates", "steps"}, {"bs", "batch_size"},
-      {"wd", "weight_decay"}, {"l2", "weight_decay"}, {"beta1", "betas"}, {"beta2", "betas"}, {"momentum", "betas"}, {"epsilon", "eps"},
-      {"dtype", "precision"}, {"gpu", "device"}, {"cuda", "device"}, {"workers", "threads"}, {"cores", "threads"}, {"cpus", "threads"},
-      {"alpha", "zipf_exponent"}, {"seq_len", "length"}, {"bits", "length"}, {"samples", "num_sequences"}, {"type", "kind"},
-      {"head_size", "head_dim"}, {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"}, {"n_layer", "mlp_layers"}, {"n_head", "heads"},
-      {"temperature", "eta"}, {"beta", "eta"}, {"memory_size", "capacity"}, {"queue_size", "capacity"}, {"when", "at"}, {"interval", "every"},
+      {"learning_rate", "lr"},      {"epochs", "steps"},        {"iterations", "steps"},
+      {"iters", "steps"},           {"updates", "steps"},       {"bs", "batch_size"},
+      {"wd", "weight_decay"},       {"l2", "weight_decay"},     {"beta1", "betas"},
+      {"beta2", "betas"},           {"momentum", "betas"},      {"epsilon", "eps"},
+      {"dtype", "precision"},       {"gpu", "device"},          {"cuda", "device"},
+      {"workers", "threads"},       {"cores", "threads"},       {"cpus", "threads"},
+      {"alpha", "zipf_exponent"},   {"seq_len", "length"},      {"bits", "length"},
+      {"samples", "num_sequences"}, {"type", "kind"},           {"head_size", "head_dim"},
+      {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"},    {"n_layer", "mlp_layers"},
+      {"n_head", "heads"},          {"temperature", "eta"},     {"beta", "eta"},
+      {"memory_size", "capacity"},  {"queue_size", "capacity"}, {"when", "at"},
+      {"interval", "every"},
   };
   const auto words = words_of(key);
-  const auto has = [](const std::vector<std::string>& list, std::string_view word) { return std::find(list.begin(), list.end(), word) != list.end(); };
+  const auto has = [](const std::vector<std::string>& list, std::string_view word) {
+    return std::find(list.begin(), list.end(), word) != list.end();
+  };
   for (const auto& candidate : candidates) {
     if (squeezed(key) == squeezed(candidate)) return candidate;
   }
   for (const auto& [usual, ours] : kUsualNames) {
-    if ((squeezed(key) == squeezed(usual) || (usual.find('_') == usual.npos && !words.empty() && words.back() == usual)) && has(candidates, ours)) return std::string(ours);
+    const bool is_last_word = usual.find('_') == usual.npos && !words.empty() && words.back() == usual;
+    if ((is_last_word || squeezed(key) == squeezed(usual)) && has(candidates, ours)) return std::string(ours);
   }
   const auto shared = [&](const std::string& candidate) {
     std::size_t count = 0;
-    for (const auto& word : words_of(candidate)) count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
+    for (const auto& word : words_of(candidate))
+      count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
     return count;
   };
-  const auto best = std::max_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
+  const auto best = std::max_element(candidates.begin(), candidates.end(),
+                                     [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
   return best != candidates.end() && shared(*best) > 0 ? *best : std::string();
 }
 
@@ -328,7 +363,8 @@ std::string why_not_added(const Node& node, std::string_view key) {
   return all_digits(key) ? "is no list in the text so far; give it whole" : "";
 }
 
-/// Puts a value in the place of another, under its own key. A map goes key by key into a map, unless it is empty or of another kind.
+/// Puts a value in the place of another, under its own key. A map goes key by key into a map, unless it is empty or of
+/// another kind.
 void put(Node& target, Node value) {
   const Node *old_kind = target.find("kind"), *new_kind = value.find("kind");
   const bool same_kind = old_kind == nullptr || new_kind == nullptr || old_kind->text == new_kind->text;
@@ -337,8 +373,10 @@ void put(Node& target, Node value) {
   target.key_place = value.key_place;
   for (Node& child : value.children) {
     const std::optional<std::size_t> index = child_index(target, child.key);
-    if (index) put(target.children[*index], std::move(child));
-    else target.children.push_back(std::move(child));
+    if (index)
+      put(target.children[*index], std::move(child));
+    else
+      target.children.push_back(std::move(child));
   }
 }
 
@@ -451,13 +489,15 @@ std::string shown(const Node& scalar) { return fmt::format("'{}'", brief(scalar.
 std::string corrected(std::string_view text) {
   constexpr std::string_view kMinusSign = "\u2212";
   std::string number(text.starts_with('+') ? text.substr(1) : text);
-  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign)) number.replace(at, kMinusSign.size(), "-");
+  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign))
+    number.replace(at, kMinusSign.size(), "-");
   std::erase(number, '_');
   const std::size_t first = number.starts_with('-') ? 1 : 0;
   const auto digit_at = [&number](std::size_t i) { return i < number.size() && is_digit(number[i]); };
   while (number.substr(first, 1) == "0" && digit_at(first + 1)) number.erase(first, 1);
   if (number.substr(first, 1) == "." && digit_at(first + 1)) number.insert(first, 1, '0');
-  if (const auto point = number.find('.'); point > first && point != number.npos && !digit_at(point + 1)) number.erase(point, 1);
+  if (const auto point = number.find('.'); point > first && point != number.npos && !digit_at(point + 1))
+    number.erase(point, 1);
   return number != text && parse_decimal(number) ? number : std::string();
 }
 
@@ -483,7 +523,9 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
   std::optional<Decimal> number;
   if (node.kind == Node::Kind::scalar && !node.quoted) number = parse_decimal(node.text);
   if (!number) {
-    return no_number(node, "an integer", [&, unused = value](const Node& other) mutable { return parse_integer(other, low, high, unused).empty(); });
+    return no_number(node, "an integer", [&, unused = value](const Node& other) mutable {
+      return parse_integer(other, low, high, unused).empty();
+    });
   }
   std::string& digits = number->digits;
   digits.erase(0, digits.find_first_not_of('0'));
@@ -495,7 +537,8 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
   const std::string whole = (number->negative ? "-0" : "0") + digits + std::string(zeros, '0');
   const auto error = std::from_chars(whole.data(), whole.data() + whole.size(), value).ec;
   if (error == std::errc() && value >= low && value <= high) return {};
-  if (high == std::numeric_limits<std::int64_t>::max()) return fmt::format("must fit into 64 bits, got {}", brief(node.text));
+  if (high == std::numeric_limits<std::int64_t>::max())
+    return fmt::format("must fit into 64 bits, got {}", brief(node.text));
   return fmt::format("must be in [{}, {}], got {}", low, high, brief(node.text));
 }
 
@@ -508,7 +551,8 @@ std::string parse(const Node& node, bool& value) {
 
 std::string parse(const Node& node, double& value) {
   if (node.kind != Node::Kind::scalar || node.quoted || !parse_decimal(node.text)) {
-    return no_number(node, "a number", [unused = value](const Node& other) mutable { return parse(other, unused).empty(); });
+    return no_number(node, "a number",
+                     [unused = value](const Node& other) mutable { return parse(other, unused).empty(); });
   }
   const char* end = node.text.data() + node.text.size();
   if (std::from_chars(node.text.data(), end, value).ec == std::errc()) return {};
@@ -772,10 +816,6 @@ void ConfigSource::check_bytes(std::size_t yaml_begin) const {
     if (in_indentation && c == '\t') refuse(i, "a tab in the indentation");
     if (begins_line && c == '%') refuse(i, "directives are not supported");
   }
-  if (const std::size_t at = marks_of(text, yaml_begin).invisible; at != text.npos) {
-    const unsigned code = code_point(text.substr(at), utf8_length(text.substr(at)));
-    refuse(at, fmt::format("U+{:04X}, {}, may stand in quotes and comments only", code, invisible_name(code)));
-  }
 }
 
 void ConfigSource::refuse_open_quote(std::size_t from, std::size_t to) const {
@@ -787,7 +827,14 @@ void ConfigSource::refuse_open_quote(std::size_t from, std::size_t to) const {
 Node ConfigSource::parse(std::size_t yaml_begin, const std::string& path) {
   check_bytes(yaml_begin);
   const std::string& text = texts_.back().text;
-  open_quotes_ = marks_of(text, yaml_begin).open_quotes;
+  Marks marks = marks_of(text, yaml_begin);
+  if (marks.invisible != text.npos) {
+    const std::string_view at = std::string_view(text).substr(marks.invisible);
+    const unsigned code = code_point(at, utf8_length(at));
+    refuse(marks.invisible,
+           fmt::format("U+{:04X}, {}, may stand in quotes and comments only", code, invisible_name(code)));
+  }
+  open_quotes_ = std::move(marks.open_quotes);
   std::istringstream stream(text.substr(yaml_begin));
   Builder builder(*this, yaml_begin, path);
   try {
@@ -945,7 +992,8 @@ void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
       if (same && std::find(owners.begin(), owners.end(), field.owner) == owners.end()) owners.push_back(field.owner);
     }
     std::string hint = did_you_mean(unknown.key, unknown.known);
-    if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty()) hint = fmt::format("; did you mean '{}'?", name);
+    if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty())
+      hint = fmt::format("; did you mean '{}'?", name);
     if (hint.empty() && unknown.path.empty()) hint = hint_of_any(unknown.key, help);
     if (owners.size() == 1 && owners[0] != schema_path(unknown.path))
       hint = owners[0].empty() ? "; it belongs at the top level" : "; it belongs under " + owners[0];

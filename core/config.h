@@ -125,8 +125,8 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
 std::string parse(const Node& node, bool& value);
 std::string parse(const Node& node, double& value);
 std::string parse(const Node& node, std::string& value);
-std::string brief(std::string_view text);   // as messages quote it: not too long, without what cannot be seen
-std::string shown(const Node& scalar);      // the same in quotes
+std::string brief(std::string_view text);      // as messages quote it: not too long, without what cannot be seen
+std::string shown(const Node& scalar);         // the same in quotes
 std::string corrected(std::string_view text);  // 0.001 for .001, 1000 for 1_000, 1e-3 for +1e-3; "" where nothing helps
 
 template <std::integral T>
@@ -321,7 +321,8 @@ std::string to_yaml(const T& config) {
   return config_detail::to_yaml(config_detail::to_node(config));
 }
 
-/// A number by itself, as on a command line, in the grammar of configurations and under their rules: what is wrong with it, or "".
+/// A number by itself, as on a command line, in the grammar of configurations and under their rules: what is wrong with
+/// it, or "".
 template <class T>
 std::string read_number(const std::string& text, T& value, const Rules& rules) {
   config_detail::Node node;
@@ -352,8 +353,8 @@ class ConfigSource {
   ConfigSource(std::string_view text, std::string file_name);
   static ConfigSource from_file(const std::filesystem::path& path);
 
-  /// `a.b.0=value`, the value as in a YAML flow list; a map sets what it names, {} empties, a list replaces. Returns the paths that are set.
-  /// Throws ConfigError if the argument cannot be understood.
+  /// `a.b.0=value`, the value as in a YAML flow list; a map sets what it names, {} empties, a list replaces. Returns
+  /// the paths that are set. Throws ConfigError if the argument cannot be understood.
   std::vector<std::string> override_with(const std::string& assignment);
 
   /// Reads what can be read; a member that cannot keeps its default and leaves a violation. Rules are for what is
@@ -435,7 +436,8 @@ void ConfigSource::read_value(const Node& node, const std::string& path, T& valu
     else
       read_fields(node, path, value, {});
   } else {
-    if (const std::string problem = parse_by_rules(node, value, rules); !problem.empty()) violate(node.place, path, problem);
+    if (const std::string problem = parse_by_rules(node, value, rules); !problem.empty())
+      violate(node.place, path, problem);
   }
 }
 

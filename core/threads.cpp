@@ -25,9 +25,12 @@ struct Hierarchy {
   fs::path group, folder;  // what is mounted, and where
 };
 
-bool lists(const std::string& words, const std::string& word) { return ("," + words + ",").find("," + word + ",") != std::string::npos; }
+bool lists(const std::string& words, const std::string& word) {
+  return ("," + words + ",").find("," + word + ",") != std::string::npos;
+}
 
-/// A line of mountinfo: id, parent, device, mounted folder, mount point, options, optional fields, "-", type, source, options of the type.
+/// A line of mountinfo: id, parent, device, mounted folder, mount point, options, optional fields, "-", type, source,
+/// options of the type.
 std::vector<Hierarchy> hierarchies(const fs::path& root) {
   std::vector<Hierarchy> found;
   std::ifstream mounts(root / "proc/self/mountinfo");
@@ -38,7 +41,8 @@ std::vector<Hierarchy> hierarchies(const fs::path& root) {
     std::string ignored, group, folder, type, options;
     before >> ignored >> ignored >> ignored >> group >> folder;
     after >> type >> ignored >> options;
-    if (type == "cgroup2" || (type == "cgroup" && lists(options, "cpu"))) found.push_back({type == "cgroup2", group, root / fs::path(folder).relative_path()});
+    if (type == "cgroup2" || (type == "cgroup" && lists(options, "cpu")))
+      found.push_back({type == "cgroup2", group, root / fs::path(folder).relative_path()});
   }
   return found;
 }
@@ -94,7 +98,9 @@ std::int64_t available_cores(const fs::path& root) {
 }
 
 void wait_without_spinning(std::int64_t threads) {
-  if (threads < 2 || std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr || stop_signalled()) return;
+  if (threads < 2 || std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr ||
+      stop_signalled())
+    return;
   std::error_code unknown;
   const auto program = fs::read_symlink("/proc/self/exe", unknown);
   std::ifstream line("/proc/self/cmdline", std::ios::binary);

@@ -267,13 +267,14 @@ class Checker {
     return source_.clean(path + ".kind") && source_.clean(path + ".at") && source_.clean(path + ".every") && source_.clean("train.steps");
   }
 
-  /// Whether it is certain when all events of a kind happen, and what they are called.
+  /// Whether it is certain when all events of a kind happen, and what snapshots are called.
   template <class Event>
   bool all_certain() const {
     for (std::size_t i = 0; i < config_.events.size(); ++i) {
       const auto path = fmt::format("events.{}", i);
       if (!source_.clean(path + ".kind")) return false;
-      if (std::holds_alternative<Event>(config_.events[i]) && (!timed(i) || !source_.clean(path + ".name"))) return false;
+      const bool named = !std::is_same_v<Event, SnapshotEvent> || source_.clean(path + ".name");
+      if (std::holds_alternative<Event>(config_.events[i]) && !(timed(i) && named)) return false;
     }
     return source_.clean("train.steps");
   }
@@ -360,7 +361,8 @@ class Checker {
     const auto step = first_moment(i).first;
     std::int64_t phase = 0;
     for (std::size_t j = 0; j < config_.events.size(); ++j) {
-      if (std::holds_alternative<SwitchEvent>(config_.events[j])) phase += schedule_of(config_.events[j]).occurrences(config_.train.steps, j < i ? step : step - 1);
+      const auto& event = config_.events[j];
+      if (std::holds_alternative<SwitchEvent>(event)) phase += schedule_of(event).occurrences(config_.train.steps, j < i ? step : step - 1);
     }
     return phase;
   }
@@ -410,6 +412,15 @@ class Checker {
   bool with_weights_;
   std::map<std::string, std::size_t> names_;
 };
+
+/// Of an override of `seed` beside other seeds that do not follow it: many runs would count as many seeds and be one.
+void refuse_seed_without_effect(ConfigSource& source, RunConfig& config) {
+  const auto own_data_seed = config.data.seed, own_model_seed = seed_of(config.model);
+  if (!source.clean("seed") || !source.clean("data.seed") || !source.clean("model") || !own_data_seed || !own_model_seed) return;
+  if (own_data_seed == config.seed && own_model_seed == config.seed) return;
+  source.fail("seed", fmt::format("changes no random number: data.seed = {} and model.seed = {} are given; to make them follow it, add "
+                                  "data.seed=null model.seed=null", *own_data_seed, *own_model_seed));
+}
 
 /// Whether a setting may differ between two parts of one run, so that it does not name it.
 bool is_incidental(std::string_view path) {
@@ -471,12 +482,7 @@ LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& o
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
   Checker(source, config, path.parent_path(), with_weights).check();
-  const auto own_model_seed = seed_of(config.model);
-  const bool follows = !config.data.seed || !own_model_seed || (config.data.seed == config.seed && own_model_seed == config.seed);
-  if (!follows && std::find(overridden.begin(), overridden.end(), "seed") != overridden.end()) {
-    source.fail("seed", fmt::format("changes no random number: data.seed = {} and model.seed = {} are given; to make them follow it, add data.seed=null "
-                                    "model.seed=null", *config.data.seed, *own_model_seed));
-  }
+  if (std::find(overridden.begin(), overridden.end(), "seed") != overridden.end()) refuse_seed_without_effect(source, config);
   source.throw_if_violated();
 
   loaded.threads_given = config.threads > 0;

@@ -54,7 +54,8 @@ std::string megabytes(double bytes) {
 
 /// Bytes that a run will write, by kind; at most.
 void print_plan(const RunConfig& config, const fs::path& directory) {
-  sampler_of(config);  // own data is no good? now rather than when the run starts
+  // own data that is no good is refused now rather than when the run starts
+  if (config.data.weights) sampler_of(config);
   if (config.data.file) first_table(config);
   const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
   const auto parameters = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
@@ -181,8 +182,8 @@ ExitCode train(const TrainRequest& request) {
     }
     const auto status = read_status(directory);
     if (status.state == "diverged") {
-      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; --restart repeats this one",
-                                                  directory.string(), status.step));
+      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
+                                                  "--restart repeats this one", directory.string(), status.step));
     }
     const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
     if (at_end && fs::exists(directory / "final.safetensors")) {

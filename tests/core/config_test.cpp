@@ -323,15 +323,19 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"null", {"f.yaml:1:1: expected a map of settings, got null"}},
       // Unknown keys.
       {"lrr: 1", {"f.yaml:1:1: lrr: unknown key 'lrr'"}},
-      {"train: {learning_rate: 1}", {"f.yaml:1:9: train.learning_rate: unknown key 'learning_rate'; did you mean 'lr'?"}},
+      {"train: {learning_rate: 1}",
+       {"f.yaml:1:9: train.learning_rate: unknown key 'learning_rate'; did you mean 'lr'?"}},
       {"train: {num_steps: 1}", {"f.yaml:1:9: train.num_steps: unknown key 'num_steps'; did you mean 'steps'?"}},
       {"train: {max_epochs: 1}", {"f.yaml:1:9: train.max_epochs: unknown key 'max_epochs'; did you mean 'steps'?"}},
-      {"model: {n_heads: 1}", {"f.yaml:1:9: model.n_heads: unknown key 'n_heads' of kind attention; did you mean 'heads'?"}},
+      {"model: {n_heads: 1}",
+       {"f.yaml:1:9: model.n_heads: unknown key 'n_heads' of kind attention; did you mean 'heads'?"}},
       {"learning_rate: 1", {"f.yaml:1:1: learning_rate: unknown key 'learning_rate'; did you mean train.lr?"}},
       {"num_heads: 1", {"f.yaml:1:1: num_heads: unknown key 'num_heads'; did you mean model.heads?"}},
-      {"train: {amsgrad_init: 1}", {"f.yaml:1:9: train.amsgrad_init: unknown key 'amsgrad_init'; did you mean 'amsgrad'?"}},
+      {"train: {amsgrad_init: 1}",
+       {"f.yaml:1:9: train.amsgrad_init: unknown key 'amsgrad_init'; did you mean 'amsgrad'?"}},
       {"train: {learningRate: 1, LR: 2, step_size: 3}",
-       {"f.yaml:1:9: train.learningRate: unknown key 'learningRate'; did you mean 'lr'?", "f.yaml:1:26: train.LR: unknown key 'LR'; did you mean 'lr'?",
+       {"f.yaml:1:9: train.learningRate: unknown key 'learningRate'; did you mean 'lr'?",
+        "f.yaml:1:26: train.LR: unknown key 'LR'; did you mean 'lr'?",
         "f.yaml:1:33: train.step_size: unknown key 'step_size'"}},
       {"train: {type: adam}", {"f.yaml:1:9: train.type: unknown key 'type'"}},
       {"lr: 1", {"f.yaml:1:1: lr: unknown key 'lr'; it belongs under train"}},
@@ -697,7 +701,8 @@ TEST(ConfigOverrides, ReplaceAndAdd) {
 }
 
 TEST(ConfigOverrides, MapsMerge) {
-  const std::string text = "{train: {steps: 7, lr: 2, betas: [0.1, 0.2]}, model: {kind: attention, heads: 3, init: {std_dev: 5}}}";
+  const std::string text =
+      "{train: {steps: 7, lr: 2, betas: [0.1, 0.2]}, model: {kind: attention, heads: 3, init: {std_dev: 5}}}";
   const Example merged = read(text, {"train={lr: 0.5, betas: [0.3, 0.4]}", "model={init: {std_dev: 6}}"});
   EXPECT_EQ(merged.train.steps, 7);
   EXPECT_EQ(merged.train.lr, 0.5);
@@ -730,7 +735,8 @@ TEST(ConfigNumbers, OnACommandLineAreThoseOfAFile) {
   EXPECT_EQ(complaint("101"), "must be in [1, 100], got 101");
   EXPECT_EQ(complaint("99999999999999999999"), "must fit into 64 bits, got 99999999999999999999");
   double real = 0;
-  for (const auto* text : {"nan", "inf", "1e", " 1", "1 "}) EXPECT_NE(read_number(text, real, {positive()}), "") << text;
+  for (const auto* text : {"nan", "inf", "1e", " 1", "1 "})
+    EXPECT_NE(read_number(text, real, {positive()}), "") << text;
   EXPECT_EQ(read_number("1e-3", real, {positive()}), "");
   EXPECT_EQ(real, 1e-3);
 }
