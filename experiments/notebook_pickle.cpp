@@ -228,7 +228,7 @@ Safetensors final_weights(const fs::path& run) {
 class Presentations {
  public:
   Presentations(const RunConfig& config, std::vector<std::int64_t> starts)
-      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, *config.data.seed, config.train.batch_size),
+      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, data_seed(config), config.train.batch_size),
         counts_(static_cast<std::size_t>(config.data.num_sequences)) {}
 
   /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.

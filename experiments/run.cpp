@@ -114,7 +114,7 @@ FileMarks marks_from(const Safetensors& file) {
 
 SequenceTable first_table(const RunConfig& config, const Poll& poll) {
   const auto& data = config.data;
-  if (!data.file) return SequenceTable::random(*data.seed, 0, data.num_sequences, data.length, poll);
+  if (!data.file) return SequenceTable::random(data_seed(config), 0, data.num_sequences, data.length, poll);
   try {
     return SequenceTable::from_array(read_npy(*data.file).view(), poll);
   } catch (const std::invalid_argument& error) {
@@ -124,7 +124,7 @@ SequenceTable first_table(const RunConfig& config, const Poll& poll) {
 
 SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll) {
   if (phase == 0) return first_table(config, poll);
-  return SequenceTable::random(*config.data.seed, static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length, poll);
+  return SequenceTable::random(data_seed(config), static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length, poll);
 }
 
 RankSampler sampler_of(const RunConfig& config) {
@@ -193,9 +193,10 @@ Run::Run(RunConfig config, fs::path directory, RunOptions options)
       device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)),
       dtype_(config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
   at::set_num_threads(static_cast<int>(config_.threads));
-  model_ = make_model({&config_.model, 1}, config_.data.length, dtype_, device_.device);
+  const auto seeded = with_seeds(config_).model;
+  model_ = make_model({&seeded, 1}, config_.data.length, dtype_, device_.device);
   adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>{scalars_of(config_.train)});
-  if (config_.eval.novel > 0) novel_ = SequenceTable::novel(*config_.data.seed, config_.eval.novel, config_.data.length);
+  if (config_.eval.novel > 0) novel_ = SequenceTable::novel(data_seed(config_), config_.eval.novel, config_.data.length);
   const auto scalar = torch::TensorOptions().dtype(torch::kFloat64).device(device_.device);
   accumulated_ = {torch::zeros({}, scalar), torch::zeros({}, scalar), 0};
   started_ = utc_now();
@@ -354,9 +355,10 @@ void Run::train_one_step() {
 
 void Run::check_finite() {
   if (trainer_->finite_R().item<std::uint8_t>() != 0) return;
-  throw Error(ExitCode::diverged,
-              fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. A smaller train.lr may help",
-                          point_.step));
+  const auto advice = point_.step == 0 ? "No update came before: it is the initial or loaded weights, and a smaller model.init_std may help"
+                      : config_.train.weight_decay > 0 ? "A smaller train.lr or train.weight_decay may help"
+                                                       : "A smaller train.lr may help";
+  throw Error(ExitCode::diverged, fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. {}", point_.step, advice));
 }
 
 void Run::log_metrics() {
@@ -498,7 +500,7 @@ void Run::start_phase(SequenceTable table, bool clear_memory) {
   if (trainer_) {
     trainer_->set_table(0, current, clear_memory);
   } else {
-    std::vector<TrainingData> replicas{{current, DrawStream(sampler_, *config_.data.seed, config_.train.batch_size)}};
+    std::vector<TrainingData> replicas{{current, DrawStream(sampler_, data_seed(config_), config_.train.batch_size)}};
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(replicas));
   }
 }
@@ -679,6 +681,7 @@ void Run::write_meta(const std::string& end) {
   meta["host"] = host_name();
   meta["device"] = device_.device.str();
   meta["libtorch"] = TORCH_VERSION;
+  meta["seeds"] = {{"data", data_seed(config_)}, {"model", model_seed(config_)}};
   meta["cuda"] = libtorch_cuda_version();
   meta["driver"] = driver_cuda_version();
   meta["start"] = sessions.front().value("start", json());

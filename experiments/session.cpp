@@ -53,6 +53,9 @@ std::string megabytes(double bytes) {
 
 /// Bytes that a run will write, by kind; at most.
 void print_plan(const RunConfig& config, const fs::path& directory) {
+  // own data that is no good is refused now rather than when the run starts
+  if (config.data.weights) sampler_of(config);
+  if (config.data.file) first_table(config);
   const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
   const auto parameters = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
   const auto steps = config.train.steps;
@@ -141,6 +144,14 @@ RunConfig stored_config(const fs::path& run_directory) {
   return load_config(path, {}, /*with_weights=*/false).config;
 }
 
+std::int64_t threads_of(const TrainRequest& request) {
+  const auto loaded = load_config(request.config_path, request.overrides, /*with_weights=*/false);
+  const auto directory = directory_of(request, loaded.config);
+  std::error_code unknown;
+  const bool has_run = !request.restart && fs::exists(directory / "config.yaml", unknown);
+  return loaded.threads_given || !has_run ? loaded.config.threads : stored_config(directory).threads;
+}
+
 ExitCode train(const TrainRequest& request) {
   auto loaded = load_config(request.config_path, request.overrides);
   const auto directory = directory_of(request, loaded.config);
@@ -169,8 +180,8 @@ ExitCode train(const TrainRequest& request) {
     }
     const auto status = read_status(directory);
     if (status.state == "diverged") {
-      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
-                                                  directory.string(), status.step));
+      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
+                                                  "--restart repeats this one", directory.string(), status.step));
     }
     const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
     if (at_end && fs::exists(directory / "final.safetensors")) {

@@ -18,6 +18,12 @@ std::string DamConfig::text() const {
   return fmt::format("{} heads, eta {}, {}", heads, eta, retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", slots()));
 }
 
+/// Features of the cue, then a score and its slope for each distinct stored sequence (bench dam S, T).
+double DamConfig::nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const {
+  const auto L = static_cast<double>(length), stored = static_cast<double>(retrieves() ? num_sequences : std::min(slots(), num_sequences));
+  return (static_cast<double>(heads) * L + stored * (L + 30)) / 30;
+}
+
 void DamConfig::resolve() {
   if (retrieves()) return;
   capacity = slots();

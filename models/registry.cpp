@@ -38,6 +38,10 @@ std::int64_t num_parameters(const ModelConfig& config, std::int64_t length) {
   return total;
 }
 
+double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length, std::int64_t num_sequences) {
+  return std::visit([&](const auto& c) { return c.nanoseconds_of_prediction(length, num_sequences); }, config);
+}
+
 std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }

@@ -27,7 +27,9 @@ bool has_memory(const ModelConfig& config);
 /// "dam: 30 heads, eta 10, a queue of 3000, 76,500 parameters".
 std::string text_of(const ModelConfig& config, std::int64_t length);
 std::int64_t num_parameters(const ModelConfig& config, std::int64_t length);
-/// The seed of the initial weights; whoever reads a configuration has set it.
+/// Nanoseconds that one prediction of a training step takes one core, about: what the number of threads follows.
+double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length, std::int64_t num_sequences);
+/// The seed of the initial weights; null = the run's.
 std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 
 /// The hidden layers of a model's plain form for every cell, [R, N, width] each, the input of the MLP first. Throws std::invalid_argument for

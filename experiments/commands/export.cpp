@@ -122,7 +122,7 @@ void add_export(CLI::App& app, Command& chosen) {
   command->add_flag("--no-sequences", request->no_sequences, "the record alone");
   command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
   command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
-  command->add_option("--epoch-steps", request->epoch_steps, "output.epoch_steps")->check(CLI::PositiveNumber);
+  add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
   auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->excludes(runs);
   command->callback([=, &chosen] {
     if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");

@@ -57,7 +57,7 @@ void add_theory(CLI::App& app, Command& chosen) {
   auto json = std::make_shared<bool>(false);
   command->add_option("config", *path, "YAML file")->required();
   command->add_option("overrides", *overrides, "a.b=value");
-  command->add_option("--phase", *phase, "0 = before the first switch")->check(CLI::NonNegativeNumber);
+  add_number(command, "--phase", *phase, in_range(0, 4294967295), "0 = before the first switch");
   command->add_flag("--json", *json, "one JSON object");
   command->callback([=, &chosen] { chosen = [=] { return print_theory(*path, *overrides, *phase, *json); }; });
 }

@@ -1,6 +1,7 @@
 #include "core/log.h"
 #include "core/output.h"
 #include "core/signals.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/session.h"
 
@@ -26,7 +27,7 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)");
   command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
   command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
-  command->add_option("--max-hours", request->options.max_hours, "stop, resumable, after this long")->check(CLI::PositiveNumber);
+  add_number(command, "--max-hours", request->options.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")->default_str("");
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
   command->callback([=, &chosen] {
     chosen = [=] {
@@ -39,6 +40,7 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       std::signal(SIGPIPE, SIG_IGN);
       let_output_be_lost();  // a run goes on without its terminal
       request->options.stop = stop_signalled;
+      if (!request->dry_run) wait_without_spinning(threads_of(*request));
       return train(*request);
     };
   });
