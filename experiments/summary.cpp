@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/npy.h"
+#include "experiments/run.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -34,6 +35,13 @@ std::vector<std::int64_t> switch_steps(const fs::path& run_directory) {
   return steps;
 }
 
+/// Ranks with a positive probability. (A Zipf law gives one to every rank that a summary speaks of.)
+std::int64_t drawn_ranks(const RunConfig& config) {
+  if (!config.data.weights) return config.data.num_sequences;
+  const auto probabilities = sampler_of(config).probabilities();
+  return std::count_if(probabilities.begin(), probabilities.end(), [](double p) { return p > 0; });
+}
+
 /// Accuracy of a model that knows nothing.
 double chance_of(const RunConfig& config) {
   return retrieves(config.model) ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
@@ -43,6 +51,7 @@ double chance_of(const RunConfig& config) {
 
 std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConfig& config, std::int64_t top) {
   const auto switches = switch_steps(run_directory);
+  const auto drawn = std::min(top, drawn_ranks(config));
   std::vector<PhaseSummary> phases;
   for (std::size_t phase = 0; phase <= switches.size(); ++phase) {
     const auto folder = run_directory / "eval" / fmt::format("phase_{}", phase);
@@ -54,8 +63,7 @@ std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConf
     const auto theory = theory_array.view().as<double>();  // (K, 2)
     const auto steps = steps_array.view().as<std::int64_t>().first(static_cast<std::size_t>(std::min(steps_array.shape[0], accuracy.shape[0])));
     PhaseSummary summary{};
-    const auto is_drawn = [&](std::int64_t rank) { return std::isfinite(theory[static_cast<std::size_t>(2 * rank)]); };  // the floor of others is infinite
-    while (summary.ranks < std::min(top, theory_array.shape[0]) && is_drawn(summary.ranks)) ++summary.ranks;
+    summary.ranks = drawn;
     const auto columns = std::count_if(ranks.begin(), ranks.end(), [&](auto rank) { return rank < summary.ranks; });
     if (steps.empty() || columns == 0) continue;
 
@@ -76,7 +84,7 @@ std::vector<PhaseSummary> summarize(const fs::path& run_directory, const RunConf
     summary.at_switch = accuracy_at(last_row);
     summary.at_end = accuracy_at(last);
     for (auto row = first_row; row <= last_row && summary.can_learn() && !summary.learned; ++row) {
-      if (accuracy_at(row) < threshold) continue;
+      if (accuracy_at(row) < threshold - 1e-9) continue;  // a mean of equal numbers may round below them
       const auto since_begin = [&](std::int64_t at) { return at < first_row ? 0 : steps[static_cast<std::size_t>(at)] - begin; };
       summary.learned = {since_begin(row - 1), since_begin(row)};
     }
@@ -92,7 +100,8 @@ std::string speed_text(const StepInterval& first, const StepInterval& later) {
   if (!faster && !slower) return "too near to phase 0 to say which was faster";
   const auto& [longer, shorter] = faster ? std::pair(first, later) : std::pair(later, first);
   const auto low = fmt::format("{:.1f}x", ratio(longer.after, shorter.by)), high = fmt::format("{:.1f}x", ratio(longer.by, shorter.after));
-  return fmt::format("{} {} than phase 0", shorter.after == 0 ? "at least " + low : low == high ? low : low + " to " + high, faster ? "faster" : "slower");
+  const auto by = shorter.after > 0 ? (low == high ? low : low + " to " + high) + " " : low == "1.0x" ? "" : "at least " + low + " ";
+  return fmt::format("{}{} than phase 0", by, faster ? "faster" : "slower");
 }
 
 namespace {

@@ -13,7 +13,6 @@ namespace {
 
 using test::TemporaryDirectory;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 struct Row {
   std::int64_t step;
@@ -30,7 +29,7 @@ class Directory {
     make_directories(root_ / "theory");
   }
 
-  Directory& phase(int k, const std::vector<Row>& rows, double ceiling, std::int64_t drawn = 1 << 30) {
+  Directory& phase(int k, const std::vector<Row>& rows, double ceiling) {
     const auto folder = root_.path() / "eval" / fmt::format("phase_{}", k);
     make_directories(folder);
     std::vector<std::int64_t> steps, ranks;
@@ -44,12 +43,17 @@ class Directory {
     write_npy(folder / "rank.npy", row_of(ranks));
     write_npy(folder / "accuracy.npy", view_of(accuracy.data(), {std::ssize(steps), std::ssize(ranks)}));
     std::vector<double> theory;
-    for (std::int64_t rank = 0; rank < num_sequences_; ++rank) theory.insert(theory.end(), {rank < drawn ? 0.1 : INFINITY, ceiling});
+    for (std::int64_t rank = 0; rank < num_sequences_; ++rank) theory.insert(theory.end(), {0.1, ceiling});
     write_npy(root_.path() / "theory" / fmt::format("phase_{}.npy", k), view_of(theory.data(), {num_sequences_, 2}));
     return *this;
   }
   Directory& switch_at(std::int64_t step) {
     write_atomically(root_ / "switches.json", fmt::format("[{{\"phase\": 1, \"step\": {}}}]", step));
+    return *this;
+  }
+  Directory& weights(const std::vector<double>& values) {
+    config.data.weights = (root_.path() / "weights.npy").string();
+    write_npy(*config.data.weights, row_of(values));
     return *this;
   }
   std::vector<PhaseSummary> summary() const { return summarize(root_.path(), config, 10); }
@@ -82,7 +86,7 @@ TEST(Summary, LearnedIsTheIntervalBetweenTwoEvaluations) {
 TEST(Summary, OfTwoRowsAtAStepTheFirstIsBeforeItsEvents) {
   Directory directory(20, 1);
   // warm start at 0; weights loaded at 4; at the switch the old sequences are scored once more, with the new ones
-  directory.phase(0, {{0, .5F}, {0, .7F}, {4, .72F}, {4, .95F}, {8, .8F}, {8, .1F}, {12, .2F}}, 1).switch_at(8);
+  directory.phase(0, {{0, .5F}, {0, .7F}, {4, .72F}, {4, .96F}, {8, .8F}, {8, .1F}, {12, .2F}}, 1).switch_at(8);
   directory.phase(1, {{8, .5F}, {12, .6F}}, 1);
   const auto phases = directory.summary();
   EXPECT_FLOAT_EQ(phases[0].at_begin, .7F);
@@ -114,21 +118,25 @@ TEST(Summary, NothingToLearnWhereTheCeilingIsNotAboveChance) {
 }
 
 TEST(Summary, SaysHowManyRanksWereScored) {
-  const auto headline = [](std::int64_t K, std::int64_t stride, std::int64_t drawn = 1 << 30) {
-    const auto text = Directory(K, stride).phase(0, {{0, .5F}}, 1, drawn).text();
+  const auto headline = [](std::int64_t K, std::int64_t stride, const std::vector<double>& weights = {}) {
+    Directory directory(K, stride);
+    if (!weights.empty()) directory.weights(weights);
+    const auto text = directory.phase(0, {{0, .5F}}, 1).text();
     return text.substr(1, text.find('\n', 1) - 1);
   };
   EXPECT_EQ(headline(100, 1), "accuracy of the 10 most frequent sequences (chance 0.5)");
   EXPECT_EQ(headline(100, 20), "accuracy of 1 of the 10 most frequent sequences, by eval.validation_stride (chance 0.5)");
   EXPECT_EQ(headline(100, 3), "accuracy of 4 of the 10 most frequent sequences, by eval.validation_stride (chance 0.5)");
   EXPECT_EQ(headline(4, 1), "accuracy of the 4 most frequent sequences (chance 0.5)");
-  EXPECT_EQ(headline(100, 1, 6), "accuracy of the 6 most frequent sequences (chance 0.5)");  // the others are never drawn
+  EXPECT_EQ(headline(8, 1, {1, 0, 2, 0, 3, 0, 0, 1}), "accuracy of the 4 most frequent sequences (chance 0.5)");  // the others are never drawn
 }
 
 TEST(Summary, SpeedIsEveryRatioThatTheIntervalsAllow) {
   EXPECT_EQ(speed_text({1600, 1800}, {400, 600}), "2.7x to 4.5x faster than phase 0");
   EXPECT_EQ(speed_text({400, 600}, {1600, 1800}), "2.7x to 4.5x slower than phase 0");
   EXPECT_EQ(speed_text({1600, 1800}, {0, 200}), "at least 8.0x faster than phase 0");
+  EXPECT_EQ(speed_text({500, 1000}, {0, 500}), "faster than phase 0");
+  EXPECT_EQ(speed_text({500, 1000}, {250, 500}), "1.0x to 4.0x faster than phase 0");
   EXPECT_EQ(speed_text({1284, 1286}, {428, 429}), "3.0x faster than phase 0");
   EXPECT_EQ(speed_text({400, 600}, {500, 700}), "too near to phase 0 to say which was faster");
   EXPECT_EQ(speed_text({0, 200}, {0, 200}), "too near to phase 0 to say which was faster");
