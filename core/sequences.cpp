@@ -30,7 +30,7 @@ SequenceTable SequenceTable::novel(std::uint32_t seed, std::int64_t num_sequence
   return table;
 }
 
-SequenceTable SequenceTable::from_array(const ArrayView& bits_KL, const Poll& poll) {
+SequenceTable SequenceTable::from_array(const ArrayView& bits_KL, std::span<const std::int64_t> rows, const Poll& poll) {
   SequenceTable table(bits_KL.shape.at(0), bits_KL.shape.at(1));
   const auto value_at = [&](std::int64_t i) -> std::int64_t {
     switch (bits_KL.dtype) {
@@ -41,13 +41,14 @@ SequenceTable SequenceTable::from_array(const ArrayView& bits_KL, const Poll& po
     }
   };
   RarePoll rare(poll);
-  for (std::int64_t rank = 0, i = 0; rank < table.num_sequences_; ++rank) {
+  for (std::int64_t rank = 0; rank < table.num_sequences_; ++rank) {
     rare();
-    for (std::int64_t position = 0; position < table.length_; ++position, ++i) {
-      const auto value = value_at(i);
+    const auto row = rows.empty() ? rank : rows[static_cast<std::size_t>(rank)];
+    for (std::int64_t position = 0; position < table.length_; ++position) {
+      const auto value = value_at(row * table.length_ + position);
       if (value != 0 && value != 1) {
         throw std::invalid_argument(
-            fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, rank, position));
+            fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, row, position));
       }
       if (value == 1) {
         table.words_[static_cast<std::size_t>(rank * table.words_per_row_ + position / 64)] |=

@@ -20,8 +20,9 @@ class SequenceTable {
   /// Sequences that no phase holds (but by chance): a control for evaluation.
   static SequenceTable novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream = Stream::novel_bits,
                              const Poll& poll = {});
-  /// From a (K, L) array of integers 0 and 1. Throws std::invalid_argument naming the first other value.
-  static SequenceTable from_array(const ArrayView& bits_KL, const Poll& poll = {});
+  /// From a (K, L) array of integers 0 and 1: rank r is row rows[r], or row r where `rows` is empty. Throws std::invalid_argument naming
+  /// the first other value.
+  static SequenceTable from_array(const ArrayView& bits_KL, std::span<const std::int64_t> rows = {}, const Poll& poll = {});
 
   std::int64_t num_sequences() const { return num_sequences_; }
   std::int64_t length() const { return length_; }

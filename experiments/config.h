@@ -25,7 +25,7 @@ struct DataConfig {
     visit("length", self.length, "bits of a sequence L", in_range(1, 65536));
     visit("zipf_exponent", self.zipf_exponent, "p of rank a is (a+1)^-s / sum; 0 = uniform", in_range(0, 64));
     visit("file", self.file, "own sequences: .npy of 0/1 integers (K, L); a switch redraws them as fair bits");
-    visit("weights", self.weights, "own probabilities up to a factor: .npy (K)");
+    visit("weights", self.weights, "own probabilities up to a factor: .npy (K); ranks follow them, the largest first (data_rows.npy)");
     visit("seed", self.seed, "seed of sequences and draws; null = the run's seed");
   }
 };

@@ -564,12 +564,14 @@ class Record {
 }  // namespace
 
 void write_notebook_record(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
+  check_ranks(run_directory, config);
   Record(run_directory, config, settings, target).write();
 }
 
 // ---- the sequences
 
 void write_notebook_sequences(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
+  check_ranks(run_directory, config);
   const auto starts = phase_starts(run_directory);
   const auto K = config.data.num_sequences, L = config.data.length;
   PickleWriter out(target);

@@ -15,6 +15,8 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
+#include <functional>
+#include <numeric>
 
 namespace mnemo {
 
@@ -94,6 +96,12 @@ std::vector<std::int64_t> int64_values(const Safetensors& file, const std::strin
   return {values.begin(), values.end()};
 }
 
+std::string digest_of_weights(const RankSampler& sampler, const std::vector<std::int64_t>& rows) {
+  const auto& probabilities = sampler.probabilities();
+  return hash_of(hash_of({reinterpret_cast<const char*>(probabilities.data()), probabilities.size() * sizeof(double)}) +
+                 hash_of({reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(std::int64_t)}));
+}
+
 std::string marks_text(const FileMarks& marks) {
   json list = json::array();
   for (const auto& [path, mark] : marks) list.push_back({{"path", path}, {"size", mark.size}, {"xxh3", mark.hash}});
@@ -116,7 +124,7 @@ SequenceTable first_table(const RunConfig& config, const Poll& poll) {
   const auto& data = config.data;
   if (!data.file) return SequenceTable::random(data_seed(config), 0, data.num_sequences, data.length, poll);
   try {
-    return SequenceTable::from_array(read_npy(*data.file).view(), poll);
+    return SequenceTable::from_array(read_npy(*data.file).view(), data_rows(config), poll);
   } catch (const std::invalid_argument& error) {
     throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
   }
@@ -127,9 +135,10 @@ SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const 
   return SequenceTable::random(data_seed(config), static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length, poll);
 }
 
-RankSampler sampler_of(const RunConfig& config) {
-  const auto& data = config.data;
-  if (!data.weights) return RankSampler::zipf(data.num_sequences, data.zipf_exponent);
+namespace {
+
+/// In the order of the file's rows.
+std::vector<double> own_weights(const DataConfig& data) {
   const auto array = read_npy(*data.weights);
   std::vector<double> weights;
   const auto take = [&]<class T>() {
@@ -145,16 +154,51 @@ RankSampler sampler_of(const RunConfig& config) {
   double total = 0;
   for (std::size_t rank = 0; rank < weights.size(); ++rank) {
     if (!std::isfinite(weights[rank]) || weights[rank] < 0) {
-      throw Error(ExitCode::data, fmt::format("{}: weight {} of rank {} is no probability", *data.weights, weights[rank], rank));
+      throw Error(ExitCode::data, fmt::format("{}: weight {} of row {} is no probability", *data.weights, weights[rank], rank));
     }
     total += weights[rank];
   }
   if (!(total > 0) || !std::isfinite(total)) throw Error(ExitCode::data, fmt::format("{}: the weights sum to {}", *data.weights, total));
+  return weights;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> data_rows(const RunConfig& config) {
+  if (!config.data.weights) return {};
+  const auto weights = own_weights(config.data);
+  std::vector<std::int64_t> rows(weights.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  std::stable_sort(rows.begin(), rows.end(), [&](auto a, auto b) { return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)]; });
+  return rows;
+}
+
+RankSampler sampler_of(const RunConfig& config) {
+  const auto& data = config.data;
+  if (!data.weights) return RankSampler::zipf(data.num_sequences, data.zipf_exponent);
+  auto weights = own_weights(data);
+  std::sort(weights.begin(), weights.end(), std::greater<>());  // by rank, as data_rows() has them
   return RankSampler(weights);
 }
 
+void check_ranks(const fs::path& run_directory, const RunConfig& config) {
+  const auto rows = data_rows(config);
+  if (rows.empty()) return;
+  const auto path = run_directory / "data_rows.npy";
+  std::error_code unknown;
+  bool same = std::is_sorted(rows.begin(), rows.end());  // without the file: made when a rank was always its row
+  if (fs::exists(path, unknown)) {
+    const auto written = read_npy(path);
+    same = written.dtype == Dtype::i64 && std::ranges::equal(written.view().as<std::int64_t>(), rows);
+  }
+  if (same) return;
+  throw Error(ExitCode::data, fmt::format("{}: its ranks are not those that {} gives now: the weights have changed since, or the run was made "
+                                          "when a rank was its row. Train it again", run_directory.string(), *config.data.weights));
+}
+
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
-  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model), poll);
+  const auto bins = config.eval.by_position ? rank_bins(table.num_sequences()) : std::vector<RankBin>{};
+  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model), bins, poll);
 }
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
@@ -191,7 +235,7 @@ Run::Run(RunConfig config, fs::path directory, RunOptions options)
     : config_(std::move(config)), options_(std::move(options)), directory_(std::move(directory)),
       checkpoints_(directory_.file("checkpoints"), config_.output.keep),
       device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)),
-      dtype_(config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
+      data_rows_(data_rows(config_)), dtype_(config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
   at::set_num_threads(static_cast<int>(config_.threads));
   const auto seeded = with_seeds(config_).model;
   model_ = make_model({&seeded, 1}, config_.data.length, dtype_, device_.device);
@@ -243,6 +287,7 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   write_atomically(directory_.file("config.yaml"), to_yaml(config_));
   write_meta("");
   write_phase_files();
+  if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();
   log_info("{}", text_of(config_.model, config_.data.length));
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
@@ -325,14 +370,27 @@ std::vector<Run::Action> Run::actions() {
   const bool changes = std::any_of(due.begin(), due.end(), [](const auto* event) { return changes_data_or_weights(*event); });
   std::vector<Action> list;
   if (step > 0 && (step % config_.train.log_every == 0 || step == steps)) list.push_back([this] { log_metrics(); });
-  if (step % config_.eval.every == 0 || step == steps || changes) list.push_back([this] { evaluate(); });
+  if (step % config_.eval.every == 0 || step == steps || changes) {
+    list.push_back([this] {
+      moment_ = 0;
+      evaluate();
+    });
+  }
+  std::uint8_t moment = 0;
   for (const auto* event : due) {
-    list.push_back([this, event] {
+    list.push_back([this, event, moment] {
+      moment_ = moment;
       log_info("step {}: {} '{}'", point_.step, kind_of(*event), name_of(*event));
       std::visit([&](const auto& e) { e.apply(*this); }, *event);
     });
+    if (changes_data_or_weights(*event)) moment = 1;
   }
-  if (changes) list.push_back([this] { evaluate(); });
+  if (changes) {
+    list.push_back([this] {
+      moment_ = 1;
+      evaluate();
+    });
+  }
   return list;
 }
 
@@ -374,7 +432,10 @@ void Run::log_metrics() {
   accumulated_.steps = 0;
   status_->progress(point_.step, last_loss_);
   progress_note_ = fmt::format("loss {:.4f}", last_loss_);
-  if (const auto top = learned(phases_.size() - 1, kTopRanks)) progress_note_ += fmt::format("  top-{} accuracy {:.3f}", kTopRanks, top->accuracy);
+  if (const auto top = learned(phases_.size() - 1, kTopRanks)) {
+    const bool all = config_.eval.validation_stride == 1;
+    progress_note_ += fmt::format("  {} accuracy {:.3f}", all ? fmt::format("top-{}", top->scored) : fmt::format("{} of top-{}", top->scored, kTopRanks), top->accuracy);
+  }
   if (seconds_since(timed_at_) >= kTimingSeconds || point_.step == config_.train.steps) {
     timed_at_ = steady_clock::now();
     directory_.append_timing(point_.step, progress_->steps_per_second(), progress_->seconds_left());
@@ -421,6 +482,7 @@ void Run::open_series() {
   for (const auto& name : config_.eval.attention) {
     columns.push_back({name, Dtype::f32, attention_measure_shape(name, attention_heads(config_.model), config_.data.length, num_ranks)});
   }
+  columns.push_back({"moment", Dtype::u8, {}});
   columns.push_back({"step", Dtype::i64, {}});
   directory_.arrays("attention", columns);
 }
@@ -466,12 +528,13 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
     if (options.by_position) further = {row_of(scored.loss_by_position), row_of(scored.accuracy_by_position)};
     if (options.completion_prefix > 0) further.push_back(row_of(scored.completed));
     if (!further.empty()) directory_.arrays("eval/" + name, {}).append(further);
-    directory_.series(prefix + name, ranks).append(point_.step, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
+    directory_.series(prefix + name, ranks).append(point_.step, moment_, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
     if (is_own) last_accuracy_[name] = scored.accuracy;
   }
   if (attention.empty()) return;
   std::vector<ArrayView> measures;
   for (const auto& measure : attention) measures.push_back(row_of(measure));
+  measures.push_back(view_of(&moment_, {}));
   measures.push_back(view_of(&point_.step, {}));
   directory_.arrays("attention", {}).append(measures);
 }
@@ -479,7 +542,8 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
 std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {
   const auto found = last_accuracy_.find(fmt::format("phase_{}", phase));
   if (found == last_accuracy_.end()) return {};
-  double accuracy = 0, ceiling = 0, count = 0;
+  double accuracy = 0, ceiling = 0;
+  std::int64_t count = 0;
   for (std::size_t i = 0; i < found->second.size(); ++i) {
     const auto rank = static_cast<std::int64_t>(i) * config_.eval.validation_stride;
     if (rank >= top) break;
@@ -487,7 +551,7 @@ std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) co
     ceiling += theories_[phase].accuracy[static_cast<std::size_t>(rank)];
     ++count;
   }
-  return Learned{accuracy / count, ceiling / count};
+  return Learned{accuracy / static_cast<double>(count), ceiling / static_cast<double>(count), count};
 }
 
 // ---- what events do
@@ -584,9 +648,10 @@ void Run::save_checkpoint() {
   tensors.emplace_back("run.planned_ends", int64_tensor({planned_ends_.begin(), planned_ends_.end()}));
   tensors.emplace_back("log.steps", int64_tensor({accumulated_.steps}));
   tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
+  std::map<std::string, std::string> metadata{{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}};
+  if (!data_rows_.empty()) metadata["weights"] = digest_of_weights(sampler_, data_rows_);
   std::vector<Tensor> owners;
-  checkpoints_.save(point_, views_of(tensors, owners),
-                    {{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}}, planned_ends_);
+  checkpoints_.save(point_, views_of(tensors, owners), metadata, planned_ends_);
   checkpointed_at_ = steady_clock::now();
 }
 
@@ -609,6 +674,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
     throw Error(ExitCode::config, fmt::format("{}: the sequences are no longer those this run was started with; --restart starts anew",
                                               config_.data.file.value_or("data")));
   }
+  refuse_other_weights(file);
   for (const auto& [name, tensor] : state_tensors()) {
     if (name != "frozen") copy_from(file, name, tensor);
   }
@@ -623,6 +689,16 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   planned_ends_ = {ends.begin(), ends.end()};
   directory_.begin(marks_from(file), [this] { poll(); });
   open_series();
+}
+
+void Run::refuse_other_weights(const Safetensors& checkpoint) const {
+  if (data_rows_.empty()) return;
+  const auto stored = checkpoint.metadata().find("weights");
+  const bool same = stored != checkpoint.metadata().end() ? stored->second == digest_of_weights(sampler_, data_rows_)
+                                                          : std::is_sorted(data_rows_.begin(), data_rows_.end());  // a rank was always its row
+  if (same) return;
+  throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
+                                            "--restart starts anew", *config_.data.weights));
 }
 
 /// The files of `at: end` events happen again at the new end; those with a step in their name would stay.

@@ -77,6 +77,7 @@ class Run {
   /// Mean accuracy over ranks below `top` and the Bayes ceiling of the same ranks, from the last evaluation of a set of a phase.
   struct Learned {
     double accuracy, ceiling;
+    std::int64_t scored;  ///< ranks
   };
   std::optional<Learned> learned(std::size_t phase, std::int64_t top) const;
 
@@ -105,6 +106,7 @@ class Run {
   void check_finite();
   void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
+  void refuse_other_weights(const Safetensors& checkpoint) const;
   void open_series();
   std::vector<Column> further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const;
   void save_checkpoint();
@@ -120,6 +122,7 @@ class Run {
   CheckpointStore checkpoints_;
   DeviceChoice device_;
   RankSampler sampler_;
+  std::vector<std::int64_t> data_rows_;
   std::deque<Phase> phases_;  // addresses stay: the trainer points at the tables
   std::vector<Theory> theories_;
   std::optional<SequenceTable> novel_;
@@ -128,6 +131,7 @@ class Run {
   std::unique_ptr<Adam> adam_;
   std::unique_ptr<Trainer> trainer_;
   RunPoint point_;
+  std::uint8_t moment_ = 0;  // of what the action at hand scores: 1 after an event of this step that changed data or weights
   std::set<std::int64_t> planned_ends_;
   Accumulated accumulated_;
   std::map<std::string, std::vector<float>> last_accuracy_;  // by set
@@ -152,6 +156,11 @@ void write_weights(const fs::path& path, const Model& model, const std::map<std:
 SequenceTable first_table(const RunConfig& config, const Poll& poll = {});
 SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll = {});
 RankSampler sampler_of(const RunConfig& config);
+/// The row of data.weights (and of data.file) that each rank is, the largest weight first, of equal ones the earlier row. Empty without own
+/// weights: rank = row. A run keeps it as data_rows.npy.
+std::vector<std::int64_t> data_rows(const RunConfig& config);
+/// Throws Error{data} where the ranks of a run directory are not those that its configuration gives now.
+void check_ranks(const fs::path& run_directory, const RunConfig& config);
 /// The Bayes predictor of what the configured model predicts.
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll = {});
 

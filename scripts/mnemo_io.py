@@ -40,8 +40,8 @@ METRIC_COLUMNS = {
     "train_loss": np.float64, "train_accuracy": np.float64, "lr": np.float64,
 }  # fmt: skip
 SET_COLUMNS = {
-    "step": np.int64, "phase": np.int64, "rank": np.int64, "presentations": np.int64, "last_seen": np.int64,
-    "loss": np.float32, "accuracy": np.float32,
+    "step": np.int64, "moment": np.uint8, "phase": np.int64, "rank": np.int64, "presentations": np.int64,
+    "last_seen": np.int64, "loss": np.float32, "accuracy": np.float32,
 }  # fmt: skip
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 MAP_FROM_BYTES = 1 << 20  # smaller files are read at once: each memory map holds a file descriptor
@@ -420,7 +420,8 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32.
+        step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32;
+        moment (T,) uint8: 0 before the events of the step, 1 after one of them changed data or weights.
         T is what step.npy says; where the engine has appended more to the other files, those rows are left out.
     """
     path = Path(path)
@@ -436,7 +437,10 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
         if name in ("step", "rank"):
             result[name] = step if name == "step" else rank
             continue
-        shape = (len(step),) if name == "phase" else (len(step), len(rank))
+        if name == "moment" and not file.exists():
+            result[name] = _moments(step, path.name)
+            continue
+        shape = (len(step),) if name in ("phase", "moment") else (len(step), len(rank))
         if len(step) == 0 and not file.exists():  # the set is being created
             result[name] = np.zeros(shape, dtype)
             continue
@@ -446,6 +450,14 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{file}: shape {array.shape}, but step.npy and rank.npy ask for {shape}{hint}")
         result[name] = array[: len(step)]
     return result
+
+
+def _moments(step: np.ndarray, name: str) -> np.ndarray:
+    """Of a run made before rows had a moment: the second row of a step, and the first that a switch began."""
+    after = np.zeros(len(step), np.uint8)
+    after[1:] = step[1:] == step[:-1]
+    after[:1] = re.fullmatch("phase_[1-9][0-9]*", name) is not None
+    return after
 
 
 def read_sets(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
@@ -624,7 +636,7 @@ def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.n
 
 
 def long_form(columns: dict[str, np.ndarray], rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """A set as one line per evaluation and rank: each of its seven columns becomes an array (T * S,)."""
+    """A set as one line per evaluation and rank: each of its columns becomes an array (T * S,)."""
     num_rows, size = len(columns["step"][rows]), len(columns["rank"])
     result = {}
     for name in SET_COLUMNS:

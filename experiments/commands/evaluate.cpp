@@ -79,6 +79,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
   for (const auto& event : config.events) {
     if (std::holds_alternative<SwitchEvent>(event)) phases += schedule_of(event).occurrences(config.train.steps);
   }
+  check_ranks(request.run, config);
   const auto sampler = sampler_of(config);
   for (std::int64_t phase = 0; phase < phases; ++phase) {
     auto table = table_of_phase(config, phase);

@@ -61,6 +61,33 @@ def test_evaluate_refuses_other_arrays(place: Place, tmp_path: Path, array: np.n
     assert message in mnemo("evaluate", place.run, "--sequences", tmp_path / "bad.npy", code=DATA)
 
 
+def test_own_weights_rank_the_sequences_for_every_command(tmp_path: Path) -> None:
+    place, generator = make_place(tmp_path, 40), np.random.default_rng(0)
+    bits, weights = generator.integers(0, 2, (20, 8)), generator.permutation(20).astype(float)
+    weights[[3, 4, 5]] = 0, 0, weights.max()
+    np.save(tmp_path / "bits.npy", bits)
+    np.save(tmp_path / "weights.npy", weights)
+    text = place.config.read_text().replace("{num_sequences: 20, length: 8}", "{file: bits.npy, weights: weights.npy}")
+    place.config.write_text(text.replace("log_every: 7", "log_every: 20"))
+    assert place.train().returncode == DONE
+    run, rows = mnemo_io.read_run(place.run), np.load(place.run / "data_rows.npy")
+    assert rows.dtype == np.int64 and rows.tolist() == np.argsort(-weights, kind="stable").tolist()
+    assert np.array_equal(run["sequences"][0], bits[rows])
+    never = weights[rows] == 0
+    counts = run["sets"]["phase_0"]["presentations"]
+    assert never.any() and (counts[:, never] == 0).all() and (counts[-1, :5] > 0).all()
+
+    mnemo("evaluate", place.run, "--out", tmp_path / "scores")
+    for name in ("phase_0", "phase_1"):
+        assert np.array_equal(np.load(tmp_path / "scores" / name / "loss.npy"), run["sets"][name]["loss"][-1])
+    text = mnemo("theory", place.config)
+    assert "inf" not in text and "nan" not in text and f"{never.sum()} sequences have probability 0" in text
+    mnemo("export", place.run)
+    (place.run / "data_rows.npy").unlink()  # as of a version whose ranks were rows
+    for command in ("evaluate", "export"):
+        assert "its ranks are not those that" in mnemo(command, place.run, code=DATA)
+
+
 def test_evaluate_names_what_is_missing(place: Place, tmp_path: Path) -> None:
     assert "no snapshot of this run" in mnemo("evaluate", place.run, "--weights", "nothing", code=DATA)
     assert "is no run directory" in mnemo("evaluate", tmp_path, code=DATA)
