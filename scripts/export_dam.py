@@ -117,11 +117,13 @@ def model_state(run: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str
 def read_measures(run: dict[str, Any]) -> dict[str, np.ndarray]:
     """{name in a log: (T, N)}, a row for each log line."""
     folder, length = run["path"] / "measures", run["config"]["data"]["length"]
-    missing = [name for name in ("step", *MEASURES.values()) if not (folder / f"{name}.npy").is_file()]
+    files = [f"measures/{name}.npy" for name in ("step", *MEASURES.values())]
+    missing = [name for name in files if not (run["path"] / name).is_file()]
+    missing += [] if "A_sharpness" in run["metrics"] else ["A_sharpness in metrics.jsonl"]
     if missing:
         raise ValueError(
-            f"{run['path']}: has no measures of A and B for the logs of a record (measures/{missing[0]}.npy is "
-            "missing); a run of this version of mnemo writes them: train it again"
+            f"{run['path']}: has no measures of A and B, which the logs of a record hold: {missing[0]} is missing. "
+            "Trained again with this version of mnemo it has them"
         )
     step = mnemo_io.read_npy(folder / "step.npy", np.int64, 1)
     if not np.array_equal(step, run["metrics"]["step"]):
@@ -186,8 +188,8 @@ def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
 def remarks(run: dict[str, Any], args: argparse.Namespace) -> Iterator[str]:
     """What a reader of a record would take for granted, and is not so."""
     if args.NUM_ITERS_PER_LOG != 1:
-        yield (f"has a log every {args.NUM_ITERS_PER_LOG} steps, but cells that draw accuracy against the step take the "
-               "number of a log for it: train with log_every: 1 for them")  # fmt: skip
+        yield (f"has a log every {args.NUM_ITERS_PER_LOG} steps, but cells that draw accuracy against the step take "
+               "the number of a log for it: train with log_every: 1 for them")  # fmt: skip
     if args.is_freeze_A == "FreezeB":
         yield "only B is frozen, for which records have no word: is_freeze_A is 'FreezeB'"
     if args.is_freeze_A == "True" and not has_fresh_optimizer(run, args.NUM_STEPS):
