@@ -56,7 +56,7 @@ BROKEN = {
     "args.is_probe: must be one of": change("args", "is_probe", to=lambda _: "no"),
     "args.vocab_size: must be one of 2": change("args", "vocab_size", to=lambda _: 3),
     "args.is_resample_tasks: is 'False'": change("args", "is_resample_tasks", to=lambda _: "False"),
-    "logs: must be a list, an entry for each 50 of args.num_iters = 401": change("args", "num_iters", to=lambda n: n + 1),
+    "logs: must be a list, an entry for each 50 of args.num_iters": change("args", "num_iters", to=lambda n: n + 1),
     "logs[3].epoch: must be 3": change(*LOG, "epoch", to=lambda n: n + 1),
     "logs[3].train_loss: must be a finite float": change(*LOG, "train_loss", to=lambda _: float("nan")),
     "logs[3].appearances: must be a list": change(*LOG, "appearances", to=None),
@@ -139,7 +139,7 @@ def test_unreadable_and_empty(tmp_path, capsys):
         export_check.main([str(tmp_path / "empty")])
 
 
-# What passed, and drew wrong figures or stopped a cell -----------------------------------------------------------------
+# What passed, and drew wrong figures or stopped a cell ----------------------------------------------------------------
 
 
 def logs(key, to):
