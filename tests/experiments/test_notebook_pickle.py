@@ -484,7 +484,7 @@ NAME = ARGS["fileprefix"]
 
 def visible(tree: Path) -> list[str]:
     files = (path.relative_to(tree) for path in tree.rglob("*") if path.is_file())
-    return sorted(str(path) for path in files if not path.name.startswith("."))
+    return sorted(str(path) for path in files if not any(part.startswith(".") for part in path.parts))
 
 
 def test_tree(run: Path, tmp_path: Path) -> None:
