@@ -331,7 +331,7 @@ def check_record(record: Any) -> Problems:
     if missing or found:
         return
     args, logs = record["args"], record["logs"]
-    if not isinstance(logs, list) or len(logs) * args["num_iters_per_epoch"] != args["num_iters"]:
+    if not isinstance(logs, list) or len(logs) != args["num_iters"] // args["num_iters_per_epoch"]:
         yield (f"logs: must be a list, an entry for each {args['num_iters_per_epoch']} of args.num_iters = "
                f"{args['num_iters']} steps; cells take num_iters for steps")  # fmt: skip
         return
@@ -357,7 +357,7 @@ def check_record(record: Any) -> Problems:
 
 
 def check_sequences(value: Any, record: Any = None) -> Problems:
-    """A sequences file, and that it fits its record where there is one."""
+    """A sequences file, or these keys of a record, and that they fit their record where there is a sound one."""
     tables = value.get("sequences") if isinstance(value, dict) else None
     starts = value.get("switch_start_iter") if isinstance(value, dict) else None
     if not isinstance(tables, list) or not isinstance(starts, list) or not tables or len(tables) != len(starts):
@@ -373,7 +373,7 @@ def check_sequences(value: Any, record: Any = None) -> Problems:
             yield f"switch_start_iter[{phase}]: must be {len(array)} int, one a sequence"
         elif len(set(start)) > 1:
             yield f"switch_start_iter[{phase}]: must be one epoch, {len(array)} times"
-    if record is None or any(True for _ in check_record(record)):
+    if record is None:
         return
     args = record["args"]
     if shape != (args["K"], args["len_context"]):
@@ -530,15 +530,16 @@ def check_file(path: Path) -> tuple[str, list[str]]:
         problems = [*check_format(path, names), *check_iter_file(path, record, owner)]
         return "weights of one epoch; cells that open any file of a folder may meet them", problems
     if path.stem.endswith("_sequences"):
-        problems = [*check_format(path, names), *check_sequences(record, owner)]
+        sound = owner if owner is not None and not any(True for _ in check_record(owner)) else None
+        problems = [*check_format(path, names), *check_sequences(record, sound)]
         if owner is not None and in_tree:
             problems.append(f"is another pickle than {owner_path.name}; cells that take the first file of a folder "
                             "skip the run without a word where that is no record: export it again")  # fmt: skip
         return f"sequences of {len(record['sequences'])} phase(s)" if not problems else "sequences", problems
-    problems = [*check_format(path, names), *check_record(record)]
-    problems += check_name(path, record) if isinstance(record, dict) else ()
+    problems = list(check_record(record))
     if isinstance(record, dict) and any(key in record for key in SEQUENCES):
-        problems += check_sequences(record, record)
+        problems += check_sequences(record, None if problems else record)
+    problems += [*check_format(path, names), *(check_name(path, record) if isinstance(record, dict) else ())]
     return f"record of {len(record['logs'])} epochs" if not problems else "record", problems
 
 

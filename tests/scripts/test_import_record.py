@@ -280,8 +280,8 @@ def test_junk_in_any_field_is_refused_or_harmless_never_an_accident(tmp_path):
             for key in path[:-1]:
                 target = target[key]
             target[path[-1]] = junk
-            list(export_check.check_record(content))
-            list(export_check.check_sequences(sequences, content))
+            broken = list(export_check.check_record(content))
+            list(export_check.check_sequences(sequences, None if broken else content))
             try:
                 import_record.Transformer(content, sequences)
                 import_record.snapshots_of(content)
