@@ -31,12 +31,17 @@ bool has_notebook_record(const ModelConfig& model);
 
 /// Writes the record or the sequences of a run that is over, from the files of its directory, for the notebooks of the original experiments:
 /// plain pickles with NumPy arrays under `logs` and torch tensors for weights and sequences (`format: numpy`: NumPy arrays there too).
+/// `with_sequences`: the record holds the keys of the sequences file too, so that one file serves under both names.
 /// Streamed: memory is bounded by K, one evaluation and one snapshot. Atomic; equal directories give equal bytes.
 /// Throws Error{data} for a directory that holds no finished run or damaged files, Error{io}.
 void write_notebook_record(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
-                           const std::filesystem::path& target);
+                           const std::filesystem::path& target, bool with_sequences = false);
 void write_notebook_sequences(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
                               const std::filesystem::path& target);
+
+/// <stem>_model_iter_<epoch>.pkl, the state dict of each snapshot that the record has as model_<epoch>; returns their names.
+std::vector<std::filesystem::path> write_notebook_snapshots(const std::filesystem::path& run_directory, const RunConfig& config,
+                                                            const NotebookSettings& settings, const std::filesystem::path& stem);
 
 /// <run>.pkl and <run>_sequences.pkl in the run directory, where output.pickle asks for them.
 void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config, const Poll& poll = {});

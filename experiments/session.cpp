@@ -94,6 +94,7 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
              megabytes(config.output.sequences ? phases * K * L : 0), megabytes(notebook_bytes(config)));
   if (features > 0) fmt::print("           features {}\n", megabytes(features));
+  if (notebook_bytes(config) == 0 && !config.output.pickle) fmt::print("no pickles {}\n", notebook_problems(config).front().second);
   fmt::print("nothing was written\n");
 }
 
