@@ -6,6 +6,7 @@ Needs Matplotlib; the same runs give the same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,10 @@ def draw_to(output: Path, compared: Sequence[dict], edges: Sequence[int] | None)
     """
     if len(compared) > len(DASHES):
         raise ValueError(f"a figure tells at most {len(DASHES)} members apart, got {len(compared)}; name fewer runs")
-    import matplotlib
-
     common = members.common_ranks(members.all_paths(compared))
     bins = members.bins_of(common, compared, edges)
     runs = [[members.read(path, common) for path in member["paths"]] for member in compared]
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
-        matplotlib.rcParams.update({"backend": "agg", **plot_run.STYLE})
+    with plot_run.matplotlib_style():
         plot_run.save(draw([member["name"] for member in compared], runs, bins), output)
 
 
@@ -117,4 +114,5 @@ def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], color
 
 def cut(name: str, length: int = 24) -> str:
     """A name that fits the legend: a line a directory, of whose name the end tells more than the start."""
+    name = os.fsencode(name).decode("utf-8", "replace")  # what is no text cannot be drawn
     return "/\n".join(part if len(part) <= length else "..." + part[-length + 3 :] for part in name.split("/"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import codecs
 import csv
 import json
 import math
@@ -93,9 +94,7 @@ def _require_int(value: Any, what: str, where: str) -> int:
 # config.yaml ----------------------------------------------------------------------------------------------------------
 
 _KEY = re.compile(r'("?)([A-Za-z0-9_][A-Za-z0-9_.\-]*)\1:(?: +|$)')  # "on" is quoted: old YAML reads a boolean
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
-_SPECIAL_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # the engine's; it quotes text that looks so
 _WORDS = {"null": None, "true": True, "false": False}
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
@@ -133,8 +132,8 @@ def parse_config(text: str, where: str = "config") -> dict[str, Any]:
 
 def _config_lines(text: str, where: str) -> Iterator[Line]:
     for number, line in enumerate(text.split("\n"), 1):
-        if re.search(r"[\x00-\x1f\x7f\ufeff]", line):
-            raise ValueError(f"{where}:{number}: tab, control character or byte-order mark")
+        if re.search(r"[\x00-\x1f\x7f]", line):
+            raise ValueError(f"{where}:{number}: tab or control character")
         content = line.strip(" ")
         if content and not content.startswith("#"):
             yield number, len(line) - len(line.lstrip(" ")), content
@@ -205,12 +204,10 @@ def _parse_scalar(text: str, where: str, in_list: bool = False) -> Any:
         return _unquote(text, where)
     if text in _WORDS:
         return _WORDS[text]
-    if text in _SPECIAL_FLOATS:
-        return _SPECIAL_FLOATS[text]
-    if _INT.match(text):
-        return int(text) if len(text) <= 20 else float(text)
-    if any(c.isdigit() for c in text) and _FLOAT.match(text):
-        return float(text)
+    number = _NUMBER.fullmatch(text)
+    if number is not None:
+        is_integer = number.group(2) is None and number.group(3) is None
+        return int(text) if is_integer and len(text) <= 20 else float(text)
     if re.match(r"[-+]?0[0-9]+$", text):
         raise ValueError(f"{where}: a number with a leading zero: {text}")
     starts_wrong = not text or text[0] in "[]{}#&*!|>'%@`," or re.match(r"[-?:]( |$)", text)
@@ -752,11 +749,19 @@ def usage_error(message: str) -> int:
     return EXIT_USAGE
 
 
+def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a terminal's alphabet lacks: the bytes of a path (lone surrogates) as they came, all else escaped."""
+    character = error.object[error.start]
+    is_byte = "\udc80" <= character <= "\udcff"
+    return os.fsencode(character) if is_byte else ascii(character)[1:-1], error.start + 1
+
+
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command; errors become one line on stderr and mnemo's exit codes: 65 corrupt data, 74 I/O."""
+    codecs.register_error("as_given", _as_given)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names outside the terminal's alphabet
+            stream.reconfigure(errors="as_given")
     try:
         code = command()
         sys.stdout.flush()
@@ -774,15 +779,15 @@ def guarded(command: Callable[[], int]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mnemo_io.py",
+        prog="mnemo show",
         description="Summary of a mnemo run directory; its numbers as CSV or NumPy archive. Changes nothing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  mnemo_io.py cache/zipf/zipf                                 what ran, and where it stands
-  mnemo_io.py cache/zipf/zipf --csv metrics.csv               a line per log line
-  mnemo_io.py cache/zipf/zipf --csv train.csv --set train     a line per evaluation and rank
-  mnemo_io.py cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
-  mnemo_io.py cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
+  mnemo show cache/zipf/zipf                                 what ran, and where it stands
+  mnemo show cache/zipf/zipf --csv metrics.csv               a line per log line
+  mnemo show cache/zipf/zipf --csv train.csv --set train     a line per evaluation and rank
+  mnemo show cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
+  mnemo show cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
 
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )

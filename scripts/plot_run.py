@@ -8,11 +8,13 @@ Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the sam
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,18 @@ def _draw_legend(
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def matplotlib_style() -> Iterator[None]:
+    """Figures inside it look as they do here, whatever MPLBACKEND and a matplotlibrc say."""
+    os.environ["MPLBACKEND"] = "agg"  # one that Jupyter left names a module that need not be there
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
 def save(figure: Any, path: Path) -> None:
     """Writes the figure in one move; the bytes hold no date."""
     suffix = path.suffix.lower()
@@ -288,14 +302,14 @@ def save(figure: Any, path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="plot_run.py",
+        prog="mnemo plot",
         description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  plot_run.py cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
-  plot_run.py cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
-  plot_run.py cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
-  plot_run.py cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
+  mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
+  mnemo plot cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
+  mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
+  mnemo plot cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
 
 The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
@@ -325,11 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bins = curves.rank_bins(size, arguments.bins)
     if not bins:
         return mnemo_io.usage_error(f"no bin of --bins holds a rank below {size}")
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
-        matplotlib.rcParams.update({"backend": "agg", **STYLE})
+    with matplotlib_style():
         save(draw(run, name, bins, arguments.log), output)
     print(output)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -21,9 +22,10 @@ from synthetic_run import REPOSITORY, Curves, example_config, write_set, yaml_te
 SCRIPT = REPOSITORY / "scripts/compare.py"
 
 
-def call(*arguments):
+def call(*arguments, **environment):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
 def result_of(capsys, *arguments):
@@ -342,9 +344,16 @@ def test_figure_has_a_line_for_each_chance(make_run):
         assert [line.get_ydata()[0] for line in lines] == pytest.approx(chances)
 
 
+def test_a_name_that_is_no_text_is_drawn(make_run, tmp_path):
+    name = os.fsdecode(b"\xd0")
+    assert compare.main([str(make_run(name)), "--replicates", "10", "--figure", str(tmp_path / "a.png")]) == 0
+    assert compare_figure.cut(name) == "\ufffd"
+
+
 def test_equal_runs_give_equal_figures(run_dir, tmp_path):
-    for name in ("a.png", "b.png"):
-        assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / name)]) == 0
+    assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / "a.png")]) == 0
+    result = call(run_dir, "--replicates", "10", "--figure", tmp_path / "b.png", MPLBACKEND="module://not.there")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -335,7 +335,7 @@ events:
     params: [c_attn, "lm,head", mlp]
     "on": [phase_0]
     nested:
-      a: .inf
+      a: 1.5e+300
 output:
     pickle: none
     keep: 2
@@ -355,7 +355,7 @@ minus: -1.5
                 "at": "end",
                 "params": ["c_attn", "lm,head", "mlp"],
                 "on": ["phase_0"],
-                "nested": {"a": math.inf},
+                "nested": {"a": 1.5e300},
             },
         ],
         "output": {"pickle": "none", "keep": 2, "minutes": 0.5},
@@ -488,7 +488,8 @@ def test_command_prints_a_summary(run_dir, tmp_path):
     assert result.returncode == 0, result.stderr
     for words in ("run       demo", "state     done, step 2000 of 2000", "step 1000 (to phase 1)", "phase_1", "novel"):
         assert words in result.stdout
-    assert call("--help").stdout.count("mnemo_io.py cache/") >= 4
+    assert call("--help").stdout.startswith("usage: mnemo show ")
+    assert call("--help").stdout.count("mnemo show cache/") >= 4
 
 
 def test_command_exit_codes(run_dir, tmp_path):
@@ -535,3 +536,24 @@ def test_npz_holds_everything_numeric(run_dir, tmp_path):
         assert archive["sequences/0"].dtype == np.uint8
         assert archive["snapshots/pre_switch/wte.weight"].shape == (2, 4)
         assert "metrics/lr" in archive
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C.UTF-8"}])
+def test_paths_are_printed_as_given(make_run, tmp_path, locale):
+    folder = os.fsencode(tmp_path) + b"/\xd0\xb9\xff"
+    os.mkdir(folder)
+    os.replace(make_run(), folder + b"/run")
+    for arguments, code in (([b"--csv", folder + b"/m.csv"], 0), ([b"--csv", folder + b"/absent/m.csv"], 74)):
+        command = [sys.executable, SCRIPT, folder + b"/run", *arguments]
+        environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+        result = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+        assert result.returncode == code
+        assert arguments[1] in result.stdout + result.stderr
+
+
+def test_what_the_terminal_lacks_is_escaped():
+    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import mnemo_io\n"
+    code += "mnemo_io.guarded(lambda: print('\\u0439\\udcd0\\u2028'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60, check=False)
+    assert result.stdout == b"\\u0439\xd0\\u2028\n"

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_run import REPOSITORY, Curves, write_set
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
+JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
 
 
 def call(*arguments, **environment):
@@ -46,7 +47,8 @@ def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc/matplotlibrc").write_text("font.size: 20\nlines.linewidth: 7\n")
     plot_run.main([str(run_dir), "-o", str(tmp_path / "a.png")])
-    result = call(run_dir, "-o", tmp_path / "b.png", MATPLOTLIBRC=str(tmp_path / "rc"), TZ="Asia/Tokyo", LC_ALL="C")
+    other = {"MPLBACKEND": JUPYTER, "MATPLOTLIBRC": str(tmp_path / "rc"), "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    result = call(run_dir, "-o", tmp_path / "b.png", **other)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -54,7 +56,8 @@ def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
 def test_help_and_exit_codes(run_dir, tmp_path):
     result = call("--help")
     assert result.returncode == 0
-    assert "--bins 0,1,10,100,1000" in result.stdout
+    assert result.stdout.startswith("usage: mnemo plot ")
+    assert "mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000" in result.stdout
     result = call(tmp_path / "absent")
     assert (result.returncode, result.stderr.count("\n")) == (74, 1)
     (run_dir / "eval/train/loss.npy").write_bytes(b"junk")
