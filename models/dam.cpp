@@ -393,7 +393,7 @@ double mean_correlation(const Tensor& rows_HI) {
   const auto pairs = static_cast<double>(varying.size(0)) * static_cast<double>(varying.size(0) - 1);
   if (pairs <= 0) return std::numeric_limits<double>::quiet_NaN();
   const auto sum = (centred / length).index_select(0, varying).sum(0);  // of unit vectors: its square counts every pair, and each with itself
-  return (sum.square().sum().item<double>() - static_cast<double>(varying.size(0))) / pairs;
+  return std::clamp((sum.square().sum().item<double>() - static_cast<double>(varying.size(0))) / pairs, -1.0, 1.0);
 }
 
 double mean_of_numbers(const std::vector<float>& values) {
