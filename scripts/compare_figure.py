@@ -93,7 +93,7 @@ def _draw_run(
 
 def _finish(panel: Any, title: str) -> None:
     panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    plot_run.log_ticks(panel.xaxis, lambda value: f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:g}")
     panel.set_xlabel("presentations (mean over the ranks of a bin)")
     panel.set_title(title, loc="left", color=plot_run.INK)
     low, _ = panel.get_ylim()

@@ -291,7 +291,7 @@ def resampling(size: int, replicates: int, generator: np.random.Generator) -> np
 def bootstrap_presentations(
     accuracy: np.ndarray, presentations: np.ndarray, target: np.ndarray, replicates: int, generator: np.random.Generator
 ) -> tuple[float, float, np.ndarray]:
-    """`presentations_before` and `presentations_to` of the mean over S ranks, and of (B,) means over resampled ranks."""
+    """`presentations_before` and `presentations_to` of the mean over S ranks, and of `replicates` means, resampled."""
     accuracy, presentations = accuracy.astype(np.float64), presentations.astype(np.float64)
     size = len(target)
     mean = np.full((size, 1), 1 / size)

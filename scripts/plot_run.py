@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,9 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
     _finish_axes(axes, last_step, log, _highest(columns, bins, chance[0]))
     _draw_switches(axes, run, last_step)
     _draw_title(figure, run)
-    _draw_legend(figure, run, name, bins, colors, old is not None)
+    lines = [line for panel in axes.values() for line in panel.lines if np.isfinite(line.get_ydata()).any()]
+    drawn = {ranks: color for ranks, color in zip(bins, colors) if any(line.get_color() == color for line in lines)}
+    _draw_legend(figure, run, name, drawn, old is not None)
     return figure
 
 
@@ -206,8 +208,6 @@ def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) ->
 
 
 def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     axes["loss"].set_ylabel("loss (nats)")
     axes["accuracy"].set_ylabel("accuracy")
     axes["accuracy"].set_xlabel("step")
@@ -216,10 +216,7 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
     axes["accuracy"].xaxis.get_major_locator().set_params(integer=True)
     if log:
         axes["loss"].set_yscale("log")
-        low, high = axes["loss"].get_ylim()
-        axes["loss"].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 150 * low else (1.0,)))
-        axes["loss"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes["loss"].yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes["loss"].yaxis, lambda value: f"{value:g}")
     else:
         axes["loss"].set_ylim(-0.02 * highest, highest)
     low, _ = axes["accuracy"].get_ylim()
@@ -228,7 +225,18 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
         panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
         panel.set_axisbelow(True)
         panel.tick_params(length=3, width=0.8)
-        panel.yaxis.set_label_coords(-0.075, 0.5)
+        panel.yaxis.set_label_coords(-0.095, 0.5)
+
+
+def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
+    """Labels that a logarithmic axis has room for: decades, 1-2-5 over two of them, even steps within a part of one."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
+    axis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=subs, numticks=7))
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_title(figure: Any, run: dict[str, Any]) -> None:
@@ -250,14 +258,12 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _draw_legend(
-    figure: Any, run: dict[str, Any], name: str, bins: Sequence[curves.Bin], colors: list, has_old: bool
-) -> None:
+def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curves.Bin, Any], has_old: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=color, linewidth=2.2, label=curves.bin_label(ranks).replace("-", "–"))
-        for ranks, color in zip(bins, colors)
+        for ranks, color in colors.items()
     ]
     handles.append(Line2D([], [], linestyle="none", label=" "))
     if has_old:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
@@ -197,3 +199,16 @@ def make_run(tmp_path):
 @pytest.fixture
 def run_dir(make_run) -> Path:
     return make_run()
+
+
+def overprinted(figure) -> list[tuple[str, str]]:
+    """Pairs of labels of a figure's axes that lie on each other once it is drawn."""
+    FigureCanvasAgg(figure).draw()
+    texts = [axis.label for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            texts += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]

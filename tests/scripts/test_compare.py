@@ -19,7 +19,7 @@ import mnemo_io
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, example_config, write_set, yaml_text
+from synthetic_run import REPOSITORY, Curves, example_config, overprinted, write_set, yaml_text
 
 SCRIPT = REPOSITORY / "scripts/compare.py"
 
@@ -452,6 +452,26 @@ def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     FigureCanvasAgg(figure).draw()
     assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
     assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
+
+
+@pytest.mark.parametrize("most", [1.05, 2, 4, 40, 1e3, 1e8])
+def test_no_label_of_a_figure_is_printed_over_another(run_dir, most):
+    for phase in (0, 1):
+        file = run_dir / f"eval/phase_{phase}/presentations.npy"
+        shape = np.load(file).shape
+        np.save(file, np.geomspace(60, 60 * most, shape[0])[:, None].repeat(shape[1], 1).astype(np.int64))
+    assert overprinted(figure_of(run_dir)) == []
+
+
+def test_figure_names_bins_that_were_presented(run_dir):
+    for phase in (0, 1):
+        presentations = np.load(run_dir / f"eval/phase_{phase}/presentations.npy")
+        presentations[:, 100:] = 0
+        np.save(run_dir / f"eval/phase_{phase}/presentations.npy", presentations)
+    words = [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
+    assert "ranks 10–99" in words and "ranks 100–199" not in words
+    (run_dir / "theory").rename(run_dir / "elsewhere")
+    assert "Bayes ceiling" not in [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
 
 
 def test_figure_has_a_line_for_each_chance(make_run):

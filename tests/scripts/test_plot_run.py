@@ -10,7 +10,7 @@ import numpy as np
 import plot_run
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, write_set
+from synthetic_run import REPOSITORY, Curves, overprinted, write_set
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
@@ -132,6 +132,31 @@ def test_legend_names_what_is_drawn(make_run):
     assert "first sequences" not in labels(figure_of(switched, "phase_0"))
     assert "Bayes limit" not in labels(figure_of(switched, "novel"))
     assert labels(figure_of(switched, "novel"))[:2] == ["ranks 0–9", "ranks 10–15"]
+
+
+def test_legend_leaves_out_bins_of_which_nothing_is_drawn(make_run, tmp_path):
+    run_dir = make_run()
+    assert labels(figure_of(make_run("begun", until=-1)))[:2] == ["ranks 0–9", "ranks 10–99"]  # their limits
+    (run_dir / "theory").rename(tmp_path / "theory")
+    for name in ("loss", "accuracy"):
+        values = np.load(run_dir / f"eval/phase_0/{name}.npy")
+        values[:, :10] = np.nan
+        np.save(run_dir / f"eval/phase_0/{name}.npy", values)
+    assert labels(figure_of(run_dir, "phase_0"))[:2] == ["ranks 10–99", "ranks 100–199"]
+
+
+@pytest.mark.parametrize("least", [0.68, 0.3, 1e-2, 1e-4, 1e-6, 1e-12, 1e-30])
+def test_no_label_is_printed_over_another(run_dir, least):
+    for name in ("loss", "accuracy"):
+        file = run_dir / f"eval/phase_0/{name}.npy"
+        shape = np.load(file).shape
+        np.save(file, np.geomspace(0.7, least, shape[0])[:, None].repeat(shape[1], 1).astype(np.float32))
+    (run_dir / "theory").rename(run_dir / "elsewhere")
+    (run_dir / "metrics.jsonl").unlink()
+    figure = figure_of(run_dir, "phase_0", log=True)
+    assert overprinted(figure) == []
+    labels_inside = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert sum(bool(text) for text in labels_inside) >= 2
 
 
 def test_curves_are_bin_means_and_break_at_the_switch(run_dir):
