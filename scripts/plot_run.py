@@ -225,7 +225,7 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
         panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
         panel.set_axisbelow(True)
         panel.tick_params(length=3, width=0.8)
-        panel.yaxis.set_label_coords(-0.095, 0.5)
+        panel.yaxis.set_label_coords(-0.090, 0.5)
 
 
 def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
