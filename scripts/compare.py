@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Lay runs side by side by rank bin and presentations, beside the Bayes ceiling. Needs NumPy; --figure Matplotlib.
 
-What each number means is said where it is computed, in curves.py. Runs that differ in nothing but seeds are one member:
-its accuracies, losses and bits are means over the seeds, its presentations medians. Letters: T evaluations, S ranks of
+What each number means is said where it is computed, in curves.py. Runs that are done and differ in nothing but seeds
+are one member: its accuracies, losses and bits are means over the seeds, its presentations medians. Each phase is
+compared over the ranks that all runs in it have scored; a run that never reached it has no say. Letters: T evaluations, S ranks of
 a bin, E bins, P phases, B bootstrap replicates.
 """
 
@@ -406,6 +407,7 @@ def _parser() -> argparse.ArgumentParser:
   mnemo compare TRANSFORMER --against cache/dam_sweep        which of these runs has the most similar curves?
   mnemo compare RUN --format csv --table swaps               one table for a spreadsheet
 
+A run that is not done stands by itself; runs with equal data and weights count as one seed.
 A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of the ranks; 0.9 is an accuracy.
 Intervals are 95 % bootstrap intervals over ranks and seeds, the same at every call.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",

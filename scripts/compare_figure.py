@@ -113,9 +113,7 @@ def _legend(
         for name, dashes in zip(names, DASHES)
     ]
     handles.append(Line2D([], [], linestyle="none", label=" "))
-    labels = {curves.bin_label(ranks).replace("-", "–"): color for ranks, color in colors.items()}
-    handles += [Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in labels.items()]
-    handles.append(Line2D([], [], linestyle="none", label=" "))
+    handles += plot_run.bin_handles(colors)
     if any(line.get_zorder() == Z_CEILING for panel in panels for line in panel.lines):
         handles.append(Line2D([], [], color=plot_run.INK, label="Bayes ceiling", **plot_run.DOTTED))
     handles.append(Line2D([], [], color=plot_run.FAINT, linewidth=1.0, label="chance"))

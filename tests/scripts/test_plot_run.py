@@ -8,9 +8,10 @@ import curves
 import mnemo_io
 import numpy as np
 import plot_run
+import position_figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, overprinted, write_set
+from synthetic_run import REPOSITORY, Curves, overprinted, write_further, write_set
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
@@ -250,3 +251,57 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
         assert sum(label.startswith("swap_mlp") for label in labels(figure)) == 1
     assert not any(label.startswith("swap") for label in labels(figure_of(run_dir, "phase_1")))
     assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0
+
+
+# By position ----------------------------------------------------------------------------------------------------------
+
+
+def test_by_position_draws_what_the_files_say_beside_the_bayes_predictor(run_dir):
+    run = mnemo_io.read_run(write_further(run_dir))
+    figure = position_figure.draw(run, "phase_0")
+    found, panel = run["by_position"]["phase_0"], figure.axes[1]
+    solid, dashed = (
+        [line for line in panel.lines if line.get_zorder() == 3 and line.get_linewidth() == style["linewidth"]]
+        for style in (plot_run.SOLID, plot_run.DASHED)
+    )
+    before = curves.rows_before(found["step"], 1000).stop - 1
+    assert [len(solid), len(dashed)] == [3, 3]
+    assert solid[-1].get_xdata().tolist() == list(range(1, 16))
+    assert solid[-1].get_ydata() == pytest.approx(found["accuracy"][before, 0])
+    assert dashed[-1].get_ydata() == pytest.approx(found["accuracy"][-1, 0])
+    bayes = [line for line in panel.lines if line.get_zorder() == 2]
+    assert bayes[-1].get_ydata() == pytest.approx(np.load(run_dir / "theory/by_position_0.npy")[0, :, 1])
+    assert labels(figure)[:3] == ["ranks 0–9", "ranks 10–99", "ranks 100–199"]
+    assert labels(figure)[4:] == ["step 1,000", "step 2,000", "Bayes limit, all ranks", "chance"]
+    assert overprinted(figure) == []
+
+
+def test_by_position_of_the_last_phase_is_drawn_once(run_dir):
+    run = mnemo_io.read_run(write_further(run_dir))
+    assert position_figure.default_set(run) == "phase_1"
+    assert list(position_figure.rows_of(run, "phase_1")) == [10]
+    assert list(position_figure.rows_of(run, "novel")) == [21]
+    assert "step 2,000" in labels(position_figure.draw(run, "phase_1"))
+
+
+def test_by_position_by_command(run_dir, tmp_path, capsys):
+    assert mnemo_io.guarded(lambda: plot_run.main([str(run_dir), "--by-position"])) == 65
+    assert "train with eval.by_position=true" in capsys.readouterr().err
+    write_further(run_dir)
+    assert plot_run.main([str(run_dir), "--by-position", "--log"]) == 0
+    result = call(run_dir, "--by-position", "--log", "-o", tmp_path / "b.png", MPLBACKEND=JUPYTER, LC_ALL="C")
+    assert result.returncode == 0, result.stderr
+    assert (run_dir / "by_position.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for wrong in (["--bins", "0,5"], ["--set", "phase_7"]):
+        assert plot_run.main([str(run_dir), "--by-position", *wrong]) == 64
+    for name in ("train", "novel", "phase_0"):
+        assert plot_run.main([str(run_dir), "--by-position", "--set", name, "-o", str(tmp_path / "x.png")]) == 0
+
+
+def test_by_position_without_theory(run_dir):
+    write_further(run_dir)
+    for file in (run_dir / "theory").glob("by_position_*.npy"):
+        file.unlink()
+    figure = position_figure.draw(mnemo_io.read_run(run_dir), "phase_0")
+    assert "Bayes limit, all ranks" not in labels(figure)
+    assert not [line for line in figure.axes[1].lines if line.get_zorder() == 2]
