@@ -3,8 +3,8 @@
 
 What each number means is said where it is computed, in curves.py. Runs that are done and differ in nothing but seeds
 are one member: its accuracies, losses and bits are means over the seeds, its presentations medians. Each phase is
-compared over the ranks that all runs in it have scored; a run that never reached it has no say. Letters: T evaluations, S ranks of
-a bin, E bins, P phases, B bootstrap replicates.
+compared over the ranks that all runs in it have scored; a run that never reached it has no say. Letters: T evaluations,
+S ranks of a bin, E bins, P phases, B bootstrap replicates.
 """
 
 from __future__ import annotations
@@ -442,7 +442,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     compared = members.find(arguments.runs, arguments.each, [arguments.against] if arguments.against else [])
     try:
         if arguments.against is None:
+            compared, left_out = members.begun(compared)
             result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
+            result["notes"] += left_out
         elif len(compared) != 1:
             return mnemo_io.usage_error("--against wants one run (or the seeds of one), got " + str(len(compared)))
         else:

@@ -82,6 +82,19 @@ def random_numbers(config: dict[str, Any], path: Path) -> Any:
     return path if None in seeds else seeds
 
 
+def begun(compared: Sequence[Member]) -> tuple[list[Member], list[str]]:
+    """The members that were evaluated at all, and what to say of the others; all of them where none was."""
+
+    def is_scored(path: Path) -> bool:
+        run = mnemo_io.read_run(path)
+        return any(curves.phase_columns(run["sets"], phase) for phase in range(len(run["switches"]) + 1))
+
+    found = [member for member in compared if all(is_scored(path) for path in member["paths"])]
+    others = (member["name"] for member in compared if member not in found)
+    left_out = [f"left out: {name}: nothing has been evaluated yet" for name in others]
+    return (found, left_out) if found else (list(compared), [])
+
+
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by their dotted names."""
     for key, value in config.items():

@@ -428,6 +428,15 @@ def test_a_run_without_an_evaluation_says_so(make_run):
     assert "nothing has been evaluated yet" in result.stderr
 
 
+def test_a_run_without_an_evaluation_stops_no_others(make_run, tmp_path, capsys):
+    make_run("all/a")
+    young = set_state(make_run("all/b"), "running", 0)
+    (young / "eval").rename(tmp_path / "elsewhere")
+    result = result_of(capsys, tmp_path / "all", "--figure", tmp_path / "x.png")
+    assert [member["name"] for member in result["members"]] == ["a"]
+    assert result["notes"][-1] == "left out: b (running at step 0 of 2000): nothing has been evaluated yet"
+
+
 # Figure ---------------------------------------------------------------------------------------------------------------
 
 
