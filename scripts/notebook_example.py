@@ -168,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = mnemo_io.parse_arguments(parser, argv)
     if arguments.output.suffix.lower() not in plot_run.METADATA:
         return mnemo_io.usage_error(f"{arguments.output}: the format must be one of {', '.join(plot_run.METADATA)}")
-    plot_run.save(draw(load_records(arguments.pattern)), arguments.output)
+    with plot_run.matplotlib_style():
+        plot_run.save(draw(load_records(arguments.pattern)), arguments.output)
     print(arguments.output)
     return 0
 

@@ -203,3 +203,32 @@ def test_bench_losses_do_not_depend_on_the_savings(tmp_path: Path) -> None:
 )
 def test_bench_refuses(arguments: list[str], message: str) -> None:
     assert message in mnemo("bench", *arguments, code=64)
+
+
+NUMBERLIKE = "e1 E7 e-3 e5.5 e1e1 1e3 1e-08 1.e5 1e400 0 00 -0 007 1_000 1.0 5. 0x10 0b1 0o7"
+WORDS = "null Null NULL yes no y n on off true True TRUE false e inf nan NaN _1 _ 12-30 2001-01-01 -a --x - -1 a- a.b"
+
+
+def test_names_read_back_as_they_were_given(tmp_path: Path) -> None:
+    names = [*NUMBERLIKE.split(), *WORDS.split()]
+    path = tmp_path / "a b: #c \"'\\,[]{}&*!|>%@`\u2028\x85\ufeff\u00e4 - .npy"
+    np.save(path, np.arange(80, dtype=np.uint8).reshape(10, 8) % 2)
+    events = [{"kind": "snapshot", "at": 1, "name": name} for name in names]
+    config = {"name": "e1", "data": {"num_sequences": 10, "length": 8, "file": str(path)}, "events": events,
+              "model": {"kind": "one_layer_attention", "heads": 1, "head_dim": 8, "mlp_layers": 1},
+              "train": {"steps": 10, "batch_size": 2, "lr": 1e-3}, "eval": {"every": 5}}  # fmt: skip
+    (tmp_path / "names.yaml").write_text(json.dumps(config, ensure_ascii=False))
+    read = mnemo_io.parse_config(mnemo("config", tmp_path / "names.yaml"))
+    assert (read["name"], read["group"], read["run"], read["data"]["file"]) == ("e1", "e1", "e1", str(path))
+    assert [event["name"] for event in read["events"]] == names
+
+
+@pytest.mark.parametrize("run", ["=a", "+1", "1,5", "e+5", "lr=1e-3,seed=0"])
+def test_run_names_read_back_as_they_were_given(place: Place, run: str) -> None:
+    assert mnemo_io.parse_config(mnemo("config", place.config, f'run="{run}"'))["run"] == run
+
+
+@pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
+def test_numbers_read_back_as_numbers(place: Place, number: str) -> None:
+    read = mnemo_io.parse_config(mnemo("config", place.config, f"train.weight_decay={number}"))
+    assert read["train"]["weight_decay"] == float(number)
