@@ -133,7 +133,7 @@ def test_a_dry_run_refuses_data_that_a_run_would(place: Place, tmp_path: Path) -
     weights[3], bits[1, 2] = -1, 2
     np.save(tmp_path / "weights.npy", weights)
     np.save(tmp_path / "bits.npy", bits)
-    for override, message in (("data.weights=weights.npy", "weight -1 of rank 3"), ("data.file=bits.npy", "holds 2")):
+    for override, message in (("data.weights=weights.npy", "weight -1 of row 3"), ("data.file=bits.npy", "holds 2")):
         key, name = override.split("=")
         assert message in mnemo("train", place.config, f"{key}={tmp_path / name}", "--dry-run", code=DATA)
 
@@ -230,5 +230,5 @@ def test_run_names_read_back_as_they_were_given(place: Place, run: str) -> None:
 
 @pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
 def test_numbers_read_back_as_numbers(place: Place, number: str) -> None:
-    read = mnemo_io.parse_config(mnemo("config", place.config, f"train.weight_decay={number}"))
-    assert read["train"]["weight_decay"] == float(number)
+    read = mnemo_io.parse_config(mnemo("config", place.config, f"train.eps={number}"))
+    assert read["train"]["eps"] == float(number)
