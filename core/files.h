@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace mnemo {
 
@@ -55,6 +56,9 @@ class InputFile {
 
 /// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
+
+/// What a directory holds; nothing where there is none. Throws Error{io} when it cannot be listed, also for a link to nothing.
+std::vector<fs::path> entries_of(const fs::path& directory);
 
 /// A file that appears under its name only when it is complete.
 /// Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no fsync unless `durable`).
@@ -119,7 +123,8 @@ class AppendFile {
   Hasher hash_;
 };
 
-/// Exclusive use of a directory for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
+/// Exclusive use of a directory, made where it is missing, for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
+/// The directory is the one that has this name now, also when another process moved its forerunner away meanwhile.
 /// The file names the holder (host, boot id, pid, job id). The kernel drops the lock when the process ends, however it
 /// ends (a child that was forked without exec shares it).
 class DirectoryLock {
@@ -132,6 +137,8 @@ class DirectoryLock {
   bool unsupported() const { return unsupported_; }
 
  private:
+  bool take(const fs::path& directory);
+
   int descriptor_ = -1;
   bool unsupported_ = false;
 };

@@ -515,8 +515,22 @@ std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds, static_cast<double>(cores))));
 }
 
+namespace {
+
+/// `config` with the times of events written as in `like` where they mean the same step.
+RunConfig with_times_of(const RunConfig& like, RunConfig config) {
+  for (std::size_t i = 0; i < std::min(config.events.size(), like.events.size()); ++i) {
+    auto& at = schedule_of(config.events[i]).at;
+    const auto& other = schedule_of(like.events[i]).at;
+    if (at && other && at->step(config.train.steps) == other->step(like.train.steps)) at = other;
+  }
+  return config;
+}
+
+}  // namespace
+
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config) {
-  const auto old_leaves = flatten(with_seeds(old_config)), new_leaves = flatten(with_seeds(new_config));
+  const auto old_leaves = flatten(with_times_of(new_config, with_seeds(old_config))), new_leaves = flatten(with_seeds(new_config));
   const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()),
       new_values(new_leaves.begin(), new_leaves.end());
   std::vector<std::string> found;

@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <ctime>
 #include <new>
 
 namespace mnemo {
@@ -45,6 +46,51 @@ void move_aside(const fs::path& directory) {
     log_info("the earlier run is now {}", target.string());
     return;
   }
+}
+
+/// Anything of a run, as far as it got: else there is nothing to move aside.
+bool holds_run(const fs::path& directory) {
+  std::error_code unknown;
+  return fs::exists(directory / "config.yaml", unknown) || fs::exists(directory / "meta.json", unknown) || RunDirectory(directory).result();
+}
+
+/// Where the file system has no locks, the heartbeat of a run shows that another process works on it.
+void refuse_living_run(const fs::path& directory) {
+  constexpr std::int64_t kLost = 60;  // seconds
+  const auto status = read_status(directory);
+  const auto age = static_cast<std::int64_t>(std::time(nullptr)) - status.heartbeat;
+  if (status.state == "running" && std::abs(age) < kLost) {
+    throw Error(ExitCode::locked, fmt::format("{}: this file system has no locks, and a process worked here {} s ago. If it was killed, try again in a minute",
+                                              directory.string(), age));
+  }
+  log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
+}
+
+/// The configuration that a directory was made with. Throws where that is another run, or one that diverged.
+std::optional<RunConfig> earlier_config(const fs::path& directory, LoadedConfig& loaded) {
+  std::error_code unknown;
+  if (!fs::exists(directory / "config.yaml", unknown)) return {};
+  auto previous = stored_config(directory);
+  auto& config = loaded.config;
+  if (!loaded.threads_given) config.threads = previous.threads;  // sums differ between thread counts
+  if (const auto found = differences(previous, config); !found.empty()) {
+    throw Error(ExitCode::config, fmt::format("{} holds a run with other settings:\n  {}\nGive this one another name (name: ...), "
+                                              "override on the command line (a.b=value names the run), or move the old one aside with --restart",
+                                              directory.string(), fmt::join(found, "\n  ")));
+  }
+  const auto status = read_status(directory);
+  if (status.state == "diverged") {
+    throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
+                                                "--restart repeats this one", directory.string(), status.step));
+  }
+  return previous;
+}
+
+bool is_over(const fs::path& directory, const RunConfig& config) {
+  const auto status = read_status(directory);
+  const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+  std::error_code unknown;
+  return at_end && fs::exists(directory / "final.safetensors", unknown);
 }
 
 std::string megabytes(double bytes) {
@@ -161,36 +207,27 @@ ExitCode train(const TrainRequest& request) {
     return ExitCode::done;
   }
   log_to_terminal(request.options.progress == ProgressStyle::none ? LogLevel::warning : LogLevel::info);
-  std::error_code unknown;
-  if (request.restart && fs::exists(directory, unknown)) {
-    const DirectoryLock nobody_else(directory);
-    move_aside(directory);
-  }
-  make_directories(directory);
-  const DirectoryLock lock(directory);
-  if (lock.unsupported()) log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
   auto& config = loaded.config;
-  std::optional<RunConfig> previous;
-  if (fs::exists(directory / "config.yaml")) {
-    previous = stored_config(directory);
-    if (!loaded.threads_given) config.threads = previous->threads;  // sums differ between thread counts
-    if (const auto found = differences(*previous, config); !found.empty()) {
-      throw Error(ExitCode::config, fmt::format("{} holds a run with other settings:\n  {}\nGive this one another name (name: ...), "
-                                                "override on the command line (a.b=value names the run), or move the old one aside with --restart",
-                                                directory.string(), fmt::join(found, "\n  ")));
-    }
-    const auto status = read_status(directory);
-    if (status.state == "diverged") {
-      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
-                                                  "--restart repeats this one", directory.string(), status.step));
-    }
-    const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
-    if (at_end && fs::exists(directory / "final.safetensors")) {
-      print_result(directory, config);
-      fmt::print("already done: {}\n", directory.string());
-      return ExitCode::done;
-    }
+  const auto already_done = [&] {
+    print_result(directory, config);
+    fmt::print("already done: {}\n", directory.string());
+    return ExitCode::done;
+  };
+  std::optional<DirectoryLock> lock;
+  try {
+    lock.emplace(directory);
+  } catch (const Error& error) {  // what is over can be read where nothing can be written
+    const bool may_be_over = error.code() != ExitCode::locked && !request.restart;
+    if (may_be_over && earlier_config(directory, loaded) && is_over(directory, config)) return already_done();
+    throw;
   }
+  if (lock->unsupported()) refuse_living_run(directory);
+  if (request.restart && holds_run(directory)) {
+    move_aside(directory);
+    lock.emplace(directory);
+  }
+  const auto previous = earlier_config(directory, loaded);
+  if (previous && is_over(directory, config)) return already_done();
   log_to_file(directory / "log.txt");
   const auto result = run_to_end(config, previous, directory, request.options);
   log_to_file({});

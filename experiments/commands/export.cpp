@@ -23,7 +23,11 @@ struct ExportRequest {
 
 RunConfig finished_config(const fs::path& run) {
   auto config = stored_config(run);
-  if (const auto status = read_status(run); status.state != "done" && status.state != "at_chance") {
+  const auto status = read_status(run);
+  if (status.state == "diverged") {
+    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", run.string(), status.step));
+  }
+  if (status.state != "done" && status.state != "at_chance") {
     throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}); mnemo train {} goes on with it", run.string(),
                                             status.state.empty() ? "unknown" : status.state, (run / "config.yaml").string()));
   }

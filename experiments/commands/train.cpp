@@ -15,7 +15,8 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       "Examples:\n"
       "  mnemo train configs/quickstart.yaml\n"
       "  mnemo train configs/switch.yaml train.lr=3e-4 model.heads=2      names the run by its overrides\n"
-      "  mnemo train configs/switch.yaml train.steps=40000                goes on with a run that is done\n"
+      "  mnemo train configs/switch.yaml run=switch train.steps=40000 events.0.at=10000 events.1.at=10000\n"
+      "                                                                   goes on with a run that is done; what was at 50% stays where it was\n"
       "  mnemo train configs/paper/zipf_1e5.yaml --dry-run                says how much disk it takes\n"
       "Ctrl-C (also TERM, HUP, USR1, USR2, XCPU) stops after the current step and saves; the same command goes on, to the same bytes.\n"
       "Only another Ctrl-C, more than a second later, ends without saving.");

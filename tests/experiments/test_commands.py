@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_own_weights_rank_the_sequences_for_every_command(tmp_path: Path) -> Non
 def test_evaluate_names_what_is_missing(place: Place, tmp_path: Path) -> None:
     assert "no snapshot of this run" in mnemo("evaluate", place.run, "--weights", "nothing", code=DATA)
     assert "is no run directory" in mnemo("evaluate", tmp_path, code=DATA)
+
+
+def test_export_tells_a_diverged_run_from_an_unfinished_one(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place.run, run)
+    status = json.loads((run / "status.json").read_text()) | {"step": 120}
+    (run / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    assert f"mnemo train {run / 'config.yaml'} goes on with it" in mnemo("export", run, code=DATA)
+    (run / "status.json").write_text(json.dumps(status | {"state": "diverged"}))
+    message = mnemo("export", run, code=DATA)
+    assert "diverged at step 120 and is not resumed" in message and "goes on" not in message
 
 
 def test_theory_is_what_the_run_wrote(place: Place) -> None:
