@@ -178,6 +178,21 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
   return file.read(0, size);
 }
 
+bool path_exists(const fs::path& path) {
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (status.type() == fs::file_type::none) throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.message()));
+  return fs::exists(status);
+}
+
+fs::path canonical_path(const fs::path& path) {
+  try {
+    return fs::weakly_canonical(fs::absolute(path));
+  } catch (const fs::filesystem_error& error) {
+    throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.code().message()));
+  }
+}
+
 void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);

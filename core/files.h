@@ -53,6 +53,12 @@ class InputFile {
   int descriptor_;
 };
 
+/// Whether something is there, at the end of all links. Throws Error{io} where that cannot be known (no permission, a loop, a name too long).
+bool path_exists(const fs::path& path);
+
+/// The absolute path without links and dots, as far as it exists. Throws Error{io}.
+fs::path canonical_path(const fs::path& path);
+
 /// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
 

@@ -106,7 +106,7 @@ class Checker {
                           auto&& accept) {
       if (!file || !source_.clean(path)) return;
       if (file->empty()) return source_.fail(path, "names no file");
-      file = fs::weakly_canonical(folder_ / *file).string();
+      file = canonical_path(folder_ / *file).string();
       try {
         const auto header = read_npy_header(*file);
         if (header.shape.size() != dimensions) {
@@ -304,7 +304,7 @@ class Checker {
       source_.fail(source_.contains(path + ".from") ? path + ".from" : path,
                    "needs from: an earlier snapshot of this run, or a safetensors file");
     } else if (names_a_file(from)) {
-      from = fs::weakly_canonical(folder_ / from).string();
+      from = canonical_path(folder_ / from).string();
       if (with_weights_ && source_.clean(path + ".params")) check_weights(path + ".from", from, params);
     } else if (timed(i) && all_certain<SnapshotEvent>()) {
       check_snapshot(path + ".from", from, first_moment(i));

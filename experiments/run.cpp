@@ -471,7 +471,7 @@ void Run::open_series() {
     directory_.series(name, ranks);
     if (const auto columns = further_columns(std::ssize(ranks), table->num_sequences()); !columns.empty()) directory_.arrays("eval/" + name, columns);
     const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
-    if (!config_.eval.by_position || fs::exists(bins_file)) continue;
+    if (!config_.eval.by_position || path_exists(bins_file)) continue;
     std::vector<std::int64_t> edges;
     for (const auto& [begin, end] : rank_bins(table->num_sequences())) edges.insert(edges.end(), {begin, end});
     write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
@@ -604,7 +604,7 @@ void Run::write_phase_files() {
   std::vector<std::int64_t> starts;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
     starts.push_back(phases_[phase].begin);
-    if (config_.output.sequences && !fs::exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
+    if (config_.output.sequences && !path_exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
       directory_.write_sequences(static_cast<std::int64_t>(phase), phases_[phase].table);
     }
   }

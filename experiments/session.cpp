@@ -38,7 +38,7 @@ void move_aside(const fs::path& directory) {
   make_directories(old);
   for (int k = 1;; ++k) {
     const auto target = old / fmt::format("{}.{}", directory.filename().string(), k);
-    if (fs::exists(target)) continue;
+    if (path_exists(target)) continue;
     std::error_code failure;
     fs::rename(directory, target, failure);
     if (failure) throw Error(ExitCode::cannot_create, fmt::format("{}: cannot move to {}: {}", directory.string(), target.string(), failure.message()));
@@ -141,7 +141,7 @@ fs::path default_cache() { return environment_cache().value_or("cache"); }
 
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
-  if (!fs::exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
+  if (!path_exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
   return load_config(path, {}, /*with_weights=*/false).config;
 }
 
@@ -171,7 +171,7 @@ ExitCode train(const TrainRequest& request) {
   if (lock.unsupported()) log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
   auto& config = loaded.config;
   std::optional<RunConfig> previous;
-  if (fs::exists(directory / "config.yaml")) {
+  if (path_exists(directory / "config.yaml")) {
     previous = stored_config(directory);
     if (!loaded.threads_given) config.threads = previous->threads;  // sums differ between thread counts
     if (const auto found = differences(*previous, config); !found.empty()) {
@@ -185,7 +185,7 @@ ExitCode train(const TrainRequest& request) {
                                                   "--restart repeats this one", directory.string(), status.step));
     }
     const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
-    if (at_end && fs::exists(directory / "final.safetensors")) {
+    if (at_end && path_exists(directory / "final.safetensors")) {
       print_result(directory, config);
       fmt::print("already done: {}\n", directory.string());
       return ExitCode::done;

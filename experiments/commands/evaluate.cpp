@@ -57,7 +57,7 @@ void write_scores(const fs::path& folder, const NamedSet& set, const Scores& sco
 fs::path weights_file(const fs::path& run, const std::string& name) {
   if (name == "final") return run / "final.safetensors";
   const auto snapshot = run / "snapshots" / (name + ".safetensors");
-  return fs::exists(snapshot) ? snapshot : fs::path(name);
+  return path_exists(snapshot) ? snapshot : fs::path(name);
 }
 
 std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& config) {
@@ -102,7 +102,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
                                 choose_device(request.device).device);
   const auto file = weights_file(request.run, request.weights);
-  if (!fs::exists(file)) {
+  if (!path_exists(file)) {
     throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));
   }
   const auto weights = Safetensors::read(file);

@@ -47,14 +47,14 @@ NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
 /// A name for the run in a group of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
 /// run a name belongs to, so that exporting it again replaces its files. It lies at the top, since cells list and glob the folders of groups.
 std::string name_in_tree(const fs::path& group, const std::string& name, const fs::path& run) {
-  const auto source = fs::weakly_canonical(run).string();
+  const auto source = canonical_path(run).string();
   const auto owners = group.parent_path() / ".sources" / group.filename();
   for (int k = 0;; ++k) {
     auto candidate = k == 0 ? name : fmt::format("{}_{}", name, k);
     const auto owner = owners / candidate;
-    if (fs::exists(owner) && read_file(owner) != source) continue;
-    const auto taken = [&](const char* suffix) { return fs::exists(group / (candidate + suffix)); };
-    if (!fs::exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
+    if (path_exists(owner) && read_file(owner) != source) continue;
+    const auto taken = [&](const char* suffix) { return path_exists(group / (candidate + suffix)); };
+    if (!path_exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
     make_directories(group);
     make_directories(owners);
     write_atomically(owner, source);

@@ -1,6 +1,7 @@
 #include "experiments/commands/commands.h"
 
 #include "core/config.h"
+#include "core/files.h"
 #include "core/log.h"
 #include "core/output.h"
 #include "revision.h"
@@ -93,6 +94,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(ExitCode::config);
   } catch (const Error& error) {
     return report(error.code(), error.what());
+  } catch (const fs::filesystem_error& error) {
+    return report(ExitCode::io, fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::bad_alloc&) {
     return report(ExitCode::resources, "out of memory");
   } catch (const std::exception& error) {
