@@ -193,6 +193,17 @@ fs::path canonical_path(const fs::path& path) {
   }
 }
 
+fs::path expanded_path(const fs::path& path) {
+  const auto& text = path.native();
+  if (!text.starts_with('~')) return path;
+  if (text.size() > 1 && text[1] != '/') {
+    throw Error(ExitCode::usage, fmt::format("{0}: only ~ and ~/ mean a home folder here; write the path out (./{0} for a name that begins so)", text));
+  }
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') throw Error(ExitCode::usage, fmt::format("{}: HOME is not set; write the path out", text));
+  return text.size() > 2 ? fs::path(home) / text.substr(2) : fs::path(home);
+}
+
 void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);

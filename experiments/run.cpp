@@ -270,6 +270,10 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   const auto begin_status = [&] {
     if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps);
   };
+  const auto write_config = [&] {
+    write_atomically(directory_.file("config.yaml"), to_yaml(config_));
+    write_meta("");
+  };
   const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) {
     if (previous) refuse_fired_percentages(*previous, point);
     begin_status();
@@ -278,14 +282,14 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   if (!resumed) {
     begin_status();
     directory_.begin({});
+    write_config();  // from here on it resumes by its own config.yaml
     start_phase(first_table(config_, [this] { poll(); }));
   }
   if (resumed && grows) {
     save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
     forget_outputs_of_the_end(old_steps);
   }
-  write_atomically(directory_.file("config.yaml"), to_yaml(config_));
-  write_meta("");
+  if (resumed) write_config();
   write_phase_files();
   if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/shell.h"
 #include "experiments/attention_measures.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
@@ -20,7 +21,7 @@ namespace {
 
 std::optional<fs::path> environment_cache() {
   const char* root = std::getenv("MNEMO_CACHE");
-  return root != nullptr && *root != '\0' ? std::optional<fs::path>(root) : std::nullopt;
+  return root != nullptr && *root != '\0' ? std::optional<fs::path>(expanded_path(root)) : std::nullopt;
 }
 
 /// The run directory of a request. A config.yaml that stands in its own run directory means that directory.
@@ -28,7 +29,7 @@ fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
   std::error_code unknown;
   const bool own = request.config_path.filename() == "config.yaml" && fs::exists(folder / "meta.json", unknown);
-  if (own && !request.cache && !environment_cache()) return folder;
+  if (own && !request.cache) return folder;
   return request.cache.value_or(default_cache()) / *config.group / *config.run;
 }
 
@@ -126,13 +127,9 @@ void print_result(const fs::path& directory, const RunConfig& config) {
   }
 }
 
-/// The command as it was typed, less what would start anew.
-std::string resume_command(const TrainRequest& request) {
-  if (request.options.command.empty()) return fmt::format("mnemo train {}", request.config_path.string());
-  constexpr std::string_view kRestart = " --restart";
-  auto command = request.options.command;
-  if (const auto at = command.find(kRestart); request.restart && at != command.npos) command.erase(at, kRestart.size());
-  return command;
+/// A command of this program about a file or folder of a run, for a shell in any folder.
+std::string command_of(const TrainRequest& request, const std::string& verb, const fs::path& path) {
+  return fmt::format("{} {} {}", quoted(request.options.program), verb, quoted(canonical_path(path).string()));
 }
 
 }  // namespace
@@ -195,11 +192,11 @@ ExitCode train(const TrainRequest& request) {
   const auto result = run_to_end(config, previous, directory, request.options);
   log_to_file({});
   if (result == ExitCode::stopped) {
-    fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
+    fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", command_of(request, "train", directory / "config.yaml"));
   } else {
     print_result(directory, config);
     fmt::print("results: {}\n", directory.string());
-    fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
+    fmt::print("next:    {}\n", command_of(request, "plot", directory));
   }
   return result;
 }

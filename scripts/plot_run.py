@@ -300,8 +300,12 @@ def _parser() -> argparse.ArgumentParser:
 The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
+    parser.add_argument(
+        "run", metavar="RUN", type=mnemo_io.path_argument, help="run directory, such as cache/GROUP/RUN"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=mnemo_io.path_argument, help=".png, .pdf or .svg (default RUN/figure.png)"
+    )
     parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
     bin_edges = mnemo_io.argument(lambda text: curves.parse_edges(text, MAX_BINS))
     parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
@@ -311,7 +315,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = mnemo_io.parse_arguments(_parser(), argv)
-    output = arguments.output or Path(arguments.run) / "figure.png"
+    output = arguments.output or arguments.run / "figure.png"
     if output.suffix.lower() not in METADATA:
         return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
     run = mnemo_io.read_run(arguments.run)
