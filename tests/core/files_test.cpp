@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -426,6 +427,36 @@ TEST(DirectoryLock, GoesOnWhereTheFileSystemHasNoLocks) {
 TEST(DirectoryLock, NeedsTheDirectory) {
   const TemporaryDirectory directory;
   expect_error(ExitCode::cannot_create, "missing/LOCK", [&] { DirectoryLock lock(directory / "missing"); });
+}
+
+TEST(Paths, WhatCannotBeLookedAtIsNeitherThereNorAbsent) {
+  const test::TemporaryDirectory folder;
+  fs::create_symlink(folder / "loop", folder / "loop");
+  EXPECT_TRUE(path_exists(folder / "."));
+  EXPECT_FALSE(path_exists(folder / "absent" / "file"));
+  for (const auto& path : {folder / "loop", folder / std::string(300, 'n')}) {
+    for (const auto& look : std::vector<std::function<void()>>{[&] { path_exists(path); }, [&] { canonical_path(path); }}) {
+      try {
+        look();
+        ADD_FAILURE() << path;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::io);
+        EXPECT_THAT(error.what(), ::testing::StartsWith(path.string()));
+      }
+    }
+  }
+  EXPECT_EQ(canonical_path("absent/../file"), fs::current_path() / "file");
+}
+
+TEST(Paths, ALeadingTildeIsTheHomeFolder) {
+  ::setenv("HOME", "/home/me", 1);
+  EXPECT_EQ(expanded_path("~"), "/home/me");
+  EXPECT_EQ(expanded_path("~/"), "/home/me");
+  EXPECT_EQ(expanded_path("~/a/~"), "/home/me/a/~");
+  for (const char* path : {"", "a", "./~", "a/~/b"}) EXPECT_EQ(expanded_path(path), path);
+  EXPECT_THROW(expanded_path("~you/x"), Error);
+  ::unsetenv("HOME");
+  EXPECT_THROW(expanded_path("~"), Error);
 }
 
 }  // namespace
