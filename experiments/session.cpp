@@ -19,12 +19,7 @@ namespace mnemo {
 
 namespace {
 
-std::optional<fs::path> environment_cache() {
-  const char* root = std::getenv("MNEMO_CACHE");
-  return root != nullptr && *root != '\0' ? std::optional<fs::path>(expanded_path(root)) : std::nullopt;
-}
-
-/// The run directory of a request. A config.yaml that stands in its own run directory means that directory.
+/// The run directory of a request. A config.yaml that stands in its own run directory means that directory, unless --cache is given.
 fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
   std::error_code unknown;
@@ -134,7 +129,10 @@ std::string command_of(const TrainRequest& request, const std::string& verb, con
 
 }  // namespace
 
-fs::path default_cache() { return environment_cache().value_or("cache"); }
+fs::path default_cache() {
+  const char* root = std::getenv("MNEMO_CACHE");
+  return root != nullptr && *root != '\0' ? expanded_path(root) : fs::path("cache");
+}
 
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
