@@ -182,6 +182,32 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
   return file.read(0, size);
 }
 
+bool path_exists(const fs::path& path) {
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (status.type() == fs::file_type::none) throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.message()));
+  return fs::exists(status);
+}
+
+fs::path canonical_path(const fs::path& path) {
+  try {
+    return fs::weakly_canonical(fs::absolute(path));
+  } catch (const fs::filesystem_error& error) {
+    throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.code().message()));
+  }
+}
+
+fs::path expanded_path(const fs::path& path) {
+  const auto& text = path.native();
+  if (!text.starts_with('~')) return path;
+  if (text.size() > 1 && text[1] != '/') {
+    throw Error(ExitCode::usage, fmt::format("{0}: only ~ and ~/ mean a home folder here; write the path out (./{0} for a name that begins so)", text));
+  }
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') throw Error(ExitCode::usage, fmt::format("{}: HOME is not set; write the path out", text));
+  return text.size() > 2 ? fs::path(home) / text.substr(2) : fs::path(home);
+}
+
 void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);

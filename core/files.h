@@ -54,6 +54,16 @@ class InputFile {
   int descriptor_;
 };
 
+/// Whether something is there, at the end of all links. Throws Error{io} where that cannot be known (no permission, a loop, a name too long).
+bool path_exists(const fs::path& path);
+
+/// The absolute path without links and dots, as far as it exists. Throws Error{io}.
+fs::path canonical_path(const fs::path& path);
+
+/// The path with `~` or `~/` at its begin replaced by $HOME: a shell does not do it after `=`. Throws Error{usage} for other users' homes,
+/// and where HOME is not set.
+fs::path expanded_path(const fs::path& path);
+
 /// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
 

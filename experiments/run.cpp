@@ -271,6 +271,10 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
     if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps, step, loss);
     status_->progress(step, loss);
   };
+  const auto write_config = [&] {
+    write_atomically(directory_.file("config.yaml"), to_yaml(config_));
+    write_meta("");
+  };
   const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) {
     if (previous) refuse_fired_percentages(*previous, point);
     begin_status(point.step, file.get<double>("log.last_loss", 1)[0]);
@@ -284,14 +288,14 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
     }
     begin_status(0, last_loss_);
     directory_.begin({});
+    write_config();  // from here on it resumes by its own config.yaml
     start_phase(first_table(config_, [this] { poll(); }));
   }
   if (resumed && grows) {
     save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
     forget_outputs_of_the_end(old_steps);
   }
-  write_atomically(directory_.file("config.yaml"), to_yaml(config_));
-  write_meta("");
+  if (resumed) write_config();
   write_phase_files();
   if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();
@@ -478,7 +482,7 @@ void Run::open_series() {
     directory_.series(name, ranks);
     if (const auto columns = further_columns(std::ssize(ranks), table->num_sequences()); !columns.empty()) directory_.arrays("eval/" + name, columns);
     const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
-    if (!config_.eval.by_position || fs::exists(bins_file)) continue;
+    if (!config_.eval.by_position || path_exists(bins_file)) continue;
     std::vector<std::int64_t> edges;
     for (const auto& [begin, end] : rank_bins(table->num_sequences())) edges.insert(edges.end(), {begin, end});
     write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
@@ -611,7 +615,7 @@ void Run::write_phase_files() {
   std::vector<std::int64_t> starts;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
     starts.push_back(phases_[phase].begin);
-    if (config_.output.sequences && !fs::exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
+    if (config_.output.sequences && !path_exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
       directory_.write_sequences(static_cast<std::int64_t>(phase), phases_[phase].table);
     }
   }

@@ -15,7 +15,6 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import compare_output
@@ -412,8 +411,15 @@ A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of t
 Intervals are 95 % bootstrap intervals over ranks and seeds, the same at every call.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
-    parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=mnemo_io.path_argument, help="run directory, or a folder of runs"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        type=mnemo_io.path_argument,
+        help="rank the runs in DIR by their distance from RUN",
+    )
     parser.add_argument(
         "--threshold",
         metavar="T",
@@ -430,7 +436,9 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
     parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")
-    parser.add_argument("--figure", metavar="OUT", type=Path, help="draw the curves: .png, .pdf or .svg")
+    parser.add_argument(
+        "--figure", metavar="OUT", type=mnemo_io.path_argument, help="draw the curves: .png, .pdf or .svg"
+    )
     parser.add_argument("--replicates", metavar="B", type=int, default=500, help="bootstrap replicates (default 500)")
     return parser
 

@@ -33,6 +33,15 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
+def runs_in(folder: mnemo_io.PathLike) -> list[Path]:
+    """The run in this folder, or the runs one level below; FileNotFoundError where there is none."""
+    found = mnemo_io.find_runs(folder)
+    if not found:
+        reason = "holds no run (no config.yaml in it or one level below)"
+        raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
+    return found
+
+
 def find(
     arguments: Sequence[mnemo_io.PathLike], each: bool = False, beside: Sequence[mnemo_io.PathLike] = ()
 ) -> list[Member]:
@@ -43,14 +52,10 @@ def find(
     """
     paths: dict[Path, None] = {}
     for argument in arguments:
-        found = mnemo_io.find_runs(argument)
-        if not found:
-            reason = "holds no run (no config.yaml in it or one level below)"
-            raise FileNotFoundError(2, reason if Path(argument).exists() else "no such directory", str(argument))
-        paths.update(dict.fromkeys(found))
+        paths.update(dict.fromkeys(runs_in(argument)))
     result: dict[Any, Member] = {}
     originals: dict[Any, Path] = {}
-    others = [path for argument in beside for path in mnemo_io.find_runs(argument)]
+    others = [path for argument in beside for path in runs_in(argument)]
     for path, name in zip(paths, short_names([*paths, *others])):
         config = mnemo_io.read_config(path / "config.yaml")
         state = unfinished(path)

@@ -864,6 +864,20 @@ def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return checked
 
 
+def expanded_path(text: str) -> Path:
+    """The path with `~` or `~/` at its begin replaced by $HOME: a shell does not do it after `=`."""
+    if not text.startswith("~"):
+        return Path(text)
+    if text[1:2] not in ("", "/"):
+        raise ValueError(f"{text}: only ~ and ~/ mean a home folder here; write the path out (./{text})")
+    if not os.environ.get("HOME"):
+        raise ValueError(f"{text}: HOME is not set; write the path out")
+    return Path(os.environ["HOME"], text[2:])
+
+
+path_argument = argument(expanded_path)
+
+
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """`parser.parse_args` that exits with 64, as all of mnemo does, on a usage error."""
     try:
@@ -968,15 +982,20 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing, or cannot be read or written""",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
-    parser.add_argument("--csv", metavar="OUT", help="write metrics.jsonl, or with --set a set, as CSV; - is stdout")
+    parser.add_argument("run", metavar="RUN", type=path_argument, help="run directory, such as cache/GROUP/RUN")
+    parser.add_argument(
+        "--csv",
+        metavar="OUT",
+        type=path_argument,
+        help="write metrics.jsonl, or with --set a set, as CSV; - is stdout",
+    )
     parser.add_argument(
         "--set",
         metavar="NAME",
         help="with --csv, instead of the metrics: train, phase_0, novel, ...; "
         "by_position/SET, attention/NAME, measures where the run has them",
     )
-    parser.add_argument("--npz", metavar="OUT", help="write everything numeric as a NumPy archive")
+    parser.add_argument("--npz", metavar="OUT", type=path_argument, help="write everything numeric as a NumPy archive")
     return parser
 
 
@@ -989,7 +1008,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if what not in ("metrics", *table_names(run)):
         known = ", ".join(table_names(run)) or "none yet"
         return usage_error(f"{arguments.run} has no set {what!r}; it has: {known}")
-    if arguments.csv == "-":
+    if arguments.csv == Path("-"):
         write_csv(run, what, sys.stdout)
     elif arguments.csv:
         write_atomically(arguments.csv, lambda file: write_csv(run, what, file), binary=False)

@@ -341,12 +341,14 @@ def _parser() -> argparse.ArgumentParser:
 The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
+    parser.add_argument(
+        "run", metavar="RUN", type=mnemo_io.path_argument, help="run directory, such as cache/GROUP/RUN"
+    )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        type=Path,
+        type=mnemo_io.path_argument,
         help=".png, .pdf or .svg (default RUN/figure.png, RUN/by_position.png)",
     )
     parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")

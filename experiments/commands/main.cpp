@@ -1,8 +1,10 @@
 #include "experiments/commands/commands.h"
 
 #include "core/config.h"
+#include "core/files.h"
 #include "core/log.h"
 #include "core/output.h"
+#include "core/shell.h"
 #include "revision.h"
 
 #include <fmt/format.h>
@@ -12,6 +14,7 @@
 #include <clocale>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <sstream>
 #include <system_error>
 
@@ -19,11 +22,11 @@ namespace {
 
 using namespace mnemo;
 
-std::string quoted(const std::string& argument) {
-  if (!argument.empty() && argument.find_first_of(" \t\n\"'\\$&;|<>(){}[]*?!#~`") == std::string::npos) return argument;
-  std::string text = "'";
-  for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
+/// The program as it can be called from any folder.
+std::string program_path(const char* name) {
+  std::error_code unknown;
+  const auto path = fs::absolute(name, unknown).lexically_normal();
+  return std::string_view(name).find('/') == std::string_view::npos || unknown ? name : path.string();
 }
 
 /// glibc would give large temporaries back to the kernel after each operation and fault them in again.
@@ -56,8 +59,9 @@ int main(int argc, char** argv) {
   occupy_standard_streams();
   keep_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write()
-  Invocation invocation{argv[0], {}};
+  Invocation invocation{program_path(argv[0]), {}};
   for (int i = 0; i < argc; ++i) invocation.command += (i > 0 ? " " : "") + quoted(argv[i]);
+  ::setenv("MNEMO_PROGRAM", invocation.program.c_str(), 1);  // for the commands that scripts print
 
   CLI::App app("mnemo: how do sequence models memorise? Trains them on Zipf-sampled binary sequences, through switches.", "mnemo");
   app.set_version_flag("--version", fmt::format("mnemo {} ({})", MNEMO_VERSION, MNEMO_REVISION));
@@ -66,7 +70,7 @@ int main(int argc, char** argv) {
   Command chosen;
   add_train(app, invocation, chosen);
   add_evaluate(app, invocation, chosen);
-  add_export(app, chosen);
+  add_export(app, invocation, chosen);
   add_config(app, chosen);
   add_theory(app, chosen);
   add_doctor(app, chosen);
@@ -93,6 +97,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(ExitCode::config);
   } catch (const Error& error) {
     return report(error.code(), error.what());
+  } catch (const fs::filesystem_error& error) {
+    return report(ExitCode::io, fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::bad_alloc&) {
     return report(ExitCode::resources, "out of memory");
   } catch (const std::exception& error) {

@@ -23,9 +23,10 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   auto request = std::make_shared<TrainRequest>();
   auto progress = std::make_shared<std::string>("auto");
   auto cache = std::make_shared<std::string>();
-  command->add_option("config", request->config_path, "YAML file")->required();
-  command->add_option("overrides", request->overrides, "a.b=value, YAML values; lists by index: events.1.at=500");
-  command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)");
+  command->add_option("config", request->config_path, "YAML file")->required()->transform(home_expanded());
+  command->add_option("overrides", request->overrides, "a.b=value, YAML values; lists by index: events.1.at=500. Files that they name are of the working "
+                      "directory, those that the YAML file names of its folder");
+  command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)")->transform(home_expanded());
   command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
   command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
   add_number(command, "--max-hours", request->options.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")->default_str("");

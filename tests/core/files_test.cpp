@@ -487,5 +487,28 @@ TEST(AtomicFile, NeedsNoFileSystemThatFlushesDirectories) {
   expect_error(ExitCode::io, directory.path().string() + ": cannot write", [&] { write_atomically(directory / "a", "text"); });
 }
 
+TEST(Paths, WhatCannotBeLookedAtIsNeitherThereNorAbsent) {
+  const TemporaryDirectory folder;
+  fs::create_symlink(folder / "loop", folder / "loop");
+  EXPECT_TRUE(path_exists(folder / "."));
+  EXPECT_FALSE(path_exists(folder / "absent" / "file"));
+  for (const auto& path : {folder / "loop", folder / std::string(300, 'n')}) {
+    expect_error(ExitCode::io, path.string() + ": cannot look for it: ", [&] { path_exists(path); });
+    expect_error(ExitCode::io, path.string() + ": cannot look for it: ", [&] { canonical_path(path); });
+  }
+  EXPECT_EQ(canonical_path("absent/../file"), fs::current_path() / "file");
+}
+
+TEST(Paths, ALeadingTildeIsTheHomeFolder) {
+  ::setenv("HOME", "/home/me", 1);
+  EXPECT_EQ(expanded_path("~"), "/home/me");
+  EXPECT_EQ(expanded_path("~/"), "/home/me");
+  EXPECT_EQ(expanded_path("~/a/~"), "/home/me/a/~");
+  for (const char* path : {"", "a", "./~", "a/~/b"}) EXPECT_EQ(expanded_path(path), path);
+  expect_error(ExitCode::usage, "~you/x: only ~ and ~/ mean a home folder", [] { expanded_path("~you/x"); });
+  ::unsetenv("HOME");
+  expect_error(ExitCode::usage, "~: HOME is not set", [] { expanded_path("~"); });
+}
+
 }  // namespace
 }  // namespace mnemo

@@ -297,9 +297,8 @@ TEST(Rerun, ResumeCommandOfARestartDoesNotRestart) {
   ASSERT_EQ(place.train().code, ExitCode::done);
   auto request = place.request();
   request.restart = true;
-  request.options.command = "mnemo train tiny.yaml --restart --cache x";
   request.options.stop = [] { return true; };
-  EXPECT_THAT(Place::carry_out(request).text, HasSubstr("Resume with\n  mnemo train tiny.yaml --cache x\n"));
+  EXPECT_THAT(Place::carry_out(request).text, HasSubstr(fmt::format("Resume with\n  mnemo train {}\n", (place.run() / "config.yaml").string())));
 }
 
 TEST(Rerun, ConfigInItsOwnRunDirectoryResumesThere) {

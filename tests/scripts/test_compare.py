@@ -403,7 +403,9 @@ def test_refusals_name_the_reason(run_dir, tmp_path):
         ["--format", "x"],
     ):
         assert call(run_dir, *wrong).returncode == 64, wrong
-    assert call(tmp_path / "absent").returncode == 74
+    for arguments in ([tmp_path / "absent"], [run_dir, "--against", tmp_path / "absent"]):
+        result = call(*arguments)
+        assert result.returncode == 74 and result.stderr == f"error: {tmp_path / 'absent'}: no such directory\n"
     (run_dir / "eval/phase_0/loss.npy").write_bytes(b"junk")
     assert call(run_dir).returncode == 65
 
