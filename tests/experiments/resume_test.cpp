@@ -583,7 +583,8 @@ TEST(Damage, CheckpointsThatAreMissingOrCannotBeListedAreNotNone) {
     const Place place;
     stop_twice(place);
     const auto folder = place.run() / "checkpoints", kept = place.cache() / "kept";
-    const auto status = place.status(), metrics = place.metrics();
+    const auto status = place.status();
+    const auto metrics = place.metrics();
     fs::copy(folder, kept);
     lose(folder);
     for (int attempt = 0; attempt < 2; ++attempt) {
