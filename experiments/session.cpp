@@ -222,7 +222,9 @@ ExitCode train(const TrainRequest& request) {
   const auto result = run_to_end(config, previous, directory, request.options);
   log_to_file({});
   if (result == ExitCode::stopped) {
-    fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", command_of(request, "train", directory / "config.yaml"));
+    const auto hours = request.options.max_hours;
+    const auto limit = hours > 0 ? " --max-hours " + config_detail::to_flow(config_detail::scalar_node(hours)) : std::string();
+    fmt::print("stopped; everything up to here is saved. Resume with\n  {}{}\n", command_of(request, "train", directory / "config.yaml"), limit);
   } else {
     print_result(directory, config);
     fmt::print("results: {}\n", directory.string());

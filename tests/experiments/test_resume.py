@@ -189,7 +189,7 @@ def test_a_signal_before_the_first_step_is_kept(place: Place, expected: dict[str
 def test_a_time_limit_stops(place: Place) -> None:
     stopped = place.train("--max-hours", "1e-7")
     assert stopped.returncode == STOPPED, stopped.stderr
-    assert "--max-hours 1e-7" in stopped.stdout.splitlines()[-1]
+    assert float(stopped.stdout.splitlines()[-1].rpartition(" --max-hours ")[2]) == 1e-7
     assert place.status()["state"] == "stopped"
 
 
