@@ -8,8 +8,10 @@
 #include "revision.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <clocale>
 #include <csignal>
@@ -53,6 +55,15 @@ int after_output(int code) {
   return lost && code == 0 ? report_lost_output(errno != 0 ? errno : EIO) : code;
 }
 
+/// What is wrong with a command line: a first word that is no command is named.
+std::string problem_of(const CLI::App& app, const std::string& first_word, const CLI::ParseError& error) {
+  std::vector<std::string> names;
+  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(command->get_name());
+  const bool is_command = std::find(names.begin(), names.end(), first_word) != names.end();
+  if (first_word.empty() || first_word[0] == '-' || is_command) return error.what();
+  return fmt::format("no command '{}'; there are {}", first_word, fmt::join(names, ", "));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -80,7 +91,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != 0) {
-      print_to_stderr(fmt::format("{}\nSee: {} --help\n", error.what(), invocation.program));
+      print_to_stderr(fmt::format("{}\nSee: {} --help\n", problem_of(app, argc > 1 ? argv[1] : "", error), invocation.program));
       return static_cast<int>(ExitCode::usage);
     }
     std::ostringstream text;

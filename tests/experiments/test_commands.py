@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import BINARY, DATA, DONE, Place, call, environment, make_place, mnemo_io, start
+from engine import BINARY, DATA, DONE, USAGE, Place, call, environment, make_place, mnemo_io, start
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +238,12 @@ def test_names_read_back_as_they_were_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("run", ["=a", "+1", "1,5", "e+5", "lr=1e-3,seed=0"])
 def test_run_names_read_back_as_they_were_given(place: Place, run: str) -> None:
     assert mnemo_io.parse_config(mnemo("config", place.config, f'run="{run}"'))["run"] == run
+
+
+def test_a_word_that_is_no_command_is_named() -> None:
+    done = call([str(BINARY), "trian", "tiny.yaml"])
+    assert done.returncode == USAGE
+    assert done.stderr.splitlines()[0].startswith("no command 'trian'; there are train, evaluate, ")
 
 
 @pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
