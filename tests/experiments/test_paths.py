@@ -161,7 +161,8 @@ def test_printed_commands_reach_the_same_folder_from_anywhere(place: Place, cach
     assert stopped.returncode == STOPPED, stopped.stderr
     unfinished = call([program, "export", "cache/tiny/tiny"], cwd=place.root, env=env)
     assert unfinished.returncode == DATA
-    resume = stopped.stdout.splitlines()[-1].strip()
+    resume, _, hours = stopped.stdout.splitlines()[-1].strip().partition(" --max-hours ")
+    assert float(hours) == 1e-9  # the limit of time stays one; here it would stop the run again
     assert unfinished.stderr.splitlines()[-1].strip() == resume
     done = pasted(resume)
     assert done.returncode == DONE and "resumed at step" in done.stderr, done.stderr
