@@ -71,7 +71,7 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return table.place(ranks[a]) < table.place(ranks[b]); });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto first = model.first_position(), positions = table.length() - first;
+  const auto first = model.facts.first_position, positions = table.length() - first;
   PositionMeans loss_means(table, positions), accuracy_means(table, positions);
   const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {

@@ -34,7 +34,7 @@ std::vector<std::int64_t> switch_steps(const fs::path& run_directory) {
 
 /// Accuracy of a model that knows nothing.
 double chance_of(const RunConfig& config) {
-  return retrieves(config.model) ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
+  return facts_of(config).task == Task::sequences ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
 }
 
 }  // namespace
