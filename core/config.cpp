@@ -38,16 +38,6 @@ std::string number_text(double value) {
   return text;
 }
 
-/// Control characters as escapes, and a backslash before each of `also`.
-std::string escaped(std::string_view text, std::string_view also = {}) {
-  std::string out;
-  for (const char c : text) {
-    if (also.find(c) != std::string_view::npos) out += '\\';
-    out += c == '\n' ? "\\n" : is_control(c) ? fmt::format("\\x{:02x}", static_cast<int>(c)) : std::string(1, c);
-  }
-  return out;
-}
-
 /// Length of the UTF-8 character at the start of `text` (not empty); 0 for an overlong form, a surrogate, a value
 /// beyond U+10FFFF or a stray byte (The Unicode Standard, table 3-7).
 std::size_t utf8_length(std::string_view text) {
@@ -62,6 +52,117 @@ std::size_t utf8_length(std::string_view text) {
   bool valid = in(byte(1), low, high);
   for (std::size_t i = 2; i < length; ++i) valid = valid && in(byte(i), 0x80, 0xbf);
   return valid ? length : 0;
+}
+
+/// The code point of the UTF-8 character of this length at the start of `text`.
+unsigned code_point(std::string_view text, std::size_t length) {
+  unsigned code = static_cast<unsigned char>(text[0]) & (length == 1 ? 0x7fu : 0xffu >> (length + 1));
+  for (std::size_t i = 1; i < length; ++i) code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3fu);
+  return code;
+}
+
+/// What a character beyond ASCII is called that leaves no mark on a screen; "" for one that does.
+std::string_view invisible_name(unsigned code) {
+  struct Range {
+    unsigned first, last;
+    std::string_view name;
+  };
+  static constexpr Range kInvisible[] = {
+      {0x85, 0x85, "a next-line character"},
+      {0x80, 0x9f, "a control character"},
+      {0xa0, 0xa0, "a no-break space"},
+      {0xad, 0xad, "a soft hyphen"},
+      {0x1680, 0x1680, "an ogham space"},
+      {0x180e, 0x180e, "a vowel separator"},
+      {0x200b, 0x200b, "a zero-width space"},
+      {0x2000, 0x200a, "a typographic space"},
+      {0x200c, 0x200f, "a zero-width mark"},
+      {0x2028, 0x2028, "a line separator"},
+      {0x2029, 0x2029, "a paragraph separator"},
+      {0x202a, 0x202e, "a mark of direction"},
+      {0x202f, 0x202f, "a narrow no-break space"},
+      {0x205f, 0x205f, "a typographic space"},
+      {0x2060, 0x206f, "a zero-width mark"},
+      {0x3000, 0x3000, "an ideographic space"},
+      {0xfeff, 0xfeff, "a byte order mark"},
+  };
+  for (const auto& [first, last, name] : kInvisible) {
+    if (code >= first && code <= last) return name;
+  }
+  return {};
+}
+
+/// What cannot be seen as escapes, and a backslash before each of `also`.
+std::string escaped(std::string_view text, std::string_view also = {}) {
+  std::string out;
+  while (!text.empty()) {
+    const std::size_t valid = utf8_length(text), length = std::max<std::size_t>(valid, 1);
+    const unsigned code = valid > 0 ? code_point(text, valid) : 0xfffd;
+    if (code == '\n')
+      out += "\\n";
+    else if (code < ' ' || code == 0x7f)
+      out += fmt::format("\\x{:02x}", code);
+    else if (!invisible_name(code).empty())
+      out += fmt::format("\\u{:04x}", code);
+    else
+      out.append(also.find(text[0]) == std::string_view::npos ? "" : "\\").append(text.substr(0, length));
+    text.remove_prefix(length);
+  }
+  return out;
+}
+
+/// What a reader of YAML makes of quotes and comments, about, where no quoted text goes on in the next line.
+struct Marks {
+  std::vector<std::size_t> open_quotes;            // that are not closed in their line
+  std::size_t invisible = std::string_view::npos;  // the first such character outside of quotes and comments
+};
+
+Marks marks_of(std::string_view text, std::size_t begin) {
+  Marks found;
+  const auto is_blank = [text](std::size_t i) {
+    return i >= text.size() || std::string_view(" \t\r\n").find(text[i]) != std::string_view::npos;
+  };
+  std::size_t opened = 0, depth = 0;  // where the quote stands; brackets around
+  char quote = '\0';                  // around the character
+  bool in_comment = false, begins_token = true;
+  const auto end_line = [&] {
+    if (quote != '\0') found.open_quotes.push_back(opened);
+    quote = '\0';
+    in_comment = false;
+    begins_token = true;
+  };
+  for (std::size_t i = begin; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      end_line();
+    } else if (quote != '\0') {
+      const bool escapes =
+          (c == '\\' && quote == '"') || (c == '\'' && quote == c && i + 1 < text.size() && text[i + 1] == c);
+      if (escapes)
+        ++i;
+      else if (c == quote)
+        quote = '\0';
+    } else if (in_comment || is_blank(i)) {
+      continue;
+    } else if (begins_token && (c == '"' || c == '\'')) {
+      quote = c;
+      opened = i;
+      begins_token = false;
+    } else if (c == '#' && (i == begin || is_blank(i - 1))) {
+      in_comment = true;
+    } else {
+      const bool opens = (c == '[' || c == '{') && (begins_token || depth > 0),
+                 closes = (c == ']' || c == '}') && depth > 0;
+      begins_token = opens || (c == ',' && depth > 0) ||
+                     (is_blank(i + 1) && (c == ':' || (begins_token && (c == '-' || c == '?'))));
+      depth = depth + opens - closes;
+      const std::size_t length = utf8_length(text.substr(i));
+      if (length > 1 && found.invisible == text.npos && !invisible_name(code_point(text.substr(i), length)).empty())
+        found.invisible = i;
+    }
+  }
+  end_line();
+  return found;
 }
 
 /// Edits from one word to the other: a letter more, less or another, or two neighbours swapped.
@@ -95,6 +196,64 @@ std::string did_you_mean(std::string_view word, const std::vector<std::string>& 
     }
   }
   return best ? fmt::format("; did you mean '{}'?", *best) : "";
+}
+
+std::vector<std::string> words_of(std::string_view key) {
+  std::vector<std::string> words;
+  while (!key.empty()) {
+    const std::string_view word = key.substr(0, key.find('_'));
+    if (!word.empty()) words.emplace_back(word);
+    key.remove_prefix(std::min(key.size(), word.size() + 1));
+  }
+  return words;
+}
+
+/// learningRate, LearningRate and learning_rate alike.
+std::string squeezed(std::string_view key) {
+  std::string out;
+  for (const char c : key) {
+    if (c != '_' && c != '-') out += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
+  return out;
+}
+
+/// The key that a word means: spelt otherwise, by a list of usual names, or by a word that both have (num_heads); or
+/// "".
+std::string other_name_of(const std::string& key, const std::vector<std::string>& candidates) {
+  static constexpr std::pair<std::string_view, std::string_view> kUsualNames[] = {
+      {"learning_rate", "lr"},      {"epochs", "steps"},        {"iterations", "steps"},
+      {"iters", "steps"},           {"updates", "steps"},       {"bs", "batch_size"},
+      {"wd", "weight_decay"},       {"l2", "weight_decay"},     {"beta1", "betas"},
+      {"beta2", "betas"},           {"momentum", "betas"},      {"epsilon", "eps"},
+      {"dtype", "precision"},       {"gpu", "device"},          {"cuda", "device"},
+      {"workers", "threads"},       {"cores", "threads"},       {"cpus", "threads"},
+      {"alpha", "zipf_exponent"},   {"seq_len", "length"},      {"bits", "length"},
+      {"samples", "num_sequences"}, {"type", "kind"},           {"head_size", "head_dim"},
+      {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"},    {"n_layer", "mlp_layers"},
+      {"n_head", "heads"},          {"temperature", "eta"},     {"beta", "eta"},
+      {"memory_size", "capacity"},  {"queue_size", "capacity"}, {"when", "at"},
+      {"interval", "every"},
+  };
+  const auto words = words_of(key);
+  const auto has = [](const std::vector<std::string>& list, std::string_view word) {
+    return std::find(list.begin(), list.end(), word) != list.end();
+  };
+  for (const auto& candidate : candidates) {
+    if (squeezed(key) == squeezed(candidate)) return candidate;
+  }
+  for (const auto& [usual, ours] : kUsualNames) {
+    const bool is_last_word = usual.find('_') == usual.npos && !words.empty() && words.back() == usual;
+    if ((is_last_word || squeezed(key) == squeezed(usual)) && has(candidates, ours)) return std::string(ours);
+  }
+  const auto shared = [&](const std::string& candidate) {
+    std::size_t count = 0;
+    for (const auto& word : words_of(candidate))
+      count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
+    return count;
+  };
+  const auto best = std::max_element(candidates.begin(), candidates.end(),
+                                     [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
+  return best != candidates.end() && shared(*best) > 0 ? *best : std::string();
 }
 
 /// A number as JSON writes it: digits * 10^exponent.
@@ -139,11 +298,6 @@ std::optional<Decimal> parse_decimal(std::string_view text) {
   }
   if (!text.empty()) return {};
   return number;
-}
-
-std::string leading_zero_hint(std::string_view text) {
-  if (text.starts_with('-')) text.remove_prefix(1);
-  return text.size() > 1 && text[0] == '0' && is_digit(text[1]) ? "; leave out the leading zero" : "";
 }
 
 /// Whether the text, written as it is, comes back as a plain scalar in block and flow style.
@@ -207,6 +361,28 @@ std::string why_not_added(const Node& node, std::string_view key) {
   if (node.kind == Node::Kind::list)
     return fmt::format("has no entry '{}', the list has {}", key, node.children.size());
   return all_digits(key) ? "is no list in the text so far; give it whole" : "";
+}
+
+/// Puts a value in the place of another, under its own key. A map goes key by key into a map, unless it is empty or of
+/// another kind.
+void put(Node& target, Node value) {
+  const Node *old_kind = target.find("kind"), *new_kind = value.find("kind");
+  const bool same_kind = old_kind == nullptr || new_kind == nullptr || old_kind->text == new_kind->text;
+  const bool both_maps = target.kind == Node::Kind::map && value.kind == Node::Kind::map;
+  if (!both_maps || value.children.empty() || !same_kind) return void(target = std::move(value));
+  target.key_place = value.key_place;
+  for (Node& child : value.children) {
+    const std::optional<std::size_t> index = child_index(target, child.key);
+    if (index)
+      put(target.children[*index], std::move(child));
+    else
+      target.children.push_back(std::move(child));
+  }
+}
+
+void append_paths(const Node& value, const std::string& path, std::vector<std::string>& out) {
+  if (value.kind != Node::Kind::map || value.children.empty()) return out.push_back(path);
+  for (const Node& child : value.children) append_paths(child, join(path, child.key), out);
 }
 
 /// events.1.at -> events[].at
@@ -301,12 +477,42 @@ std::string join(const std::string& path, std::string_view key) {
 
 std::string join(const std::string& path, std::size_t index) { return join(path, std::to_string(index)); }
 
-std::string shown(const Node& scalar) {
+std::string brief(std::string_view text) {
   constexpr std::size_t kLong = 60;
   std::size_t size = 0;
-  while (size < scalar.text.size() && size < kLong) size += utf8_length(std::string_view(scalar.text).substr(size));
-  return fmt::format("'{}{}'", escaped(scalar.text.substr(0, size)), size < scalar.text.size() ? "..." : "");
+  while (size < text.size() && size < kLong) size += std::max<std::size_t>(utf8_length(text.substr(size)), 1);
+  return escaped(text.substr(0, size)) + (size < text.size() ? "..." : "");
 }
+
+std::string shown(const Node& scalar) { return fmt::format("'{}'", brief(scalar.text)); }
+
+std::string corrected(std::string_view text) {
+  constexpr std::string_view kMinusSign = "\u2212";
+  std::string number(text.starts_with('+') ? text.substr(1) : text);
+  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign))
+    number.replace(at, kMinusSign.size(), "-");
+  std::erase(number, '_');
+  const std::size_t first = number.starts_with('-') ? 1 : 0;
+  const auto digit_at = [&number](std::size_t i) { return i < number.size() && is_digit(number[i]); };
+  while (number.substr(first, 1) == "0" && digit_at(first + 1)) number.erase(first, 1);
+  if (number.substr(first, 1) == "." && digit_at(first + 1)) number.insert(first, 1, '0');
+  if (const auto point = number.find('.'); point > first && point != number.npos && !digit_at(point + 1))
+    number.erase(point, 1);
+  return number != text && parse_decimal(number) ? number : std::string();
+}
+
+namespace {
+
+/// The sentence about a text that is no number of the wanted type, with the one that it would be if written otherwise.
+template <class Holds>
+std::string no_number(const Node& node, std::string_view expected, Holds holds) {
+  Node other = node;
+  if (node.kind == Node::Kind::scalar && !node.quoted) other.text = corrected(node.text);
+  const bool helps = other.text != node.text && !other.text.empty() && holds(other);
+  return wrong_type(node, expected) + (helps ? "; write " + other.text : "");
+}
+
+}  // namespace
 
 std::string wrong_type(const Node& node, std::string_view expected) {
   if (node.kind == Node::Kind::nothing) return "has no value";
@@ -316,7 +522,11 @@ std::string wrong_type(const Node& node, std::string_view expected) {
 std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high, std::int64_t& value) {
   std::optional<Decimal> number;
   if (node.kind == Node::Kind::scalar && !node.quoted) number = parse_decimal(node.text);
-  if (!number) return wrong_type(node, "an integer") + leading_zero_hint(node.text);
+  if (!number) {
+    return no_number(node, "an integer", [&, unused = value](const Node& other) mutable {
+      return parse_integer(other, low, high, unused).empty();
+    });
+  }
   std::string& digits = number->digits;
   digits.erase(0, digits.find_first_not_of('0'));
   for (; digits.ends_with('0'); ++number->exponent) digits.pop_back();
@@ -327,7 +537,9 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
   const std::string whole = (number->negative ? "-0" : "0") + digits + std::string(zeros, '0');
   const auto error = std::from_chars(whole.data(), whole.data() + whole.size(), value).ec;
   if (error == std::errc() && value >= low && value <= high) return {};
-  return fmt::format("must be in [{}, {}], got {}", low, high, node.text);
+  if (high == std::numeric_limits<std::int64_t>::max())
+    return fmt::format("must fit into 64 bits, got {}", brief(node.text));
+  return fmt::format("must be in [{}, {}], got {}", low, high, brief(node.text));
 }
 
 std::string parse(const Node& node, bool& value) {
@@ -338,11 +550,13 @@ std::string parse(const Node& node, bool& value) {
 }
 
 std::string parse(const Node& node, double& value) {
-  if (node.kind != Node::Kind::scalar || node.quoted || !parse_decimal(node.text))
-    return wrong_type(node, "a number") + leading_zero_hint(node.text);
+  if (node.kind != Node::Kind::scalar || node.quoted || !parse_decimal(node.text)) {
+    return no_number(node, "a number",
+                     [unused = value](const Node& other) mutable { return parse(other, unused).empty(); });
+  }
   const char* end = node.text.data() + node.text.size();
   if (std::from_chars(node.text.data(), end, value).ec == std::errc()) return {};
-  return fmt::format("must fit into a double, got {}", node.text);
+  return fmt::format("must fit into a double, got {}", brief(node.text));
 }
 
 std::string parse(const Node& node, std::string& value) {
@@ -464,6 +678,7 @@ class ConfigSource::Builder : public YAML::EventHandler {
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, const std::string& value) override {
     Node node = start(mark, Node::Kind::scalar);
+    source_.refuse_open_quote(node.place.offset, node.place.offset + 1);
     node.text = value;
     node.quoted = tag == "!";  // the parser's word for "not plain"; a written `!` is refused in start()
     if (value.find('\0') != std::string::npos) {
@@ -603,9 +818,23 @@ void ConfigSource::check_bytes(std::size_t yaml_begin) const {
   }
 }
 
+void ConfigSource::refuse_open_quote(std::size_t from, std::size_t to) const {
+  for (const std::size_t quote : open_quotes_) {
+    if (quote >= from && quote < to) refuse(quote, "a quote that is not closed in its line");
+  }
+}
+
 Node ConfigSource::parse(std::size_t yaml_begin, const std::string& path) {
   check_bytes(yaml_begin);
   const std::string& text = texts_.back().text;
+  Marks marks = marks_of(text, yaml_begin);
+  if (marks.invisible != text.npos) {
+    const std::string_view at = std::string_view(text).substr(marks.invisible);
+    const unsigned code = code_point(at, utf8_length(at));
+    refuse(marks.invisible,
+           fmt::format("U+{:04X}, {}, may stand in quotes and comments only", code, invisible_name(code)));
+  }
+  open_quotes_ = std::move(marks.open_quotes);
   std::istringstream stream(text.substr(yaml_begin));
   Builder builder(*this, yaml_begin, path);
   try {
@@ -614,6 +843,7 @@ Node ConfigSource::parse(std::size_t yaml_begin, const std::string& path) {
   } catch (const YAML::Exception& error) {
     const bool is_alias = error.msg == YAML::ErrorMsg::UNKNOWN_ANCHOR;
     const std::size_t offset = yaml_begin + static_cast<std::size_t>(std::max(error.mark.pos, 0));
+    refuse_open_quote(0, offset + 1);
     refuse(offset, is_alias ? "aliases are not supported" : "not valid YAML: " + error.msg);
   }
   return builder.take_root();
@@ -638,28 +868,31 @@ ConfigSource ConfigSource::from_file(const std::filesystem::path& path) {
   return ConfigSource(text, path.string());
 }
 
-void ConfigSource::override_with(const std::string& assignment) {
+std::vector<std::string> ConfigSource::override_with(const std::string& assignment) {
   texts_.push_back({"<" + escaped(assignment) + ">", assignment});
   const std::size_t equals = assignment.find('=');
   const std::string path = assignment.substr(0, equals);
   const bool has_empty_key = ("." + path + ".").find("..") != std::string::npos;
   if (equals == std::string::npos || has_empty_key) refuse(0, "expected key.path=value");
   Node value = parse(equals + 1, path);
-  if (root_.kind != Node::Kind::map) return;
+  std::vector<std::string> paths;
+  append_paths(value, path, paths);
+  if (root_.kind != Node::Kind::map) return paths;
 
   Node* node = &root_;
   std::string parent;
   for (std::string_view rest = path; !rest.empty();) {
     const Place place{texts_.size() - 1, path.size() - rest.size()};
     const std::string_view key = take_key(rest);
-    if (node->kind == Node::Kind::refused) return;
+    if (node->kind == Node::Kind::refused) return paths;
     if (node->kind == Node::Kind::nothing || node->kind == Node::Kind::null) node->kind = Node::Kind::map;
     std::optional<std::size_t> index = child_index(*node, key);
     if (!index) {
       const std::string problem = why_not_added(*node, key);
       if (!problem.empty()) {
         if (node->children.empty()) node->kind = Node::Kind::refused;
-        return violate(place, parent, problem);
+        violate(place, parent, problem);
+        return paths;
       }
       index = node->children.size();
       node->children.emplace_back().key = key;
@@ -671,7 +904,8 @@ void ConfigSource::override_with(const std::string& assignment) {
   }
   value.key = node->key;
   value.key_place = node->key_place;
-  *node = std::move(value);
+  put(*node, std::move(value));
+  return paths;
 }
 
 void ConfigSource::fail(std::string_view path, const std::string& what) {
@@ -734,6 +968,22 @@ void ConfigSource::check_length(Place place, const std::string& path, std::size_
   }
 }
 
+namespace {
+
+/// "; did you mean train.lr?" for a name that only one place of a configuration has.
+std::string hint_of_any(const std::string& key, const std::vector<FieldHelp>& help) {
+  std::vector<std::string> keys, paths;
+  for (const FieldHelp& field : help) keys.push_back(field.path.substr(field.path.rfind('.') + 1));
+  const auto name = other_name_of(key, keys);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const auto path = join(help[i].owner, keys[i]);
+    if (keys[i] == name && std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);
+  }
+  return paths.size() == 1 ? fmt::format("; did you mean {}?", paths[0]) : std::string();
+}
+
+}  // namespace
+
 void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
   for (const UnknownKey& unknown : unknown_keys_) {
     std::vector<std::string> owners;
@@ -742,6 +992,9 @@ void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
       if (same && std::find(owners.begin(), owners.end(), field.owner) == owners.end()) owners.push_back(field.owner);
     }
     std::string hint = did_you_mean(unknown.key, unknown.known);
+    if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty())
+      hint = fmt::format("; did you mean '{}'?", name);
+    if (hint.empty() && unknown.path.empty()) hint = hint_of_any(unknown.key, help);
     if (owners.size() == 1 && owners[0] != schema_path(unknown.path))
       hint = owners[0].empty() ? "; it belongs at the top level" : "; it belongs under " + owners[0];
     const std::string what =

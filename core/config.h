@@ -125,7 +125,9 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
 std::string parse(const Node& node, bool& value);
 std::string parse(const Node& node, double& value);
 std::string parse(const Node& node, std::string& value);
-std::string shown(const Node& scalar);  // the value as a message quotes it
+std::string brief(std::string_view text);      // as messages quote it: not too long, without what cannot be seen
+std::string shown(const Node& scalar);         // the same in quotes
+std::string corrected(std::string_view text);  // 0.001 for .001, 1000 for 1_000, 1e-3 for +1e-3; "" where nothing helps
 
 template <std::integral T>
 std::string parse(const Node& node, T& value) {
@@ -166,6 +168,23 @@ std::string parse(const Node& node, T& value) {
   std::string problem;
   if (value.from_text(node.text, problem)) return {};
   return problem.empty() ? wrong_type(node, type_name<T>()) : problem;
+}
+
+/// parse(), and what the rules say.
+template <class T>
+std::string parse_by_rules(const Node& node, T& value, const Rules& rules) {
+  T parsed = value;
+  std::string problem = parse(node, parsed);
+  for (const Rule& rule : rules) {
+    if (!problem.empty()) return problem;
+    if constexpr (std::is_arithmetic_v<T>) {
+      if (rule.number && !rule.number(static_cast<double>(parsed))) problem = rule.violated_by(brief(node.text));
+    } else if constexpr (std::same_as<T, std::string>) {
+      if (rule.text && !rule.text(parsed)) problem = rule.violated_by(shown(node), parsed);
+    }
+  }
+  if (problem.empty()) value = parsed;
+  return problem;
 }
 
 /// Calls visit.template operator()<Alternative>() for each alternative of a variant.
@@ -237,6 +256,24 @@ bool fits(const Rule& rule) {
   }
 }
 
+/// Calls visit(path, number, rules) for every real number that a value holds.
+template <class T, class Visit>
+void for_each_real(const T& value, const std::string& path, const Rules& rules, const Visit& visit) {
+  if constexpr (std::floating_point<T>) {
+    visit(path, value, rules);
+  } else if constexpr (kIs<T, std::optional>) {
+    if (value) for_each_real(*value, path, rules, visit);
+  } else if constexpr (kIsList<T>) {
+    for (std::size_t i = 0; i < value.size(); ++i) for_each_real(value[i], join(path, i), rules, visit);
+  } else if constexpr (kIs<T, std::variant>) {
+    std::visit([&](const auto& held) { for_each_real(held, path, {}, visit); }, value);
+  } else if constexpr (HasFields<T>) {
+    T::fields(value, [&](std::string_view key, const auto& field, std::string_view, const auto&... field_rules) {
+      for_each_real(field, join(path, key), {field_rules...}, visit);
+    });
+  }
+}
+
 template <class T>
 void describe(std::vector<FieldHelp>& out, const std::string& path, const std::string& owner, const T& value);
 
@@ -284,6 +321,16 @@ std::string to_yaml(const T& config) {
   return config_detail::to_yaml(config_detail::to_node(config));
 }
 
+/// A number by itself, as on a command line, in the grammar of configurations and under their rules: what is wrong with
+/// it, or "".
+template <class T>
+std::string read_number(const std::string& text, T& value, const Rules& rules) {
+  config_detail::Node node;
+  node.kind = config_detail::Node::Kind::scalar;
+  node.text = text;
+  return config_detail::parse_by_rules(node, value, rules);
+}
+
 /// Every single value under its key path, in the order of the members: ("events.0.kind", "switch"). The text is that
 /// of to_yaml, so that `path=text` is an override.
 template <class T>
@@ -306,8 +353,9 @@ class ConfigSource {
   ConfigSource(std::string_view text, std::string file_name);
   static ConfigSource from_file(const std::filesystem::path& path);
 
-  /// `a.b.0=value`, the value as in a YAML flow list. Throws ConfigError if the argument cannot be understood.
-  void override_with(const std::string& assignment);
+  /// `a.b.0=value`, the value as in a YAML flow list; a map sets what it names, {} empties, a list replaces. Returns
+  /// the paths that are set. Throws ConfigError if the argument cannot be understood.
+  std::vector<std::string> override_with(const std::string& assignment);
 
   /// Reads what can be read; a member that cannot keeps its default and leaves a violation. Rules are for what is
   /// given (but non_empty() for all lists), so that a default may stand outside of them: "" for "the kind's name".
@@ -348,6 +396,7 @@ class ConfigSource {
   Node parse(std::size_t yaml_begin, const std::string& path);
   std::string located(Place place, const std::string& message) const;
   [[noreturn]] void refuse(std::size_t offset, const std::string& what) const;
+  void refuse_open_quote(std::size_t from, std::size_t to) const;  // that stands there
   void violate(Place place, const std::string& path, const std::string& what);
   std::pair<const Node*, bool> locate(std::string_view path) const;  // or the deepest node towards it, and false
   void check_length(Place place, const std::string& path, std::size_t size, const Rules& rules, const char* got);
@@ -366,6 +415,7 @@ class ConfigSource {
   Node root_;
   std::vector<Violation> violations_;
   std::vector<UnknownKey> unknown_keys_;
+  std::vector<std::size_t> open_quotes_;  // of the latest text
 };
 
 template <class T>
@@ -386,18 +436,8 @@ void ConfigSource::read_value(const Node& node, const std::string& path, T& valu
     else
       read_fields(node, path, value, {});
   } else {
-    T parsed = value;
-    std::string problem = config_detail::parse(node, parsed);
-    for (const Rule& rule : rules) {
-      if (!problem.empty()) break;
-      if constexpr (std::is_arithmetic_v<T>) {
-        if (rule.number && !rule.number(static_cast<double>(parsed))) problem = rule.violated_by(node.text);
-      } else if constexpr (std::same_as<T, std::string>) {
-        if (rule.text && !rule.text(parsed)) problem = rule.violated_by(shown(node), parsed);
-      }
-    }
-    if (!problem.empty()) return violate(node.place, path, problem);
-    value = parsed;
+    if (const std::string problem = parse_by_rules(node, value, rules); !problem.empty())
+      violate(node.place, path, problem);
   }
 }
 

@@ -37,10 +37,16 @@ auto uninterrupted(Call call) {
   return result;
 }
 
+/// A named pipe is refused, and its other end not waited for.
 int open_file(const fs::path& path, int flags) {
-  const int descriptor = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
+  const int descriptor = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0666); });
   if (descriptor < 0 && (flags & O_CREAT) && !is_full(errno)) fail(ExitCode::cannot_create, path, "cannot create or open");
   if (descriptor < 0) fail(ExitCode::io, path, "cannot open");
+  struct stat status {};
+  if (::fstat(descriptor, &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    throw Error(ExitCode::io, fmt::format("{}: is no regular file", path.string()));
+  }
   return descriptor;
 }
 

@@ -1,5 +1,6 @@
 #include "core/log.h"
 
+#include "core/output.h"
 #include "core/progress.h"
 
 #include <spdlog/sinks/basic_file_sink.h>
@@ -7,7 +8,6 @@
 
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 
 namespace mnemo {
@@ -37,13 +37,12 @@ void print(LogLevel level, const std::string& line) {
   if (terminal()) {
     const char* tag = level == LogLevel::info ? "" : level == LogLevel::warning ? "warning: " : "error: ";
     const bool red = level != LogLevel::info && colour();
-    fmt::print(stderr, "{}{}{}{}\n", red ? "\x1b[31m" : "", tag, red ? "\x1b[0m" : "", line);
+    print_to_stderr(fmt::format("{}{}{}{}\n", red ? "\x1b[31m" : "", tag, red ? "\x1b[0m" : "", line));
   } else {
     spdlog::memory_buf_t text;
     spdlog::pattern_formatter("%Y-%m-%d %H:%M:%S %l %v").format({"", level_of(level), line}, text);
-    std::fwrite(text.data(), 1, text.size(), stderr);
+    print_to_stderr({text.data(), text.size()});
   }
-  std::fflush(stderr);
 }
 
 }  // namespace
@@ -71,7 +70,8 @@ void log_line(LogLevel level, const std::string& line) {
 bool terminal() {
   static const bool is_terminal = [] {
     const char* term = std::getenv("TERM");
-    return isatty(STDERR_FILENO) != 0 && term != nullptr && std::string_view(term) != "dumb";
+    const std::string_view name = term == nullptr ? "" : term;
+    return isatty(STDERR_FILENO) != 0 && !name.empty() && name != "dumb";
   }();
   return is_terminal;
 }

@@ -1,6 +1,7 @@
 #include "core/progress.h"
 
 #include "core/log.h"
+#include "core/output.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -96,14 +97,12 @@ void Progress::draw(const std::string& line) {
     while (end < line.size() && (static_cast<unsigned char>(line[end]) & 0xC0) == 0x80) ++end;
     ++columns;
   }
-  fmt::print(stderr, "\r\x1b[K{}", line.substr(0, end));
-  std::fflush(stderr);
+  print_to_stderr("\r\x1b[K" + line.substr(0, end));
 }
 
 void Progress::erase() {
   if (line_.empty()) return;
-  fmt::print(stderr, "\r\x1b[K");
-  std::fflush(stderr);
+  print_to_stderr("\r\x1b[K");
 }
 
 ProgressPause::ProgressPause() {

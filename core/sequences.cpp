@@ -16,21 +16,21 @@ SequenceTable::SequenceTable(std::int64_t num_sequences, std::int64_t length)
       words_(static_cast<std::size_t>(num_sequences * words_per_row_)) {}
 
 SequenceTable SequenceTable::random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences,
-                                    std::int64_t length) {
+                                    std::int64_t length, const Poll& poll) {
   SequenceTable table(num_sequences, length);
-  table.fill_random(seed, Stream::sequence_bits, phase);
-  table.sort();
+  table.fill_random(seed, Stream::sequence_bits, phase, RarePoll(poll));
+  table.sort(RarePoll(poll));
   return table;
 }
 
-SequenceTable SequenceTable::novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream) {
+SequenceTable SequenceTable::novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream, const Poll& poll) {
   SequenceTable table(num_sequences, length);
-  table.fill_random(seed, stream, 0);
-  table.sort();
+  table.fill_random(seed, stream, 0, RarePoll(poll));
+  table.sort(RarePoll(poll));
   return table;
 }
 
-SequenceTable SequenceTable::from_array(const ArrayView& bits_KL) {
+SequenceTable SequenceTable::from_array(const ArrayView& bits_KL, std::span<const std::int64_t> rows, const Poll& poll) {
   SequenceTable table(bits_KL.shape.at(0), bits_KL.shape.at(1));
   const auto value_at = [&](std::int64_t i) -> std::int64_t {
     switch (bits_KL.dtype) {
@@ -40,12 +40,15 @@ SequenceTable SequenceTable::from_array(const ArrayView& bits_KL) {
       default: throw std::invalid_argument("holds floating-point numbers, expected integers 0 and 1");
     }
   };
-  for (std::int64_t rank = 0, i = 0; rank < table.num_sequences_; ++rank) {
-    for (std::int64_t position = 0; position < table.length_; ++position, ++i) {
-      const auto value = value_at(i);
+  RarePoll rare(poll);
+  for (std::int64_t rank = 0; rank < table.num_sequences_; ++rank) {
+    rare();
+    const auto row = rows.empty() ? rank : rows[static_cast<std::size_t>(rank)];
+    for (std::int64_t position = 0; position < table.length_; ++position) {
+      const auto value = value_at(row * table.length_ + position);
       if (value != 0 && value != 1) {
         throw std::invalid_argument(
-            fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, rank, position));
+            fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, row, position));
       }
       if (value == 1) {
         table.words_[static_cast<std::size_t>(rank * table.words_per_row_ + position / 64)] |=
@@ -53,13 +56,14 @@ SequenceTable SequenceTable::from_array(const ArrayView& bits_KL) {
       }
     }
   }
-  table.sort();
+  table.sort(rare);
   return table;
 }
 
-void SequenceTable::fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase) {
+void SequenceTable::fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase, RarePoll poll) {
   const std::uint64_t last_word_mask = length_ % 64 == 0 ? ~std::uint64_t{0} : ~(~std::uint64_t{0} >> (length_ % 64));
   for (std::int64_t rank = 0; rank < num_sequences_; ++rank) {
+    poll();
     auto* words = words_.data() + rank * words_per_row_;
     for (std::int64_t w = 0; w < words_per_row_; w += 2) {
       const auto block = philox(seed, stream,
@@ -71,10 +75,11 @@ void SequenceTable::fill_random(std::uint32_t seed, Stream stream, std::uint32_t
   }
 }
 
-void SequenceTable::sort() {
+void SequenceTable::sort(RarePoll poll) {
   order_.resize(static_cast<std::size_t>(num_sequences_));
   std::iota(order_.begin(), order_.end(), 0);
   std::sort(order_.begin(), order_.end(), [&](std::int32_t a, std::int32_t b) {
+    poll();
     const auto row_a = row(a), row_b = row(b);
     const auto [at_a, at_b] = std::mismatch(row_a.begin(), row_a.end(), row_b.begin());
     return at_a == row_a.end() ? a < b : *at_a < *at_b;

@@ -2,6 +2,7 @@
 
 #include "core/array.h"
 #include "core/philox.h"
+#include "core/poll.h"
 
 #include <cstdint>
 #include <span>
@@ -15,11 +16,13 @@ namespace mnemo {
 class SequenceTable {
  public:
   /// Independent fair bits: a pure function of (seed, phase, rank).
-  static SequenceTable random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences, std::int64_t length);
+  static SequenceTable random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences, std::int64_t length, const Poll& poll = {});
   /// Sequences that no phase holds (but by chance): a control for evaluation.
-  static SequenceTable novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream = Stream::novel_bits);
-  /// From a (K, L) array of integers 0 and 1. Throws std::invalid_argument naming the first other value.
-  static SequenceTable from_array(const ArrayView& bits_KL);
+  static SequenceTable novel(std::uint32_t seed, std::int64_t num_sequences, std::int64_t length, Stream stream = Stream::novel_bits,
+                             const Poll& poll = {});
+  /// From a (K, L) array of integers 0 and 1: rank r is row rows[r], or row r where `rows` is empty. Throws std::invalid_argument naming
+  /// the first other value.
+  static SequenceTable from_array(const ArrayView& bits_KL, std::span<const std::int64_t> rows = {}, const Poll& poll = {});
 
   std::int64_t num_sequences() const { return num_sequences_; }
   std::int64_t length() const { return length_; }
@@ -44,8 +47,8 @@ class SequenceTable {
 
  private:
   SequenceTable(std::int64_t num_sequences, std::int64_t length);
-  void fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase);
-  void sort();
+  void fill_random(std::uint32_t seed, Stream stream, std::uint32_t phase, RarePoll poll);
+  void sort(RarePoll poll);
 
   std::int64_t num_sequences_, length_, words_per_row_;
   std::vector<std::uint64_t> words_;

@@ -3,15 +3,16 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/safetensors.h"
+#include "core/threads.h"
 #include "experiments/notebook_pickle.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -45,6 +46,7 @@ class Checker {
   void check() {
     check_unfinished();
     check_device();
+    check_precision();
     check_data_files();
     check_sizes();
     check_model();
@@ -52,9 +54,8 @@ class Checker {
     check_measures();
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
     check_pickles();
-    if (!source_.clean("events") || !source_.clean("train")) return;
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_references(i);
-    check_outputs();
+    if (source_.clean("events") && source_.clean("train")) check_outputs();
   }
 
  private:
@@ -76,6 +77,26 @@ class Checker {
     if (config_.precision == "fp64" && device.starts_with("cuda")) {
       source_.fail("precision", "fp64 runs on the CPU only; device is " + device);
     }
+  }
+
+  /// What model and optimizer compute with: as `precision` holds it, a number must stay finite, not vanish, and obey its rules.
+  void check_precision() {
+    if (config_.precision == "fp64") return;
+    using Limits = std::numeric_limits<float>;
+    const auto look = [&](const std::string& path, double value, const Rules& rules) {
+      const auto held = static_cast<double>(static_cast<float>(value));
+      if (!source_.clean(path)) return;
+      const auto text = config_detail::to_flow(config_detail::scalar_node(value));
+      if (!std::isfinite(held) || (held == 0) != (value == 0)) {
+        return source_.fail(path, fmt::format("{} is {} in fp32, whose numbers reach from {:.2g} to {:.2g}", text, held == 0 ? "0" : "infinite",
+                                              Limits::denorm_min(), Limits::max()));
+      }
+      for (const auto& rule : rules) {
+        if (rule.number && !rule.number(held)) source_.fail(path, rule.violated_by(fmt::format("{}, which fp32 rounds to {}", text, held)));
+      }
+    };
+    config_detail::for_each_real(config_.train, "train", {}, look);
+    config_detail::for_each_real(config_.model, "model", {}, look);
   }
 
   /// Reads shapes of own data, and K and L from them.
@@ -146,7 +167,7 @@ class Checker {
 
   void check_stop_if() {
     const auto& train = config_.train;
-    if (!train.stop_if || train.stop_if->after <= train.steps || !source_.clean("train")) return;
+    if (!train.stop_if || train.stop_if->after <= train.steps || !source_.clean("train.steps") || !source_.clean("train.stop_if")) return;
     source_.fail("train.stop_if.after", fmt::format("{} is beyond the last step ({})", train.stop_if->after, train.steps));
   }
 
@@ -169,10 +190,10 @@ class Checker {
   void check_event(std::size_t i) {
     auto& event = config_.events[i];
     const auto path = fmt::format("events.{}", i);
-    if (!source_.clean(path)) return;
+    if (!source_.clean(path + ".kind")) return;
     if (name_of(event).empty()) name_of(event) = kind_of(event);
-    if (const auto [taken, fresh] = names_.emplace(name_of(event), i); !fresh) {
-      source_.fail(source_.contains(path + ".name") ? path + ".name" : path,
+    if (const auto [taken, fresh] = names_.emplace(name_of(event), i); !fresh && source_.clean(path + ".name")) {
+      source_.fail(path + ".name",
                    fmt::format("events.{} is named '{}' too; give one of them another name", taken->second, name_of(event)));
     }
     check_schedule(path, event);
@@ -191,8 +212,10 @@ class Checker {
   void check_schedule(const std::string& path, const EventConfig& event) {
     const auto& schedule = schedule_of(event);
     const auto steps = config_.train.steps;
-    if (schedule.at.has_value() == schedule.every.has_value()) {
-      source_.fail(path, schedule.at ? "has both at and every; give one" : "needs a time: at or every");
+    if (!source_.clean(path + ".at") || !source_.clean(path + ".every")) return;
+    if (schedule.at && schedule.every) return source_.fail(path, "has both at and every; give one");
+    if (!schedule.at && !schedule.every) {
+      if (source_.clean(path)) source_.fail(path, "needs a time: at or every");
       return;
     }
     if (!source_.clean("train.steps")) return;
@@ -203,13 +226,15 @@ class Checker {
     const auto step = schedule.at->step(steps);
     if (step > steps) {
       source_.fail(path + ".at", fmt::format("{} is beyond the last step ({})", step, steps));
-    } else if (std::holds_alternative<SwitchEvent>(event) && step == steps) {
-      source_.fail(path + ".at", fmt::format("a switch at the last step ({}) trains nothing after it", steps));
+    } else if (step == steps && (std::holds_alternative<SwitchEvent>(event) || std::holds_alternative<FreezeEvent>(event) ||
+                                 std::holds_alternative<UnfreezeEvent>(event))) {
+      const auto kind = kind_of(event);
+      source_.fail(path + ".at", fmt::format("{} {} at the last step ({}) trains nothing after it", kind.starts_with('u') ? "an" : "a", kind, steps));
     }
   }
 
   void check_params(const std::string& path, const std::vector<std::string>& params) {
-    if (!source_.clean("model")) return;
+    if (!source_.clean("model") || !source_.clean(path)) return;
     const auto specs = facts_of(config_).parameters;
     for (std::size_t j = 0; j < params.size(); ++j) {
       if (matching_parameters(specs, params[j]).empty()) {
@@ -220,7 +245,7 @@ class Checker {
   }
 
   void check_memory(const std::string& path, std::optional<bool> clear_memory) {
-    if (!clear_memory || facts_of(config_).has_memory || !source_.clean("model")) return;
+    if (!clear_memory || facts_of(config_).has_memory || !source_.clean("model") || !source_.clean(path)) return;
     source_.fail(path, facts_of(config_).task == Task::sequences ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
                                                 : fmt::format("{} has no memory", facts_of(config_).kind));
   }
@@ -235,7 +260,24 @@ class Checker {
     if (facts_of(config_).hidden_widths.empty()) source_.fail(path + ".kind", fmt::format("{} has no hidden layers", facts_of(config_).kind));
   }
 
-  // ---- what events say of each other: once each of them is right by itself
+  // ---- what events say of each other: where those that matter are right by themselves
+
+  bool timed(std::size_t i) const {
+    const auto path = fmt::format("events.{}", i);
+    return source_.clean(path + ".kind") && source_.clean(path + ".at") && source_.clean(path + ".every") && source_.clean("train.steps");
+  }
+
+  /// Whether it is certain when all events of a kind happen, and what snapshots are called.
+  template <class Event>
+  bool all_certain() const {
+    for (std::size_t i = 0; i < config_.events.size(); ++i) {
+      const auto path = fmt::format("events.{}", i);
+      if (!source_.clean(path + ".kind")) return false;
+      const bool named = !std::is_same_v<Event, SnapshotEvent> || source_.clean(path + ".name");
+      if (std::holds_alternative<Event>(config_.events[i]) && !(timed(i) && named)) return false;
+    }
+    return source_.clean("train.steps");
+  }
 
   /// When an event happens first: its step, and its place among the events of that step.
   using Moment = std::pair<std::int64_t, std::size_t>;
@@ -243,26 +285,29 @@ class Checker {
 
   void check_references(std::size_t i) {
     const auto path = fmt::format("events.{}", i);
+    if (!source_.clean(path + ".kind")) return;
     const auto check_fields = [&](auto& e) {
       if constexpr (requires { e.from; }) {
         std::vector<std::string> params{"*"};
         if constexpr (requires { e.params; }) params = e.params;
-        check_from(path, e.from, params, first_moment(i));
+        check_from(path, e.from, params, i);
       }
-      if constexpr (requires { e.on; }) check_sets(path + ".on", e.on, first_moment(i));
+      if constexpr (requires { e.on; }) check_sets(path + ".on", e.on, i);
     };
     std::visit(check_fields, config_.events[i]);
   }
 
-  void check_from(const std::string& path, std::string& from, const std::vector<std::string>& params, Moment now) {
+  void check_from(const std::string& path, std::string& from, const std::vector<std::string>& params, std::size_t i) {
+    if (!source_.clean(path + ".from")) return;
     if (from.empty()) {
+      if (!source_.clean(path)) return;  // one that is misspelt, perhaps
       source_.fail(source_.contains(path + ".from") ? path + ".from" : path,
                    "needs from: an earlier snapshot of this run, or a safetensors file");
     } else if (names_a_file(from)) {
       from = fs::weakly_canonical(folder_ / from).string();
-      if (with_weights_) check_weights(path + ".from", from, params);
-    } else {
-      check_snapshot(path + ".from", from, now);
+      if (with_weights_ && source_.clean(path + ".params")) check_weights(path + ".from", from, params);
+    } else if (timed(i) && all_certain<SnapshotEvent>()) {
+      check_snapshot(path + ".from", from, first_moment(i));
     }
   }
 
@@ -311,22 +356,29 @@ class Checker {
                                    known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
   }
 
-  void check_sets(const std::string& path, const std::vector<std::string>& on, Moment now) {
-    std::int64_t last_phase = 0;
-    for (std::size_t i = 0; i < config_.events.size(); ++i) {
-      if (!std::holds_alternative<SwitchEvent>(config_.events[i])) continue;
-      const auto before = now.first + (i < now.second ? 1 : 0);  // switches at earlier steps, and of this step those that stand before
-      const auto& schedule = schedule_of(config_.events[i]);
-      last_phase += schedule.at ? std::int64_t{schedule.first(config_.train.steps) < before} : (before - 1) / *schedule.every;
+  /// The number of the current phase when event i happens first: of the switches at its step those count that stand before it.
+  std::int64_t phase_at(std::size_t i) const {
+    const auto step = first_moment(i).first;
+    std::int64_t phase = 0;
+    for (std::size_t j = 0; j < config_.events.size(); ++j) {
+      const auto& event = config_.events[j];
+      if (std::holds_alternative<SwitchEvent>(event)) phase += schedule_of(event).occurrences(config_.train.steps, j < i ? step : step - 1);
     }
+    return phase;
+  }
+
+  void check_sets(const std::string& path, const std::vector<std::string>& on, std::size_t i) {
+    if (!source_.clean(path)) return;
+    const bool certain = timed(i) && all_certain<SwitchEvent>();
+    const auto last_phase = certain ? phase_at(i) : std::numeric_limits<std::int64_t>::max();
     const bool novel = config_.eval.novel > 0;
     for (std::size_t j = 0; j < on.size(); ++j) {
       const auto phase = number_at_end(on[j]);
       const bool is_phase = phase && *phase <= last_phase && on[j] == fmt::format("phase_{}", *phase);
       if (on[j] == "train" || (on[j] == "novel" && novel) || is_phase) continue;
-      const auto phases = last_phase == 0 ? "phase_0" : fmt::format("phase_0 to phase_{}", last_phase);
-      source_.fail(fmt::format("{}.{}", path, j),
-                   fmt::format("no set '{}' at step {}; there are train, {}{}", on[j], now.first, phases, novel ? ", novel" : ""));
+      const auto phases = !certain ? "phase_<k>" : last_phase == 0 ? "phase_0" : fmt::format("phase_0 to phase_{}", last_phase);
+      const auto when = certain ? fmt::format(" at step {}", first_moment(i).first) : "";
+      source_.fail(fmt::format("{}.{}", path, j), fmt::format("no set '{}'{}; there are train, {}{}", on[j], when, phases, novel ? ", novel" : ""));
     }
   }
 
@@ -361,6 +413,15 @@ class Checker {
   std::map<std::string, std::size_t> names_;
 };
 
+/// Of an override of `seed` beside other seeds that do not follow it: many runs would count as many seeds and be one.
+void refuse_seed_without_effect(ConfigSource& source, RunConfig& config) {
+  const auto own_data_seed = config.data.seed, own_model_seed = seed_of(config.model);
+  if (!source.clean("seed") || !source.clean("data.seed") || !source.clean("model") || !own_data_seed || !own_model_seed) return;
+  if (own_data_seed == config.seed && own_model_seed == config.seed) return;
+  source.fail("seed", fmt::format("changes no random number: data.seed = {} and model.seed = {} are given; to make them follow it, add "
+                                  "data.seed=null model.seed=null", *own_data_seed, *own_model_seed));
+}
+
 /// Whether a setting may differ between two parts of one run, so that it does not name it.
 bool is_incidental(std::string_view path) {
   static const std::set<std::string_view> kWhole{"name", "group", "run", "device", "threads", "train.steps", "sweep"};
@@ -379,13 +440,12 @@ std::string value_at(const config_detail::Node& root, std::string_view path) {
   return {};
 }
 
-/// "model.heads=2,train.lr=0.001": the overrides in the order of the configuration's fields, as a file name.
-std::string name_from_overrides(const RunConfig& config, const std::vector<std::string>& overrides) {
+/// "model.heads=2,train.lr=0.001": the overridden settings in the order of the configuration's fields, as a file name.
+std::string name_from_overrides(const RunConfig& config, const std::vector<std::string>& overridden) {
   const auto root = config_detail::to_node(config);
   const auto leaves = config_detail::flatten(root);
   std::map<std::pair<std::ptrdiff_t, std::string>, std::string> parts;  // by field order and key
-  for (const auto& assignment : overrides) {
-    const auto key = assignment.substr(0, assignment.find('='));
+  for (const auto& key : overridden) {
     const auto value = value_at(root, key);
     if (is_incidental(key) || value.empty()) continue;
     const auto first = std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) {
@@ -403,12 +463,6 @@ std::string name_from_overrides(const RunConfig& config, const std::vector<std::
 
 }  // namespace
 
-std::int64_t available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
-}
-
 Rule run_name() {
   const auto holds = [](std::string_view name) {
     return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' &&
@@ -420,27 +474,49 @@ Rule run_name() {
 
 LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides, bool with_weights) {
   auto source = ConfigSource::from_file(path);
-  for (const auto& assignment : overrides) source.override_with(assignment);
+  std::vector<std::string> overridden;
+  for (const auto& assignment : overrides) {
+    const auto paths = source.override_with(assignment);
+    overridden.insert(overridden.end(), paths.begin(), paths.end());
+  }
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
   Checker(source, config, path.parent_path(), with_weights).check();
+  if (std::find(overridden.begin(), overridden.end(), "seed") != overridden.end()) refuse_seed_without_effect(source, config);
   source.throw_if_violated();
 
   loaded.threads_given = config.threads > 0;
-  if (config.threads == 0) config.threads = available_cores();
-  if (!config.data.seed) config.data.seed = config.seed;
-  if (auto& model_seed = seed_of(config.model); !model_seed) model_seed = config.seed;
+  if (config.threads == 0) config.threads = threads_for(config, available_cores());
   std::visit([](auto& model) { if constexpr (requires { model.resolve(); }) model.resolve(); }, config.model);
   if (!config.group) config.group = config.name;
   if (!config.run) {
-    const auto named = name_from_overrides(config, overrides);
+    const auto named = name_from_overrides(config, overridden);
     config.run = named.empty() ? config.name : named;
   }
   return loaded;
 }
 
+std::uint32_t data_seed(const RunConfig& config) { return config.data.seed.value_or(config.seed); }
+
+std::uint32_t model_seed(const RunConfig& config) {
+  return std::visit([&](const auto& model) { return model.seed.value_or(config.seed); }, config.model);
+}
+
+RunConfig with_seeds(RunConfig config) {
+  config.data.seed = data_seed(config);
+  seed_of(config.model) = model_seed(config);
+  return config;
+}
+
+std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
+  const auto& data = config.data;
+  const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - facts_of(config).first_position);
+  const auto milliseconds = 1e-6 * predictions * nanoseconds_of_prediction(config.model, data.length, data.num_sequences);
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds, static_cast<double>(cores))));
+}
+
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config) {
-  const auto old_leaves = flatten(old_config), new_leaves = flatten(new_config);
+  const auto old_leaves = flatten(with_seeds(old_config)), new_leaves = flatten(with_seeds(new_config));
   const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()),
       new_values(new_leaves.begin(), new_leaves.end());
   std::vector<std::string> found;

@@ -25,7 +25,7 @@ struct DataConfig {
     visit("length", self.length, "bits of a sequence L", in_range(1, 65536));
     visit("zipf_exponent", self.zipf_exponent, "p of rank a is (a+1)^-s / sum; 0 = uniform", in_range(0, 64));
     visit("file", self.file, "own sequences: .npy of 0/1 integers (K, L); a switch redraws them as fair bits");
-    visit("weights", self.weights, "own probabilities up to a factor: .npy (K)");
+    visit("weights", self.weights, "own probabilities up to a factor: .npy (K); ranks follow them, the largest first (data_rows.npy)");
     visit("seed", self.seed, "seed of sequences and draws; null = the run's seed");
   }
 };
@@ -57,7 +57,7 @@ struct TrainConfig {
     visit("lr", self.lr, "learning rate of Adam", positive(), at_most(1e10));
     visit("betas", self.betas, "decay rates of Adam's moments", in_range(0, 1, /*include_high=*/false));
     visit("eps", self.eps, "added to Adam's denominator", positive());
-    visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative());
+    visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative(), at_most(1e10));
     visit("log_every", self.log_every, "steps between lines of metrics.jsonl", at_least(1));
     visit("stop_if", self.stop_if, "ends a run that is still at chance; null = no");
   }
@@ -134,7 +134,7 @@ struct RunConfig {
     visit("group", self.group, "folder of the results; null = name", file_name());
     visit("run", self.run, "folder in the group; null = name, or the overrides", run_name());
     visit("seed", self.seed, "seed of everything random");
-    visit("threads", self.threads, "CPU threads; 0 = all cores given to the process", in_range(0, 4096));
+    visit("threads", self.threads, "CPU threads; 0 = one for each millisecond of a step, at most the cores and quota of the process", in_range(0, 4096));
     visit("device", self.device, "auto | cpu | cuda | cuda:N");
     visit("precision", self.precision, "floating-point type", one_of({"fp32", "fp64"}));
     visit("data", self.data, "the sequences");
@@ -150,7 +150,7 @@ inline ModelFacts facts_of(const RunConfig& config) { return facts_of(config.mod
 
 /// A configuration as a user gave it: a file and overrides, read, checked and resolved.
 struct LoadedConfig {
-  RunConfig config;   ///< resolved: seeds, threads, K and L of own data, absolute paths of data files, group, run
+  RunConfig config;   ///< resolved: threads, K and L of own data, absolute paths of data files, group, run. Seeds that follow `seed` stay null
   bool threads_given = false;  ///< `threads` was a positive number in the file or an override
 };
 
@@ -159,11 +159,18 @@ struct LoadedConfig {
 /// them no longer needs them).
 LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides, bool with_weights = true);
 
+/// The seed of sequences and draws: data.seed, or the run's where it is null.
+std::uint32_t data_seed(const RunConfig& config);
+/// The seed of the initial weights, in the same way.
+std::uint32_t model_seed(const RunConfig& config);
+/// The same run with both spelled out.
+RunConfig with_seeds(RunConfig config);
+
+/// What `threads: 0` means: a thread for each millisecond that a training step would take one, at least one and at most `cores`.
+std::int64_t threads_for(const RunConfig& config, std::int64_t cores);
+
 /// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
 /// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config);
-
-/// Cores that the process may use.
-std::int64_t available_cores();
 
 }  // namespace mnemo

@@ -68,7 +68,11 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   if (options.completion_prefix > 0) scores.completed.resize(ranks.size());
   std::vector<std::size_t> sorted(ranks.size());
   std::iota(sorted.begin(), sorted.end(), std::size_t{0});
-  std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) { return table.place(ranks[a]) < table.place(ranks[b]); });
+  RarePoll rare(poll);
+  std::sort(sorted.begin(), sorted.end(), [&](auto a, auto b) {
+    rare();
+    return table.place(ranks[a]) < table.place(ranks[b]);
+  });
 
   const auto& flat = model.parameters.flat_RP();
   const auto first = model.facts.first_position, positions = table.length() - first;

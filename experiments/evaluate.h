@@ -1,10 +1,10 @@
 #pragma once
 
 #include "core/batches.h"
+#include "core/poll.h"
 #include "core/sequences.h"
 #include "models/model.h"
 
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,9 +30,6 @@ struct Scores {
 };
 
 double mean_of(std::span<const float> values);
-
-/// Called between blocks of work; throws to stop it.
-using Poll = std::function<void()>;
 
 /// Scores the given ranks of a table with replica 0 of the model. Changes nothing: no weights, counters or draws. Sequences go through
 /// the model sorted, in blocks, so that shared prefixes are computed once.

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace mnemo {
@@ -13,8 +14,8 @@ bool When::from_text(std::string_view text, std::string& problem) {
   const std::string number(text.substr(0, text.size() - (is_percentage ? 1 : 0)));
   double value = 100;
   if (text != "end" && !config_detail::parse(config_detail::plain_node(number), value).empty()) {
-    const bool leading_zero = number.size() > 1 && number[0] == '0' && number[1] >= '0' && number[1] <= '9';
-    if (leading_zero) problem = fmt::format("expected {}, got '{}'; leave out the leading zero", kTypeName, text);
+    const auto other = config_detail::corrected(number);
+    if (!other.empty()) problem = fmt::format("expected {}, got '{}'; write {}{}", kTypeName, config_detail::brief(text), other, is_percentage ? "%" : "");
     return false;
   }
   if (text.starts_with('-')) {
@@ -45,9 +46,9 @@ bool Schedule::due(std::int64_t step, std::int64_t steps) const {
   return every && step > 0 && step < steps && step % *every == 0;
 }
 
-std::int64_t Schedule::occurrences(std::int64_t steps) const {
-  if (at) return at->step(steps) <= steps ? 1 : 0;
-  return every ? (steps - 1) / *every : 0;
+std::int64_t Schedule::occurrences(std::int64_t steps, std::int64_t last) const {
+  if (at) return at->step(steps) <= std::min(steps, last) ? 1 : 0;
+  return every ? std::min(steps - 1, last) / *every : 0;
 }
 
 std::string_view kind_of(const EventConfig& event) {

@@ -3,6 +3,7 @@
 #include "core/config.h"
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,7 +40,7 @@ struct Schedule {
     visit("every", self.every, "instead of at: n, 2n, ... before the last step", at_least(1));
   }
   bool due(std::int64_t step, std::int64_t steps) const;
-  std::int64_t occurrences(std::int64_t steps) const;  ///< in a whole run
+  std::int64_t occurrences(std::int64_t steps, std::int64_t last = std::numeric_limits<std::int64_t>::max()) const;  ///< up to step `last`
   std::int64_t first(std::int64_t steps) const { return at ? at->step(steps) : *every; }
 };
 

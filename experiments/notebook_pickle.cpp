@@ -15,6 +15,8 @@
 #include <charconv>
 #include <deque>
 #include <fstream>
+#include <limits>
+#include <map>
 #include <numeric>
 
 namespace mnemo {
@@ -24,6 +26,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::int64_t kRowStride = 10;  // notebooks turn a row of the evaluated subset into a rank by this factor
+constexpr std::int64_t kProbedLayers = 4;  // that readers of linear probes ask for, however few there are
 
 /// What the published records say of a transformer; other models have none.
 struct Transformer {
@@ -228,7 +231,7 @@ Safetensors final_weights(const fs::path& run) {
 class Presentations {
  public:
   Presentations(const RunConfig& config, std::vector<std::int64_t> starts)
-      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, *config.data.seed, config.train.batch_size),
+      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, data_seed(config), config.train.batch_size),
         counts_(static_cast<std::size_t>(config.data.num_sequences)) {}
 
   /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
@@ -267,13 +270,128 @@ std::vector<double> epoch_losses(const fs::path& run, std::int64_t epoch_steps, 
   return sum;
 }
 
+// ---- the sequences
+
+/// The keys of the sequences file.
+void write_sequences(PickleWriter& out, const fs::path& run, const RunConfig& config, const NotebookSettings& settings) {
+  const auto starts = phase_starts(run);
+  const auto K = config.data.num_sequences, L = config.data.length;
+  const auto write_phase = [&](std::int64_t phase) {
+    const auto stored = run / fmt::format("sequences/phase_{}.npy", phase);
+    std::optional<NpyRows> rows;
+    std::optional<SequenceTable> table;
+    if (fs::exists(stored)) {
+      rows.emplace(stored);
+    } else {
+      table = table_of_phase(config, phase);
+    }
+    const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
+    out.array(Dtype::i64, {K, L}, [&] {
+      for (std::int64_t begin = 0; begin < K; begin += block) {
+        if (settings.poll) settings.poll();
+        const auto count = std::min(block, K - begin);
+        std::string bits(static_cast<std::size_t>(count * L), '\0');
+        if (rows) {
+          bits = rows->read(begin, count).bytes;
+        } else {
+          std::vector<std::int32_t> ranks(static_cast<std::size_t>(count));
+          std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
+          table->unpack(ranks, reinterpret_cast<std::uint8_t*>(bits.data()));
+        }
+        const std::vector<std::int64_t> wide(bits.begin(), bits.end());
+        out.elements(view_of(wide.data(), {count, L}).as_bytes());
+      }
+    });
+  };
+  out.item("sequences");
+  out.list([&] {
+    for (std::size_t phase = 0; phase < starts.size(); ++phase) {
+      const auto write = [&] { write_phase(static_cast<std::int64_t>(phase)); };
+      settings.format == "numpy" ? write() : out.call("torch", "from_numpy", write);
+    }
+  });
+  out.item("switch_start_iter");
+  out.list([&] {
+    for (const auto start : starts) {
+      out.list([&] {
+        for (std::int64_t rank = 0; rank < K; ++rank) out.value(start / settings.epoch_steps);
+      });
+    }
+  });
+}
+
+// ---- weights
+
+/// State dicts under the names of the original module.
+class WeightWriter {
+ public:
+  WeightWriter(PickleWriter& out, const RunConfig& config, const NotebookSettings& settings)
+      : out_(out), config_(config), torch_(settings.format != "numpy"), specs_(facts_of(config).parameters) {}
+
+  /// The parameters whose names begin with `prefix`, under the rest of their names.
+  void group(const Safetensors& weights, std::string_view prefix) {
+    out_.dict([&] { write(weights, prefix); });
+  }
+
+  /// With the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
+  void whole(const Safetensors& weights) {
+    const auto width = weights.at("ln_f.bias").shape;
+    const auto constant = [&]<class Real>(Real value) {
+      const std::vector<Real> values(static_cast<std::size_t>(num_elements(width)), value);
+      tensor(view_of(values.data(), width));
+    };
+    out_.dict([&] {
+      write(weights, "");
+      for (const auto& [name, value] : {std::pair("pre_attn_ln.weight", 1), std::pair("pre_attn_ln.bias", 0)}) {
+        out_.item(name);
+        config_.precision == "fp64" ? constant(static_cast<double>(value)) : constant(static_cast<float>(value));
+      }
+    });
+  }
+
+ private:
+  void tensor(const ArrayView& tensor) {
+    if (!torch_) return out_.array(tensor);
+    out_.call("torch", "from_numpy", [&] { out_.array(tensor); });
+  }
+
+  void write(const Safetensors& weights, std::string_view prefix) {
+    for (const auto& spec : specs_) {
+      if (!spec.name.starts_with(prefix)) continue;
+      out_.item(spec.name.substr(prefix.size()));
+      tensor(weights.at(spec.name));
+    }
+  }
+
+  PickleWriter& out_;
+  const RunConfig& config_;
+  bool torch_;
+  std::vector<ParameterSpec> specs_;
+};
+
+/// By epoch, the snapshots that a record holds whole: those of events with `every`, and those of step 0.
+std::map<std::int64_t, fs::path> whole_snapshots(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, std::int64_t steps) {
+  std::map<std::int64_t, fs::path> found;
+  for_each<SnapshotEvent>(config, [&](const SnapshotEvent& event) {
+    const auto add = [&](std::int64_t step) {
+      if (step % settings.epoch_steps != 0) return;
+      const auto path = run / fmt::format("snapshots/{}.safetensors", event.snapshot(step));
+      if (fs::exists(path)) found.emplace(step / settings.epoch_steps, path);
+    };
+    if (event.schedule.at && event.schedule.at->step(config.train.steps) == 0) add(0);
+    for (std::int64_t step = event.schedule.every.value_or(steps); step < steps; step += *event.schedule.every) add(step);
+  });
+  return found;
+}
+
 // ---- the record
 
 class Record {
  public:
-  Record(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, const fs::path& target)
+  Record(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, const fs::path& target, bool with_sequences)
       : run_(run), config_(config), settings_(settings), transformer_(transformer_of_run(config).value()), starts_(phase_starts(run)),
-        final_(final_weights(run)), steps_(step_of(final_)), presentations_(config, starts_), out_(target) {
+        final_(final_weights(run)), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(config, starts_), out_(target),
+        weights_(out_, config, settings) {
     for (std::size_t phase = 0; phase < starts_.size(); ++phase) {
       sets_.emplace_back(run / "eval" / fmt::format("phase_{}", phase), config.eval.validation_stride);
     }
@@ -291,13 +409,16 @@ class Record {
     const auto losses = epoch_losses(run_, settings_.epoch_steps, epochs);
     out_.dict([&] {
       out_.item("args");
-      write_args(epochs);
+      write_args();
       out_.item("logs");
       out_.list([&] {
-        for (std::int64_t epoch = 0; epoch < epochs; ++epoch) write_log(epoch, losses[static_cast<std::size_t>(epoch)]);
+        for (std::int64_t epoch = 0; epoch < epochs; ++epoch) {
+          if (settings_.poll) settings_.poll();
+          write_log(epoch, losses[static_cast<std::size_t>(epoch)]);
+        }
       });
       out_.item("model");
-      write_state_dict(final_);
+      weights_.whole(final_);
       const auto same = out_.remember();
       out_.item("model_state_dict");
       out_.again(same);
@@ -308,17 +429,19 @@ class Record {
       write_float32(final_.at("wpe.weight"));
       out_.item("token_embedding");
       write_float32(final_.at("wte.weight"));
+      if (with_sequences_) write_sequences(out_, run_, config_, settings_);
     });
     out_.commit();
   }
 
  private:
-  void write_args(std::int64_t epochs) {
+  void write_args() {
     const auto& data = config_.data;
-    std::int64_t probe_every = 0;
-    for (const auto& event : config_.events) {
-      if (kind_of(event) == "fork_probe") probe_every = schedule_of(event).every.value_or(config_.train.steps) / settings_.epoch_steps;
-    }
+    std::int64_t probe_every = 0;  // epochs
+    for_each<ForkProbeEvent>(config_, [&](const auto& event) {
+      const auto every = event.schedule.every.value_or(config_.train.steps) / settings_.epoch_steps;
+      probe_every = probe_every == 0 ? every : std::min(probe_every, every);
+    });
     out_.dict([&] {
       out_.item("wandb_group_name", *config_.group);
       out_.item("len_context", data.length);
@@ -331,7 +454,7 @@ class Record {
       out_.item("num_mlp_layers", transformer_.mlp_layers);
       out_.item("lr", config_.train.lr);
       out_.item("arch", transformer_.arch);
-      out_.item("num_iters", epochs);
+      out_.item("num_iters", steps_);
       out_.item("num_iters_per_epoch", settings_.epoch_steps);
       out_.item("batch_size", config_.train.batch_size);
       out_.item("seed", config_.seed);
@@ -351,10 +474,7 @@ class Record {
       out_.item("train_loss", train_loss);
       out_.item("epoch", epoch);
       out_.item("lr", config_.train.lr);
-      for (const char* not_kept : {"loss_per_appearance", "appearances"}) {
-        out_.item(not_kept);
-        out_.list([] {});
-      }
+      for (const char* not_kept : {"loss_per_appearance", "appearances"}) write_empty_list(not_kept);
       out_.item("test_metrics");
       write_test_metrics(step);
       write_probe(step);
@@ -389,7 +509,9 @@ class Record {
       out_.item("length", 50);
       out_.item("logsoftmaxloss", view_of(rows.loss.data(), shape));
       out_.item("accuracy", view_of(rows.accuracy.data(), shape));
+      if (rule == "all_ranks") return;  // whose readers make a table of it, a column a key
       write_attention(step);
+      write_linear_probes();
     });
   }
 
@@ -400,12 +522,55 @@ class Record {
     for (const auto& name : config_.eval.attention) {
       const auto measure = NpyRows(run_ / fmt::format("attention/{}.npy", name))[*row];
       if (name != "attn_reps") {
-        out_.item(name + "_metric", measure.view());
+        out_.item(name + "_metric");
+        write_positions(measure.view(), name == "vertical_bars");
       } else {  // one array a layer
         out_.item(name);
         out_.list([&] { out_.array(measure.view()); });
       }
     }
+  }
+
+  /// Bars (H, s, t), or (s, H, H), without the positions s = 0, 5, ... and t = 1, 6, ... that a sequence does not have.
+  void write_positions(const ArrayView& measure, bool bars) {
+    const auto H = transformer_.heads;
+    const auto below = [&](std::int64_t first) {
+      return std::min(kAttentionPositions, (config_.data.length - first - 1) / kAttentionSpacing + 1);
+    };
+    const Shape shape = bars ? Shape{H, below(0), below(1)} : Shape{below(0), H, H};
+    const Shape native = bars ? Shape{H, kAttentionPositions, kAttentionPositions} : Shape{kAttentionPositions, H, H};
+    if (measure.dtype != Dtype::f32 || measure.shape != native) refuse(run_ / "attention", "does not hold what config.yaml says");
+    const auto values = measure.as<float>();
+    std::vector<float> kept;
+    for (std::int64_t i = 0; i < shape[0]; ++i) {
+      for (std::int64_t j = 0; j < shape[1]; ++j) {
+        const auto row = values.begin() + (i * native[1] + j) * native[2];
+        kept.insert(kept.end(), row, row + shape[2]);
+      }
+    }
+    out_.array(view_of(kept.data(), shape));
+  }
+
+  /// What scripts/linear_probe.py fills in: the features after ln_f and each layer of the MLP, of which none is probed yet.
+  void write_linear_probes() {
+    const auto layers = std::max(kProbedLayers, transformer_.mlp_layers + 1);
+    const Shape shape{layers};
+    std::vector<std::int64_t> layer(static_cast<std::size_t>(layers)), none(layer.size());
+    std::iota(layer.begin(), layer.end(), 0);
+    const std::vector<float> unknown(layer.size(), std::numeric_limits<float>::quiet_NaN());
+    out_.item("mlp_probe_metrics");
+    out_.dict([&] {
+      out_.item("layer", view_of(layer.data(), shape));
+      out_.item("accuracy", view_of(unknown.data(), shape));
+      out_.item("num_train", view_of(none.data(), shape));
+      out_.item("num_test", view_of(none.data(), shape));
+    });
+    for (const auto j : layer) write_empty_list(fmt::format("probe_novel_sequences_{}", j));
+  }
+
+  void write_empty_list(std::string_view key) {
+    out_.item(key);
+    out_.list([] {});
   }
 
   struct Rows {
@@ -433,32 +598,27 @@ class Record {
     add(set->accuracy, rows.accuracy);
   }
 
-  /// The fork probe of this step, if there was one.
+  /// The fork probe of this step; empty lists where there was none.
   void write_probe(std::int64_t step) {
-    for (const auto& path : probes_) {
-      const auto [at, required] = from_json(path, read_file(path), [](const json& probe) {
-        return std::pair(probe.at("step").get<std::int64_t>(), probe.at("num_iters_required").get<std::int64_t>());
-      });
-      if (at != step) continue;
-      const auto trace = read_npy(fs::path(path).replace_extension(".accuracy.npy"));
-      out_.item("probe_metrics");
-      out_.dict([&] {
+    out_.item("probe_metrics");
+    out_.dict([&] {
+      for (const auto& path : probes_) {
+        const auto [at, required] = from_json(path, read_file(path), [](const json& probe) {
+          return std::pair(probe.at("step").get<std::int64_t>(), probe.at("num_iters_required").get<std::int64_t>());
+        });
+        if (at != step) continue;
+        const auto trace = read_npy(fs::path(path).replace_extension(".accuracy.npy"));
         out_.item("accuracy");
         out_.list([&] {
           for (const auto& accuracy : trace.view().as<float>()) out_.array(view_of(&accuracy, {}));
         });
-        out_.item("num_iters_required", required);
-      });
-      return;
-    }
+        return out_.item("num_iters_required", required);
+      }
+      for (const char* key : {"accuracy", "num_iters_required"}) write_empty_list(key);
+    });
   }
 
   // -- weights
-
-  void write_tensor(const ArrayView& tensor) {
-    if (settings_.format == "numpy") return out_.array(tensor);
-    out_.call("torch", "from_numpy", [&] { out_.array(tensor); });
-  }
 
   void write_float32(const ArrayView& tensor) {
     if (tensor.dtype != Dtype::f64) return out_.array(tensor);
@@ -467,44 +627,10 @@ class Record {
     out_.array(view_of(narrow.data(), tensor.shape));
   }
 
-  /// The parameters whose names begin with `prefix`, under the rest of their names.
-  void write_group(const Safetensors& weights, std::string_view prefix) {
-    out_.dict([&] {
-      for (const auto& spec : facts_of(config_).parameters) {
-        if (!spec.name.starts_with(prefix)) continue;
-        out_.item(spec.name.substr(prefix.size()));
-        write_tensor(weights.at(spec.name));
-      }
-    });
-  }
-
-  /// With the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
-  void write_state_dict(const Safetensors& weights) {
-    const auto width = transformer_.heads * transformer_.head_dim;
-    const auto constant = [&]<class Real>(Real value) {
-      const std::vector<Real> values(static_cast<std::size_t>(width), value);
-      write_tensor(view_of(values.data(), {width}));
-    };
-    out_.dict([&] {
-      for (const auto& spec : facts_of(config_).parameters) {
-        out_.item(spec.name);
-        write_tensor(weights.at(spec.name));
-      }
-      for (const auto& [name, value] : {std::pair("pre_attn_ln.weight", 1), std::pair("pre_attn_ln.bias", 0)}) {
-        out_.item(name);
-        config_.precision == "fp64" ? constant(static_cast<double>(value)) : constant(static_cast<float>(value));
-      }
-    });
-  }
-
   /// mlp_state_dict, c_attn_state_dict and model_<epoch>, from the snapshots of the run.
   void write_snapshots() {
     std::vector<std::pair<std::string, fs::path>> once;  // in the order of the file
-    std::vector<fs::path> repeated;
     for_each<SnapshotEvent>(config_, [&](const SnapshotEvent& event) {
-      for (std::int64_t step = event.schedule.every.value_or(steps_ + 1); step < steps_; step += *event.schedule.every) {
-        if (step % settings_.epoch_steps == 0) repeated.push_back(run_ / fmt::format("snapshots/{}_{}.safetensors", event.name, step));
-      }
       const auto path = run_ / fmt::format("snapshots/{}.safetensors", event.name);
       if (event.schedule.at && fs::exists(path)) once.emplace_back(event.name, path);
     });
@@ -521,16 +647,15 @@ class Record {
     write_all("mlp_state_dict", [&](const Safetensors& weights) {
       out_.dict([&] {
         out_.item("linear_modules");
-        write_group(weights, "linear_modules.");
+        weights_.group(weights, "linear_modules.");
         out_.item("lm_head");
-        write_group(weights, "lm_head.");
+        weights_.group(weights, "lm_head.");
       });
     });
-    write_all("c_attn_state_dict", [&](const Safetensors& weights) { write_group(weights, "c_attn."); });
-    for (const auto& path : repeated) {
-      const auto weights = Safetensors::read(path);
-      out_.item(fmt::format("model_{}", step_of(weights) / settings_.epoch_steps));
-      write_state_dict(weights);
+    write_all("c_attn_state_dict", [&](const Safetensors& weights) { weights_.group(weights, "c_attn."); });
+    for (const auto& [epoch, path] : whole_snapshots(run_, config_, settings_, steps_)) {
+      out_.item(fmt::format("model_{}", epoch));
+      weights_.whole(Safetensors::read(path));
     }
   }
 
@@ -552,72 +677,46 @@ class Record {
   std::vector<std::int64_t> starts_;
   Safetensors final_;
   std::int64_t steps_;
+  bool with_sequences_;
   Presentations presentations_;
   std::deque<ScoredSet> sets_;  // by phase
   std::vector<fs::path> probes_;
   PickleWriter out_;
+  WeightWriter weights_;
 };
 
 }  // namespace
 
-void write_notebook_record(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
-  Record(run_directory, config, settings, target).write();
+void write_notebook_record(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target,
+                           bool with_sequences) {
+  check_ranks(run_directory, config);
+  Record(run_directory, config, settings, target, with_sequences).write();
+}
+
+std::vector<fs::path> write_notebook_snapshots(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
+                                               const fs::path& stem) {
+  std::vector<fs::path> written;
+  for (const auto& [epoch, path] : whole_snapshots(run_directory, config, settings, config.train.steps)) {
+    written.push_back(fmt::format("{}_model_iter_{}.pkl", stem.string(), epoch));
+    PickleWriter out(written.back());
+    WeightWriter(out, config, settings).whole(Safetensors::read(path));
+    out.commit();
+  }
+  return written;
 }
 
 // ---- the sequences
 
 void write_notebook_sequences(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
-  const auto starts = phase_starts(run_directory);
-  const auto K = config.data.num_sequences, L = config.data.length;
+  check_ranks(run_directory, config);
   PickleWriter out(target);
-  const auto write_phase = [&](std::int64_t phase) {
-    const auto stored = run_directory / fmt::format("sequences/phase_{}.npy", phase);
-    std::optional<NpyRows> rows;
-    std::optional<SequenceTable> table;
-    if (fs::exists(stored)) {
-      rows.emplace(stored);
-    } else {
-      table = table_of_phase(config, phase);
-    }
-    const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
-    out.array(Dtype::i64, {K, L}, [&] {
-      for (std::int64_t begin = 0; begin < K; begin += block) {
-        const auto count = std::min(block, K - begin);
-        std::string bits(static_cast<std::size_t>(count * L), '\0');
-        if (rows) {
-          bits = rows->read(begin, count).bytes;
-        } else {
-          std::vector<std::int32_t> ranks(static_cast<std::size_t>(count));
-          std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
-          table->unpack(ranks, reinterpret_cast<std::uint8_t*>(bits.data()));
-        }
-        const std::vector<std::int64_t> wide(bits.begin(), bits.end());
-        out.elements(view_of(wide.data(), {count, L}).as_bytes());
-      }
-    });
-  };
-  out.dict([&] {
-    out.item("sequences");
-    out.list([&] {
-      for (std::size_t phase = 0; phase < starts.size(); ++phase) {
-        const auto write = [&] { write_phase(static_cast<std::int64_t>(phase)); };
-        settings.format == "numpy" ? write() : out.call("torch", "from_numpy", write);
-      }
-    });
-    out.item("switch_start_iter");
-    out.list([&] {
-      for (const auto start : starts) {
-        out.list([&] {
-          for (std::int64_t rank = 0; rank < K; ++rank) out.value(start / settings.epoch_steps);
-        });
-      }
-    });
-  });
+  out.dict([&] { write_sequences(out, run_directory, config, settings); });
   out.commit();
 }
 
-void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config) {
-  const auto settings = notebook_settings(config);
+void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config, const Poll& poll) {
+  auto settings = notebook_settings(config);
+  settings.poll = poll;
   const auto record = run_directory / (*config.run + ".pkl"), sequences = run_directory / (*config.run + "_sequences.pkl");
   if (settings.format == "none") {
     if (!config.output.pickle) log_info("no notebook pickles: {}", notebook_problems(config).front().second);

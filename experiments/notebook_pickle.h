@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/poll.h"
 #include "experiments/config.h"
 
 #include <filesystem>
@@ -14,6 +15,7 @@ struct NotebookSettings {
   std::string format;        ///< torch | numpy | none
   std::string rows;          ///< current | all_phases | all_validation | all_ranks
   std::int64_t epoch_steps;  ///< updates of an outer iteration
+  Poll poll = {};            ///< called while they are written; a file that it interrupts does not appear
 };
 
 /// By default torch, where eval.every can be an epoch (see notebook_problems), else none. Rows: those that the published records have
@@ -29,15 +31,20 @@ bool has_notebook_record(const ModelConfig& model);
 
 /// Writes the record or the sequences of a run that is over, from the files of its directory, for the notebooks of the original experiments:
 /// plain pickles with NumPy arrays under `logs` and torch tensors for weights and sequences (`format: numpy`: NumPy arrays there too).
+/// `with_sequences`: the record holds the keys of the sequences file too, so that one file serves under both names.
 /// Streamed: memory is bounded by K, one evaluation and one snapshot. Atomic; equal directories give equal bytes.
 /// Throws Error{data} for a directory that holds no finished run or damaged files, Error{io}.
 void write_notebook_record(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
-                           const std::filesystem::path& target);
+                           const std::filesystem::path& target, bool with_sequences = false);
 void write_notebook_sequences(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
                               const std::filesystem::path& target);
 
+/// <stem>_model_iter_<epoch>.pkl, the state dict of each snapshot that the record has as model_<epoch>; returns their names.
+std::vector<std::filesystem::path> write_notebook_snapshots(const std::filesystem::path& run_directory, const RunConfig& config,
+                                                            const NotebookSettings& settings, const std::filesystem::path& stem);
+
 /// <run>.pkl and <run>_sequences.pkl in the run directory, where output.pickle asks for them.
-void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config);
+void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config, const Poll& poll = {});
 
 /// <group>_transformer_K_<K>_L_<L>_hidden_<F>_nheads_<H>_nlayers_<n>_<seed>: what globbing notebooks expect a run to be called.
 std::string notebook_run_name(const RunConfig& config);

@@ -47,7 +47,7 @@ Pack::Pack(std::span<const RunConfig> members)
     if (const auto difference = difference_of_members(members[0], member); !difference.empty()) {
       throw Error(ExitCode::config, fmt::format("'{}' and '{}' cannot share a pack: {}", *members[0].run, *member.run, difference));
     }
-    models.push_back(member.model);
+    models.push_back(with_seeds(member).model);
     scalars.push_back(scalars_of(member.train));
     samplers_.push_back(sampler_of(member));
   }
@@ -56,7 +56,7 @@ Pack::Pack(std::span<const RunConfig> members)
   adam_ = std::make_unique<Adam>(model_->parameters, scalars);
   std::vector<TrainingData> data;
   for (std::size_t row = 0; row < samplers_.size(); ++row) {
-    data.push_back({nullptr, DrawStream(samplers_[row], *members[row].data.seed, members[row].train.batch_size)});
+    data.push_back({nullptr, DrawStream(samplers_[row], data_seed(members[row]), members[row].train.batch_size)});
   }
   trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data));
   loss_sum_R_ = torch::zeros({size()}, torch::TensorOptions().dtype(torch::kFloat64).device(device_.device));

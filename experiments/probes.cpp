@@ -91,7 +91,7 @@ void ForkProbeEvent::apply(Run& run) const {
   const auto copy = run.copy_of_model();
   for (const auto index : matching_parameters(copy->parameters.specs(), freeze)) copy->parameters.set_frozen(0, index, true);
   Adam adam(copy->parameters, {scalars_of(config.train)});
-  const auto table = SequenceTable::novel(seed, sequences, config.data.length, Stream::probe_bits);
+  const auto table = SequenceTable::novel(seed, sequences, config.data.length, Stream::probe_bits, [&] { run.poll(); });
   const auto uniform = RankSampler::zipf(sequences, 0);
   Trainer trainer(*copy, adam, {{&table, DrawStream(uniform, seed, config.train.batch_size, Stream::probe_draws)}});
 
@@ -131,7 +131,7 @@ void FeaturesEvent::apply(Run& run) const {
   constexpr std::int64_t kBlock = 64;  // sequences
   torch::NoGradGuard no_grad;
   const auto& flat = run.model().parameters.flat_RP();
-  const auto table = SequenceTable::novel(seed, sequences, run.config().data.length, Stream::probe_bits);
+  const auto table = SequenceTable::novel(seed, sequences, run.config().data.length, Stream::probe_bits, [&] { run.poll(); });
   const auto predictions = table.length() - 1;
   std::vector<std::vector<Tensor>> blocks;  // of each layer, [block, positions, width]
   for (std::int64_t begin = 0; begin < sequences; begin += kBlock) {

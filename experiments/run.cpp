@@ -15,6 +15,8 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
+#include <functional>
+#include <numeric>
 
 namespace mnemo {
 
@@ -96,6 +98,12 @@ std::vector<std::int64_t> int64_values(const Safetensors& file, const std::strin
   return {values.begin(), values.end()};
 }
 
+std::string digest_of_weights(const RankSampler& sampler, const std::vector<std::int64_t>& rows) {
+  const auto& probabilities = sampler.probabilities();
+  return hash_of(hash_of({reinterpret_cast<const char*>(probabilities.data()), probabilities.size() * sizeof(double)}) +
+                 hash_of({reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(std::int64_t)}));
+}
+
 std::string marks_text(const FileMarks& marks) {
   json list = json::array();
   for (const auto& [path, mark] : marks) list.push_back({{"path", path}, {"size", mark.size}, {"xxh3", mark.hash}});
@@ -114,24 +122,25 @@ FileMarks marks_from(const Safetensors& file) {
 
 // ---- data and model of a configuration
 
-SequenceTable first_table(const RunConfig& config) {
+SequenceTable first_table(const RunConfig& config, const Poll& poll) {
   const auto& data = config.data;
-  if (!data.file) return SequenceTable::random(*data.seed, 0, data.num_sequences, data.length);
+  if (!data.file) return SequenceTable::random(data_seed(config), 0, data.num_sequences, data.length, poll);
   try {
-    return SequenceTable::from_array(read_npy(*data.file).view());
+    return SequenceTable::from_array(read_npy(*data.file).view(), data_rows(config), poll);
   } catch (const std::invalid_argument& error) {
     throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
   }
 }
 
-SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase) {
-  if (phase == 0) return first_table(config);
-  return SequenceTable::random(*config.data.seed, static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length);
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll) {
+  if (phase == 0) return first_table(config, poll);
+  return SequenceTable::random(data_seed(config), static_cast<std::uint32_t>(phase), config.data.num_sequences, config.data.length, poll);
 }
 
-RankSampler sampler_of(const RunConfig& config) {
-  const auto& data = config.data;
-  if (!data.weights) return RankSampler::zipf(data.num_sequences, data.zipf_exponent);
+namespace {
+
+/// In the order of the file's rows.
+std::vector<double> own_weights(const DataConfig& data) {
   const auto array = read_npy(*data.weights);
   std::vector<double> weights;
   const auto take = [&]<class T>() {
@@ -147,17 +156,52 @@ RankSampler sampler_of(const RunConfig& config) {
   double total = 0;
   for (std::size_t rank = 0; rank < weights.size(); ++rank) {
     if (!std::isfinite(weights[rank]) || weights[rank] < 0) {
-      throw Error(ExitCode::data, fmt::format("{}: weight {} of rank {} is no probability", *data.weights, weights[rank], rank));
+      throw Error(ExitCode::data, fmt::format("{}: weight {} of row {} is no probability", *data.weights, weights[rank], rank));
     }
     total += weights[rank];
   }
   if (!(total > 0) || !std::isfinite(total)) throw Error(ExitCode::data, fmt::format("{}: the weights sum to {}", *data.weights, total));
+  return weights;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> data_rows(const RunConfig& config) {
+  if (!config.data.weights) return {};
+  const auto weights = own_weights(config.data);
+  std::vector<std::int64_t> rows(weights.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  std::stable_sort(rows.begin(), rows.end(), [&](auto a, auto b) { return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)]; });
+  return rows;
+}
+
+RankSampler sampler_of(const RunConfig& config) {
+  const auto& data = config.data;
+  if (!data.weights) return RankSampler::zipf(data.num_sequences, data.zipf_exponent);
+  auto weights = own_weights(data);
+  std::sort(weights.begin(), weights.end(), std::greater<>());  // by rank, as data_rows() has them
   return RankSampler(weights);
 }
 
-Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler) {
+void check_ranks(const fs::path& run_directory, const RunConfig& config) {
+  const auto rows = data_rows(config);
+  if (rows.empty()) return;
+  const auto path = run_directory / "data_rows.npy";
+  std::error_code unknown;
+  bool same = std::is_sorted(rows.begin(), rows.end());  // without the file: made when a rank was always its row
+  if (fs::exists(path, unknown)) {
+    const auto written = read_npy(path);
+    same = written.dtype == Dtype::i64 && std::ranges::equal(written.view().as<std::int64_t>(), rows);
+  }
+  if (same) return;
+  throw Error(ExitCode::data, fmt::format("{}: its ranks are not those that {} gives now: the weights have changed since, or the run was made "
+                                          "when a rank was its row. Train it again", run_directory.string(), *config.data.weights));
+}
+
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
+  const auto bins = config.eval.by_position ? rank_bins(table.num_sequences()) : std::vector<RankBin>{};
   const auto facts = facts_of(config);
-  return bayes(table, sampler.probabilities(), facts.first_position, facts.task == Task::sequences);
+  return bayes(table, sampler.probabilities(), facts.first_position, facts.task == Task::sequences, bins, poll);
 }
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
@@ -192,15 +236,27 @@ void write_weights(const fs::path& path, Model& model, const std::map<std::strin
 
 Run::Run(RunConfig config, fs::path directory, RunOptions options, Pack& pack, std::int64_t row)
     : config_(std::move(config)), options_(std::move(options)), directory_(std::move(directory)),
-      checkpoints_(directory_.file("checkpoints"), config_.output.keep), pack_(pack), row_(row) {
-  if (config_.eval.novel > 0) novel_ = SequenceTable::novel(*config_.data.seed, config_.eval.novel, config_.data.length);
+      checkpoints_(directory_.file("checkpoints"), config_.output.keep), data_rows_(data_rows(config_)), pack_(pack), row_(row) {
+  if (config_.eval.novel > 0) novel_ = SequenceTable::novel(data_seed(config_), config_.eval.novel, config_.data.length);
   started_ = utc_now();
   started_at_ = checkpointed_at_ = timed_at_ = steady_clock::now();
 }
 
 Run::~Run() = default;
 
-void Run::open(const std::optional<RunConfig>& previous) {
+bool Run::open(const std::optional<RunConfig>& previous) {
+  try {
+    prepare(previous);
+    return true;
+  } catch (const Interrupted&) {
+    log_info("stopped before the first step");
+    status_->progress(point_.step, last_loss_);
+    status_->state("stopped");
+    return false;
+  }
+}
+
+void Run::prepare(const std::optional<RunConfig>& previous) {
   const auto old_steps = previous ? previous->train.steps : config_.train.steps;
   // a run that grows goes on from its old end with no end action done
   const bool grows = old_steps != config_.train.steps;
@@ -218,7 +274,7 @@ void Run::open(const std::optional<RunConfig>& previous) {
     begin_status();
     directory_.begin({});
     forget_phases();
-    start_phase(first_table(config_));
+    start_phase(first_table(config_, [this] { poll(); }));
   }
   if (resumed && grows) {
     save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
@@ -227,6 +283,7 @@ void Run::open(const std::optional<RunConfig>& previous) {
   write_atomically(directory_.file("config.yaml"), to_yaml(config_));
   write_meta("");
   write_phase_files();
+  if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();
   log_info("{}", facts_of(config_).description());
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
@@ -263,15 +320,14 @@ ExitCode Run::end(std::exception_ptr error) {
   try {
     try {
       if (error) std::rethrow_exception(error);
+      write_weights(directory_.file("final.safetensors"), model(), {{"step", std::to_string(point_.step)}});
+      // the end at chance has no checkpoint to come back to
+      write_notebook_pickles(directory_.path(), config_, at_chance_ ? Poll() : Poll([this] { poll(); }));
     } catch (const Interrupted&) {
       state = "stopped";
+      log_info("stopping at step {}", point_.step);
     }
-    if (state == "stopped") {
-      save_checkpoint();
-    } else {
-      write_weights(directory_.file("final.safetensors"), model(), {{"step", std::to_string(point_.step)}});
-      write_notebook_pickles(directory_.path(), config_);
-    }
+    if (state == "stopped") save_checkpoint();
   } catch (const Error& failure) {
     status_->progress(point_.step, failure.code() == ExitCode::diverged ? NAN : last_loss_);
     if (failure.code() == ExitCode::diverged) {
@@ -310,14 +366,27 @@ std::vector<Run::Action> Run::actions() {
   const bool changes = std::any_of(due.begin(), due.end(), [](const auto* event) { return changes_data_or_weights(*event); });
   std::vector<Action> list;
   if (step > 0 && (step % config_.train.log_every == 0 || step == steps)) list.push_back([this] { log_metrics(); });
-  if (step % config_.eval.every == 0 || step == steps || changes) list.push_back([this] { evaluate(); });
+  if (step % config_.eval.every == 0 || step == steps || changes) {
+    list.push_back([this] {
+      moment_ = 0;
+      evaluate();
+    });
+  }
+  std::uint8_t moment = 0;
   for (const auto* event : due) {
-    list.push_back([this, event] {
+    list.push_back([this, event, moment] {
+      moment_ = moment;
       log_info("step {}: {} '{}'", point_.step, kind_of(*event), name_of(*event));
       std::visit([&](const auto& e) { e.apply(*this); }, *event);
     });
+    if (changes_data_or_weights(*event)) moment = 1;
   }
-  if (changes) list.push_back([this] { evaluate(); });
+  if (changes) {
+    list.push_back([this] {
+      moment_ = 1;
+      evaluate();
+    });
+  }
   return list;
 }
 
@@ -338,9 +407,10 @@ void Run::trained() {
 void Run::check_finite() {
   if (pack_.finite(row_)) return;
   point_ = {opened_at_ + pack_.finite_steps(row_), 0};
-  throw Error(ExitCode::diverged,
-              fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. A smaller train.lr may help",
-                          point_.step));
+  const auto advice = point_.step == 0 ? "No update came before: it is the initial or loaded weights, and a smaller model.init_std may help"
+                      : config_.train.weight_decay > 0 ? "A smaller train.lr or train.weight_decay may help"
+                                                       : "A smaller train.lr may help";
+  throw Error(ExitCode::diverged, fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. {}", point_.step, advice));
 }
 
 void Run::log_metrics() {
@@ -356,7 +426,10 @@ void Run::log_metrics() {
   steps_since_log_ = 0;
   status_->progress(point_.step, last_loss_);
   progress_note_ = fmt::format("loss {:.4f}", last_loss_);
-  if (const auto top = learned(phases_.size() - 1, kTopRanks)) progress_note_ += fmt::format("  top-{} accuracy {:.3f}", kTopRanks, top->accuracy);
+  if (const auto top = learned(phases_.size() - 1, kTopRanks)) {
+    const bool all = config_.eval.validation_stride == 1;
+    progress_note_ += fmt::format("  {} accuracy {:.3f}", all ? fmt::format("top-{}", top->scored) : fmt::format("{} of top-{}", top->scored, kTopRanks), top->accuracy);
+  }
   if (seconds_since(timed_at_) >= kTimingSeconds || point_.step == config_.train.steps) {
     timed_at_ = steady_clock::now();
     directory_.append_timing(point_.step, progress_->steps_per_second(), progress_->seconds_left());
@@ -403,6 +476,7 @@ void Run::open_series() {
   for (const auto& name : config_.eval.attention) {
     columns.push_back({name, Dtype::f32, attention_measure_shape(name, model().facts.attention_heads, config_.data.length, num_ranks)});
   }
+  columns.push_back({"moment", Dtype::u8, {}});
   columns.push_back({"step", Dtype::i64, {}});
   directory_.arrays("attention", columns);
 }
@@ -448,12 +522,13 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
     if (options.by_position) further = {row_of(scored.loss_by_position), row_of(scored.accuracy_by_position)};
     if (options.completion_prefix > 0) further.push_back(row_of(scored.completed));
     if (!further.empty()) directory_.arrays("eval/" + name, {}).append(further);
-    directory_.series(prefix + name, ranks).append(point_.step, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
+    directory_.series(prefix + name, ranks).append(point_.step, moment_, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scored);
     if (is_own) last_accuracy_[name] = scored.accuracy;
   }
   if (attention.empty()) return;
   std::vector<ArrayView> measures;
   for (const auto& measure : attention) measures.push_back(row_of(measure));
+  measures.push_back(view_of(&moment_, {}));
   measures.push_back(view_of(&point_.step, {}));
   directory_.arrays("attention", {}).append(measures);
 }
@@ -461,7 +536,8 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
 std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) const {
   const auto found = last_accuracy_.find(fmt::format("phase_{}", phase));
   if (found == last_accuracy_.end()) return {};
-  double accuracy = 0, ceiling = 0, count = 0;
+  double accuracy = 0, ceiling = 0;
+  std::int64_t count = 0;
   for (std::size_t i = 0; i < found->second.size(); ++i) {
     const auto rank = static_cast<std::int64_t>(i) * config_.eval.validation_stride;
     if (rank >= top) break;
@@ -469,7 +545,7 @@ std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) co
     ceiling += theories_[phase].accuracy[static_cast<std::size_t>(rank)];
     ++count;
   }
-  return Learned{accuracy / count, ceiling / count};
+  return Learned{accuracy / static_cast<double>(count), ceiling / static_cast<double>(count), count};
 }
 
 // ---- what events do
@@ -482,13 +558,13 @@ void Run::forget_phases() {
 
 void Run::start_phase(SequenceTable table, bool clear_memory) {
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  theories_.push_back(theory_of(config_, table, pack_.sampler(row_)));
+  theories_.push_back(theory_of(config_, table, pack_.sampler(row_), [this] { poll(); }));  // may stop: nothing has changed yet
   phases_.push_back({std::move(table), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
   pack_.begin_phase(row_, phases_.back().table, clear_memory);
 }
 
 void Run::begin_next_phase(bool clear_memory) {
-  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size())), clear_memory);
+  start_phase(table_of_phase(config_, static_cast<std::int64_t>(phases_.size()), [this] { poll(); }), clear_memory);
   write_phase_files();
 }
 
@@ -569,9 +645,10 @@ void Run::save_checkpoint() {
   tensors.emplace_back("run.planned_ends", int64_tensor({planned_ends_.begin(), planned_ends_.end()}));
   tensors.emplace_back("log.steps", int64_tensor({steps_since_log_}));
   tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
+  std::map<std::string, std::string> metadata{{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}};
+  if (!data_rows_.empty()) metadata["weights"] = digest_of_weights(pack_.sampler(row_), data_rows_);
   std::vector<Tensor> owners;
-  checkpoints_.save(point_, views_of(tensors, owners),
-                    {{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}}, planned_ends_);
+  checkpoints_.save(point_, views_of(tensors, owners), metadata, planned_ends_);
   checkpointed_at_ = steady_clock::now();
 }
 
@@ -583,7 +660,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   forget_phases();
   opened_at_ = point.step;
   for (std::size_t phase = 0; phase < starts.size(); ++phase) {
-    start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase)));
+    start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase), [this] { poll(); }));
     auto& history = phases_.back();
     history.begin = starts[phase];
     history.presentations = int64_values(file, fmt::format("phase.{}.presentations", phase), config_.data.num_sequences);
@@ -593,6 +670,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
     throw Error(ExitCode::config, fmt::format("{}: the sequences are no longer those this run was started with; --restart starts anew",
                                               config_.data.file.value_or("data")));
   }
+  refuse_other_weights(file);
   for (const auto& [name, tensor] : state_tensors()) {
     if (name != "frozen") copy_from(file, name, tensor);
   }
@@ -607,8 +685,18 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   last_loss_ = file.get<double>("log.last_loss", 1)[0];
   const auto ends = int64_values(file, "run.planned_ends");
   planned_ends_ = {ends.begin(), ends.end()};
-  directory_.begin(marks_from(file));
+  directory_.begin(marks_from(file), [this] { poll(); });
   open_series();
+}
+
+void Run::refuse_other_weights(const Safetensors& checkpoint) const {
+  if (data_rows_.empty()) return;
+  const auto stored = checkpoint.metadata().find("weights");
+  const bool same = stored != checkpoint.metadata().end() ? stored->second == digest_of_weights(pack_.sampler(row_), data_rows_)
+                                                          : std::is_sorted(data_rows_.begin(), data_rows_.end());  // a rank was always its row
+  if (same) return;
+  throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
+                                            "--restart starts anew", *config_.data.weights));
 }
 
 /// The files of `at: end` events happen again at the new end; those with a step in their name would stay.
@@ -667,6 +755,7 @@ void Run::write_meta(const std::string& end) {
   meta["host"] = host_name();
   meta["device"] = pack_.device().device.str();
   meta["libtorch"] = TORCH_VERSION;
+  meta["seeds"] = {{"data", data_seed(config_)}, {"model", model_seed(config_)}};
   meta["cuda"] = libtorch_cuda_version();
   meta["driver"] = driver_cuda_version();
   meta["start"] = sessions.front().value("start", json());

@@ -25,7 +25,7 @@ struct RunOptions {
   std::string command;                       ///< as typed, for meta.json
   ProgressStyle progress = ProgressStyle::automatic;
   double max_hours = 0;                      ///< > 0: stop, resumable, after this long
-  std::function<bool()> stop;                ///< asked between steps, actions and blocks of evaluation
+  std::function<bool()> stop;                ///< asked between steps, actions and blocks of evaluation, and while data are prepared
 };
 
 /// The sequences a run trains on, phase by phase, and how often and when each was drawn while its phase was current.
@@ -46,7 +46,8 @@ class Run {
   ~Run();
 
   /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
-  void open(const std::optional<RunConfig>& previous);
+  /// False: it was stopped on the way, and loses nothing by it.
+  bool open(const std::optional<RunConfig>& previous);
   /// Does what is due at this step, and a checkpoint when it is time. False: the run is over.
   bool act();
   /// Update step() was made.
@@ -74,12 +75,13 @@ class Run {
 
   // What a command reports.
   const RunConfig& config() const { return config_; }
-  Model& model() { return pack_.model(row_); }
+  Model& model() const { return pack_.model(row_); }
   const std::deque<Phase>& phases() const { return phases_; }
   const Theory& theory(std::size_t phase) const { return theories_[phase]; }
   /// Mean accuracy over ranks below `top` and the Bayes ceiling of the same ranks, from the last evaluation of a set of a phase.
   struct Learned {
     double accuracy, ceiling;
+    std::int64_t scored;  ///< ranks
   };
   std::optional<Learned> learned(std::size_t phase, std::int64_t top) const;
 
@@ -93,6 +95,7 @@ class Run {
     const Phase* history;            // none: never trained on
   };
 
+  void prepare(const std::optional<RunConfig>& previous);
   bool stays_at_chance() const;
   std::vector<Action> actions();
   void log_metrics();
@@ -101,6 +104,7 @@ class Run {
   void forget_phases();
   void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
+  void refuse_other_weights(const Safetensors& checkpoint) const;
   void open_series();
   std::vector<Column> further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const;
   void save_checkpoint();
@@ -114,12 +118,14 @@ class Run {
   RunOptions options_;
   RunDirectory directory_;
   CheckpointStore checkpoints_;
+  std::vector<std::int64_t> data_rows_;
   Pack& pack_;
   std::int64_t row_;
   std::deque<Phase> phases_;  // addresses stay: the pack points at the tables
   std::vector<Theory> theories_;
   std::optional<SequenceTable> novel_;
   RunPoint point_;
+  std::uint8_t moment_ = 0;  // of what the action at hand scores: 1 after an event of this step that changed data or weights
   std::set<std::int64_t> planned_ends_;
   std::int64_t steps_since_log_ = 0;
   std::int64_t opened_at_ = 0;   // step of this session's first update
@@ -143,11 +149,16 @@ void load_memory(Model& model, const Safetensors& file);
 void write_weights(const fs::path& path, Model& model, const std::map<std::string, std::string>& metadata);
 
 /// The data of a resolved configuration: phase 0 and the law of draws. Throws Error{data} for own data that is no good.
-SequenceTable first_table(const RunConfig& config);
-SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase);
+SequenceTable first_table(const RunConfig& config, const Poll& poll = {});
+SequenceTable table_of_phase(const RunConfig& config, std::int64_t phase, const Poll& poll = {});
 RankSampler sampler_of(const RunConfig& config);
+/// The row of data.weights (and of data.file) that each rank is, the largest weight first, of equal ones the earlier row. Empty without own
+/// weights: rank = row. A run keeps it as data_rows.npy.
+std::vector<std::int64_t> data_rows(const RunConfig& config);
+/// Throws Error{data} where the ranks of a run directory are not those that its configuration gives now.
+void check_ranks(const fs::path& run_directory, const RunConfig& config);
 /// The Bayes predictor of what the configured model predicts.
-Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler);
+Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll = {});
 
 AdamScalars scalars_of(const TrainConfig& train);
 

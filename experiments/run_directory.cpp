@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <fstream>
@@ -33,7 +34,7 @@ std::string json_number(double value) { return std::isfinite(value) ? fmt::forma
 
 // ---- arrays that grow
 
-GrowingArrays::GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns) {
+GrowingArrays::GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns) : folder_(folder) {
   make_directories(run_directory / folder);
   for (const auto& [name, dtype, row] : columns) {
     const auto path = fmt::format("{}/{}.npy", folder, name);
@@ -55,6 +56,27 @@ void GrowingArrays::begin(const FileMarks& marks) {
       file.rewind(mark->second);
     }
   }
+  add_moments();
+}
+
+NpyAppender* GrowingArrays::column(const std::string& name) {
+  const auto path = fmt::format("{}/{}.npy", folder_, name);
+  const auto found = std::find_if(files_.begin(), files_.end(), [&](const auto& file) { return file.first == path; });
+  return found == files_.end() ? nullptr : &found->second;
+}
+
+/// Of rows that were written before there was such a column: the second of two at one step, and the first of a phase that a switch began,
+/// are after events.
+void GrowingArrays::add_moments() {
+  auto *moment = column("moment"), *step = column("step");
+  if (moment == nullptr || moment->rows() == step->rows()) return;
+  const auto array = read_npy(step->path(), /*allow_excess=*/true);
+  const auto steps = array.view().as<std::int64_t>();
+  const bool begins_after_events = folder_.starts_with("eval/phase_") && folder_ != "eval/phase_0";
+  for (std::size_t row = 0; row < steps.size(); ++row) {
+    const std::uint8_t value = row == 0 ? begins_after_events : steps[row] == steps[row - 1];
+    moment->append(view_of(&value, {}));
+  }
 }
 
 void GrowingArrays::mark(FileMarks& marks) const {
@@ -69,7 +91,7 @@ namespace {
 
 std::vector<Column> columns_of_a_set(const Shape& row) {
   return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row},
-          {"accuracy", Dtype::f32, row},      {"phase", Dtype::i64, {}},      {"step", Dtype::i64, {}}};
+          {"accuracy", Dtype::f32, row},      {"phase", Dtype::i64, {}},      {"moment", Dtype::u8, {}},  {"step", Dtype::i64, {}}};
 }
 
 }  // namespace
@@ -80,9 +102,10 @@ EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::str
   write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}));
 }
 
-void EvaluationSeries::append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+void EvaluationSeries::append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
                               const std::vector<std::int64_t>& last_seen, const Scores& scores) {
-  arrays_.append({row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}), view_of(&step, {})});
+  arrays_.append({row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}), view_of(&moment, {}),
+                  view_of(&step, {})});
 }
 
 // ---- StatusFile
@@ -144,10 +167,14 @@ Status read_status(const fs::path& run_directory) {
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)), metrics_(path_ / kMetrics) {}
 
-void RunDirectory::begin(const FileMarks& marks) {
+void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   // all are verified before any is cut: another checkpoint may need what this one does not
   const auto npy_header_bytes = static_cast<std::int64_t>(npy_header(Dtype::u8, {}).size());
-  for (const auto& [name, mark] : marks) AppendFile(file(name), name == kMetrics ? 0 : npy_header_bytes).rewind(mark);
+  RarePoll rare(poll);
+  for (const auto& [name, mark] : marks) {
+    rare(static_cast<std::size_t>(mark.size >> 10));  // each 64 MB
+    AppendFile(file(name), name == kMetrics ? 0 : npy_header_bytes).rewind(mark);
+  }
   marks_ = marks;
   const auto mark = marks.find(kMetrics);
   if (mark != marks.end()) metrics_.rewind(mark->second);
@@ -231,6 +258,11 @@ void RunDirectory::write_theory(const std::vector<Theory>& phases) {
     }
     write_npy(file(fmt::format("theory/phase_{}.npy", phase)),
               view_of(columns.data(), {static_cast<std::int64_t>(theory.loss.size()), 2}));
+    if (!theory.by_position.empty()) {
+      const auto bins = std::ssize(rank_bins(std::ssize(theory.loss)));
+      write_npy(file(fmt::format("theory/by_position_{}.npy", phase)),
+                view_of(theory.by_position.data(), {bins, std::ssize(theory.by_position) / (2 * bins), 2}));
+    }
     list.push_back({{"phase", phase},
                     {"loss_floor", theory.mean_loss},
                     {"accuracy_ceiling", theory.mean_accuracy},

@@ -28,7 +28,8 @@ struct Column {
   Shape row;
 };
 
-/// Arrays in one folder of a run directory that grow together.
+/// Arrays in one folder of a run directory that grow together. Rows of one step are told apart by a column `moment` (uint8): 0 before the
+/// events of the step, 1 after one of them changed data or weights.
 class GrowingArrays {
  public:
   GrowingArrays(const fs::path& run_directory, const std::string& folder, const std::vector<Column>& columns);
@@ -41,6 +42,10 @@ class GrowingArrays {
   void sync();
 
  private:
+  NpyAppender* column(const std::string& name);
+  void add_moments();
+
+  std::string folder_;
   std::vector<std::pair<std::string, NpyAppender>> files_;  // by path in the run directory
 };
 
@@ -50,13 +55,13 @@ class EvaluationSeries {
   EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks);
 
   const std::vector<std::int32_t>& ranks() const { return ranks_; }
-  void append(std::int64_t step, std::int64_t phase, const std::vector<std::int64_t>& presentations,
+  void append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
               const std::vector<std::int64_t>& last_seen, const Scores& scores);
   GrowingArrays& arrays() { return arrays_; }
 
  private:
   std::vector<std::int32_t> ranks_;
-  GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, step
+  GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, moment, step
 };
 
 /// status.json, renewed by a thread of its own so that a hung run shows. Says `running` when made, and `failed` in the end
@@ -112,7 +117,7 @@ class RunDirectory {
   fs::path file(const std::string& name) const { return path_ / name; }
 
   /// Starts the append-only files, empty or from the marks of a checkpoint (Error{data} when they do not fit; nothing is changed then).
-  void begin(const FileMarks& marks);
+  void begin(const FileMarks& marks, const Poll& poll = {});
   /// The series of a set; made, and brought to the marks of begin(), when first asked for.
   EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
   /// Further arrays of a folder, in the same way; append them before the series of that folder.

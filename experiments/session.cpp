@@ -2,7 +2,6 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "core/signals.h"
 #include "experiments/attention_measures.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
@@ -55,6 +54,9 @@ std::string megabytes(double bytes) {
 
 /// Bytes that a run will write, by kind; at most.
 void print_plan(const RunConfig& config, const fs::path& directory) {
+  // own data that is no good is refused now rather than when the run starts
+  if (config.data.weights) sampler_of(config);
+  if (config.data.file) first_table(config);
   const auto facts = facts_of(config);
   const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
   const auto parameters = static_cast<double>(facts.num_parameters()) * (config.precision == "fp64" ? 8 : 4);
@@ -95,6 +97,7 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
              megabytes(checkpoint * static_cast<double>(config.output.keep + 1)), megabytes(parameters * snapshots),
              megabytes(config.output.sequences ? phases * K * L : 0), megabytes(notebook_bytes(config)));
   if (features > 0) fmt::print("           features {}\n", megabytes(features));
+  if (notebook_bytes(config) == 0 && !config.output.pickle) fmt::print("no pickles {}\n", notebook_problems(config).front().second);
   fmt::print("nothing was written\n");
 }
 
@@ -109,7 +112,7 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
     Pack pack({&config, 1});
     std::vector<std::unique_ptr<Run>> runs;
     runs.push_back(std::make_unique<Run>(config, directory, options, pack, 0));
-    runs[0]->open(previous);
+    if (!runs[0]->open(previous)) return ExitCode::stopped;
     const auto outcome = train(pack, runs)[0];
     if (outcome.error) std::rethrow_exception(outcome.error);
     return outcome.code;
@@ -150,6 +153,14 @@ RunConfig stored_config(const fs::path& run_directory) {
   return load_config(path, {}, /*with_weights=*/false).config;
 }
 
+std::int64_t threads_of(const TrainRequest& request) {
+  const auto loaded = load_config(request.config_path, request.overrides, /*with_weights=*/false);
+  const auto directory = directory_of(request, loaded.config);
+  std::error_code unknown;
+  const bool has_run = !request.restart && fs::exists(directory / "config.yaml", unknown);
+  return loaded.threads_given || !has_run ? loaded.config.threads : stored_config(directory).threads;
+}
+
 ExitCode train(const TrainRequest& request) {
   auto loaded = load_config(request.config_path, request.overrides);
   const auto directory = directory_of(request, loaded.config);
@@ -178,8 +189,8 @@ ExitCode train(const TrainRequest& request) {
     }
     const auto status = read_status(directory);
     if (status.state == "diverged") {
-      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Another train.lr makes another run; --restart repeats this one",
-                                                  directory.string(), status.step));
+      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
+                                                  "--restart repeats this one", directory.string(), status.step));
     }
     const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
     if (at_end && fs::exists(directory / "final.safetensors")) {

@@ -26,6 +26,9 @@ struct TrainRequest {
 /// Prints the result to standard output. Returns an exit code; throws Error.
 ExitCode train(const TrainRequest& request);
 
+/// The number of CPU threads that train() will use: as given, as the run had before, or by the work of a step.
+std::int64_t threads_of(const TrainRequest& request);
+
 /// The configuration that a run directory was made with. Throws Error{data} where there is none.
 RunConfig stored_config(const std::filesystem::path& run_directory);
 

@@ -5,19 +5,34 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace mnemo {
 
-/// Accuracy of one phase's most frequent sequences over a run, read from its directory.
+/// What is known of a moment from the evaluations beside it: steps since a phase began, above `after` and at most `by`. Both are 0 where it
+/// was so from the start.
+struct StepInterval {
+  std::int64_t after, by;
+
+  bool operator==(const StepInterval&) const = default;
+};
+
+/// Accuracy of one phase's most frequent sequences over a run, read from its directory. Sequences that are never drawn are left out.
 struct PhaseSummary {
-  double at_begin, at_switch, at_end;      ///< first row; last row before the next switch; last row
-  double ceiling;                          ///< Bayes, same ranks
-  std::optional<std::int64_t> learned_after;  ///< steps since the phase began until chance + .9 (ceiling - chance) was reached
+  std::int64_t ranks, scored;             ///< below `top`; those of them that were evaluated
+  double at_begin, at_switch, at_end;     ///< after the last event of the phase's first step; last row before the next switch; last row
+  double chance, ceiling;                 ///< of a model that knows nothing; Bayes, the ranks scored
+  std::optional<StepInterval> learned;    ///< when chance + .9 (ceiling - chance) was reached
+
+  bool can_learn() const { return ceiling > chance; }
 };
 
 /// Ranks below `top` of every phase. Throws Error{data} or Error{io} where the directory is not whole.
 std::vector<PhaseSummary> summarize(const std::filesystem::path& run_directory, const RunConfig& config, std::int64_t top);
+
+/// "2.7x to 4.5x faster than phase 0": every ratio that the two intervals allow. Empty where one of the two needs no steps.
+std::string speed_text(const StepInterval& first, const StepInterval& later);
 
 /// What was learned, against the ceiling, to standard output.
 void print_summary(const std::filesystem::path& run_directory, const RunConfig& config);

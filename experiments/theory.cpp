@@ -26,24 +26,60 @@ struct DistinctSequences {
   }
 };
 
-double minus_p_log_p(double p) { return p > 0 ? -p * std::log(p) : 0; }
+double minus_p_log_p(double p) { return p > 0 && p < 1 ? -p * std::log(p) : 0; }
+
+/// Sums over the ranks of each bin, position by position, of what is lost against a predictor that is certain.
+class PositionSums {
+ public:
+  PositionSums(std::span<const std::pair<std::int64_t, std::int64_t>> bins, std::int64_t positions)
+      : bins_(bins), positions_(static_cast<std::size_t>(positions)), sums_(2 * bins.size() * positions_) {}
+
+  void add(std::span<const std::int32_t> ranks, std::int64_t position, double loss, double wrong) {
+    if (bins_.empty()) return;
+    for (const auto rank : ranks) {
+      const auto bin = static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
+      const auto at = 2 * (bin * positions_ + static_cast<std::size_t>(position));
+      sums_[at] += loss;
+      sums_[at + 1] += wrong;
+    }
+  }
+  /// Losses and accuracies.
+  std::vector<double> means() const {
+    auto means = sums_;
+    for (std::size_t i = 0; i < means.size(); ++i) {
+      const auto& [begin, end] = bins_[i / (2 * positions_)];
+      means[i] /= static_cast<double>(end - begin);
+      if (i % 2 == 1) means[i] = 1 - means[i];
+    }
+    return means;
+  }
+
+ private:
+  std::span<const std::pair<std::int64_t, std::int64_t>> bins_;
+  std::size_t positions_;
+  std::vector<double> sums_;
+};
 
 }  // namespace
 
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences) {
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences,
+             std::span<const std::pair<std::int64_t, std::int64_t>> bins, const Poll& poll) {
   const DistinctSequences distinct(table, probability);
   const auto order = table.order();
   const auto num_distinct = distinct.mass.size();
   const double predictions = static_cast<double>(table.length() - first_position);
   std::vector<double> loss(num_distinct), right(num_distinct, predictions);
+  PositionSums position_sums(bins, table.length() - first_position);
   Theory theory;
 
   // Groups [begin, end) of distinct sequences that share `prefix` bits. A sequence alone with its prefix is certain.
   struct Group { std::size_t begin, end; std::int64_t prefix; };
   std::vector<Group> groups{{0, num_distinct, 0}};
+  RarePoll rare(poll);
   while (!groups.empty()) {
     const auto [begin, end, prefix] = groups.back();
     groups.pop_back();
+    rare(end - begin);
     if (end - begin == 1) {
       theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_position));
       continue;
@@ -62,14 +98,18 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
       const auto likeliest = *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
       const auto ties = std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
       for (auto i = begin; i < end; ++i) {
+        double p, wrong;  // of the truth; the share of the prediction that is not
         if (of_sequences) {
-          loss[i] -= std::log(total > 0 ? distinct.mass[i] / total : 1 / static_cast<double>(end - begin));
-          right[i] += distinct.mass[i] == likeliest ? 1 / static_cast<double>(ties) - 1 : -1;
-          continue;
+          p = total > 0 ? distinct.mass[i] / total : 1 / static_cast<double>(end - begin);
+          wrong = distinct.mass[i] == likeliest ? 1 - 1 / static_cast<double>(ties) : 1;
+        } else {
+          p = total > 0 ? mass[i >= middle] / total : 0.5;
+          wrong = std::abs(p - 0.5) < 1e-12 ? 0.5 : p > 0.5 ? 0 : 1;
         }
-        const double p = total > 0 ? mass[i >= middle] / total : 0.5;  // of the true next bit
-        loss[i] -= std::log(p);
-        right[i] += std::abs(p - 0.5) < 1e-12 ? -0.5 : p > 0.5 ? 0 : -1;
+        const double nats = -std::log(p);
+        loss[i] += nats;
+        right[i] -= wrong;
+        position_sums.add(order.subspan(distinct.first[i], distinct.first[i + 1] - distinct.first[i]), prefix - first_position, nats, wrong);
       }
     }
     if (middle > begin) groups.push_back({begin, middle, prefix + 1});
@@ -88,6 +128,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     }
   }
   theory.retrieval /= predictions * static_cast<double>(num_distinct);
+  theory.by_position = position_sums.means();
   return theory;
 }
 

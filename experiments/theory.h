@@ -3,6 +3,7 @@
 #include "core/sequences.h"
 
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace mnemo {
@@ -19,13 +20,16 @@ struct Theory {
   double retrieval = 0;          ///< top-1 accuracy of naming an equally likely distinct sequence from the prefixes
   double entropy = 0;            ///< of the distinct sequences
   double first_bit_entropy = 0;  ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1), with the first bit entropy / L
+  std::vector<double> by_position;  ///< (bins, P, 2) loss and accuracy at each prediction, means over the ranks of each bin
 
   double unweighted_accuracy() const;
   /// Mean ceiling (or floor) over ranks [begin, end).
   static double mean(const std::vector<double>& per_rank, std::int64_t begin, std::int64_t end);
 };
 
-/// Predictions are made at prefixes of first_position .. L-1 bits: of the next bit, or of the sequence.
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position = 1, bool of_sequences = false);
+/// Predictions are made at prefixes of first_position .. L-1 bits: of the next bit, or of the sequence. `bins`: half-open ranges of ranks,
+/// from 0 to K without a gap, that `by_position` is asked for.
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position = 1, bool of_sequences = false,
+             std::span<const std::pair<std::int64_t, std::int64_t>> bins = {}, const Poll& poll = {});
 
 }  // namespace mnemo

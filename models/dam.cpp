@@ -14,6 +14,12 @@ namespace mnemo {
 
 using torch::Tensor;
 
+/// Features of the cue, then a score and its slope for each distinct stored sequence (bench dam S, T).
+double DamConfig::nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const {
+  const auto L = static_cast<double>(length), stored = static_cast<double>(retrieves() ? num_sequences : std::min(slots(), num_sequences));
+  return (static_cast<double>(heads) * L + stored * (L + 30)) / 30;
+}
+
 void DamConfig::resolve() {
   if (retrieves()) return;
   capacity = slots();
@@ -342,47 +348,48 @@ PositionScores Dam::score(const Rows& rows) {
 
 namespace {
 
-/// Mean Pearson correlation of the pairs of rows that vary; NaN where there is no pair.
-double mean_correlation(const Tensor& rows_HI) {
-  const auto centred = rows_HI - rows_HI.mean(1, true), length = centred.norm(2, 1, true);
-  const auto varying = (length.squeeze(1) > 1e-12).nonzero().squeeze(1);
-  const auto pairs = static_cast<double>(varying.size(0)) * static_cast<double>(varying.size(0) - 1);
-  if (pairs <= 0) return std::numeric_limits<double>::quiet_NaN();
-  const auto sum = (centred / length).index_select(0, varying).sum(0);  // of unit vectors: its square counts every pair, and each with itself
-  return (sum.square().sum().item<double>() - static_cast<double>(varying.size(0))) / pairs;
+/// Mean Pearson correlation (N) between the heads of (N, H, I) among the entries that `used` (N, 1, I) marks: of the pairs that both vary,
+/// NaN where there is none.
+Tensor mean_correlation(const Tensor& rows_NHI, const Tensor& used_N1I) {
+  const auto centred = (rows_NHI - (rows_NHI * used_N1I).sum(-1, true) / used_N1I.sum(-1, true)) * used_N1I;
+  const auto length = centred.norm(2, -1, true), varies = length > 1e-12;
+  const auto sum = torch::where(varies, centred / length, 0.0).sum(1);  // of unit vectors: its square counts every pair, and each with itself
+  const auto count = varies.sum(1).squeeze(-1), pairs = count * (count - 1);
+  const auto mean = ((sum.square().sum(-1) - count) / pairs).clamp(-1, 1);
+  return mean.masked_fill(pairs == 0, std::numeric_limits<double>::quiet_NaN());
 }
 
-double mean_of_numbers(const std::vector<float>& values) {
-  double sum = 0, count = 0;
-  for (const double value : values) {
-    if (!std::isnan(value)) sum += value, ++count;
-  }
-  return sum / count;
+double mean_of_numbers(const Tensor& values) { return values.nanmean().item<double>(); }
+
+std::vector<float> as_floats(const Tensor& values) {
+  const auto narrow = values.to(torch::kFloat32).contiguous();
+  return {narrow.data_ptr<float>(), narrow.data_ptr<float>() + narrow.numel()};
 }
 
 }  // namespace
 
-/// Of replica 0. A vector holds one number for each n = 0..L-1, NaN where it is not defined, B_logits_mean one for each bit.
+/// Of replica 0. A vector holds one number for each n = 0..L-1, NaN where it is not defined, B_logits_mean one for each bit. Those that are
+/// called raw are of the logits of all L entries, used or not: what notebook records hold.
 Measures Dam::measures() const {
   torch::NoGradGuard no_grad;
   const auto weights = [&](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
   const auto A_LHL = weights(A(0)), B_HL = weights(B(0)), A_logits = weights(parameters["A_logits"].select(0, 0)),
              B_logits = weights(parameters["B_logits"].select(0, 0));
-  const auto L = A_LHL.size(0);
-  std::vector<float> sharpness, logits_mean, correlation, B_logits_mean;
-  constexpr auto kNone = std::numeric_limits<float>::quiet_NaN();
-  for (std::int64_t n = 0; n < L; ++n) {
-    const auto used = A_LHL[n].slice(1, 0, n);
-    sharpness.push_back(n == 0 ? kNone : used.amax(1).mean().item<float>());
-    logits_mean.push_back(n == 0 ? kNone : A_logits[n].slice(1, 0, n).mean().item<float>());
-    correlation.push_back(n < 2 ? kNone : static_cast<float>(mean_correlation(used)));
-    B_logits_mean.push_back(B_logits.select(1, n).mean().item<float>());
-  }
+  const auto L = A_LHL.size(0), H = A_LHL.size(1);
+  const auto all = torch::ones({L, 1, L}, torch::kFloat64), used = all.squeeze(1).tril(-1).unsqueeze(1);  // i < n
+  const auto per_n = used.sum(-1).squeeze(1);
+  const auto sharpness = A_LHL.amax(2).mean(1).masked_fill(per_n == 0, std::numeric_limits<double>::quiet_NaN());
+  const auto correlation = mean_correlation(A_LHL, used);
   Measures measures{{{"A_sharpness", mean_of_numbers(sharpness)},
                      {"B_sharpness", B_HL.amax(1).mean().item<double>()},
                      {"A_correlation", mean_of_numbers(correlation)},
-                     {"B_correlation", mean_correlation(B_HL)}},
-                    {{"A_sharpness", sharpness}, {"A_logits_mean", logits_mean}, {"A_correlation_offdiag_mean", correlation}, {"B_logits_mean", B_logits_mean}}};
+                     {"B_correlation", mean_correlation(B_HL.unsqueeze(0), torch::ones({1, 1, L}, torch::kFloat64)).item<double>()}},
+                    {{"A_sharpness", as_floats(sharpness)},
+                     {"A_logits_mean", as_floats((A_logits * used).sum({1, 2}) / (static_cast<double>(H) * per_n))},
+                     {"A_correlation_offdiag_mean", as_floats(correlation)},
+                     {"B_logits_mean", as_floats(B_logits.mean(0))},
+                     {"A_raw_logits_mean", as_floats(A_logits.mean({1, 2}))},
+                     {"A_raw_correlation_offdiag_mean", as_floats(mean_correlation(A_logits, all))}}};
   if (memory_) measures.scalars.emplace_back("distinct_stored", static_cast<double>(memory_->queue(0).distinct().size()));
   return measures;
 }

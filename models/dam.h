@@ -30,7 +30,7 @@ struct DamConfig {
     visit("heads", self.heads, "heads H: features of a cue and of a stored sequence", in_range(1, 4096));
     visit("capacity", self.capacity, "slots M of the queue of drawn sequences; null = 3000", in_range(1, 1 << 30));
     visit("eta", self.eta, "inverse temperature of retrieval", positive(), at_most(1e6));
-    visit("init_std", self.init_std, "standard deviation of the initial A_logits and B_logits", non_negative());
+    visit("init_std", self.init_std, "standard deviation of the initial A_logits and B_logits", non_negative(), at_most(1e10));
     visit("probabilities", self.probabilities, "exact: a loss is at most 100; clamped: P in [1e-6, 1 - 1e-6]; null = exact", one_of({"exact", "clamped"}));
     visit("positions", self.positions, "the first predicted bit: from_1, as a transformer without begin token, or from_0",
           one_of({"from_1", "from_0"}));
@@ -44,6 +44,7 @@ struct DamConfig {
   bool clamped() const { return probabilities == "clamped"; }
   /// Writes the defaults of what is null into a configuration that uses them.
   void resolve();
+  double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 

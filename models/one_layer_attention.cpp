@@ -19,6 +19,12 @@ std::int64_t OneLayerAttentionConfig::resolved_mlp_width() const {
   return mlp_width > 0 ? mlp_width : width();
 }
 
+/// What is the same for all widths, and the products of the MLP (bench one_layer A, B, C).
+double OneLayerAttentionConfig::nanoseconds_of_prediction(std::int64_t, std::int64_t) const {
+  const auto C = static_cast<double>(width()), D = static_cast<double>(resolved_mlp_width());
+  return 100 + (C * D + static_cast<double>(mlp_layers - 1) * D * D) / 30;
+}
+
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
   constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;

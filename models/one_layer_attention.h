@@ -33,13 +33,14 @@ struct OneLayerAttentionConfig {
     visit("attention", self.attention, "how attention is computed, with equal results: binary = over the 2L distinct tokens (CPU), dense",
           one_of({"auto", "dense", "binary"}));
     visit("attention_init", self.attention_init, "initial c_attn weights: normal, or zero", one_of({"normal", "zero"}));
-    visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative());
+    visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative(), at_most(1e10));
     visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
   }
 
   std::int64_t width() const { return heads * head_dim; }  ///< C
   std::int64_t resolved_mlp_width() const;                 ///< D
 
+  double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
   /// What no single field shows: (field, what is wrong). Allocates nothing.
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };

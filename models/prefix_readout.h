@@ -23,10 +23,11 @@ struct PrefixReadoutConfig {
   static void fields(Self& self, Visit&& visit) {
     visit("features", self.features, "width d of the feature of a prefix", in_range(1, 65536));
     visit("readout", self.readout, "the vector B that reads a feature: shared, or one per_position", one_of({"shared", "per_position"}));
-    visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative());
+    visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative(), at_most(1e10));
     visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
   }
 
+  double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 

@@ -15,6 +15,10 @@ ModelFacts facts_of(const ModelConfig& config, std::int64_t length) {
   }, config);
 }
 
+double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length, std::int64_t num_sequences) {
+  return std::visit([&](const auto& c) { return c.nanoseconds_of_prediction(length, num_sequences); }, config);
+}
+
 std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }

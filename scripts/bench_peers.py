@@ -29,10 +29,9 @@ from statistics import median
 from time import perf_counter
 
 import bench_dam_peers
+import mnemo_io
 import numpy as np
-from mnemo_io import read_safetensors
 
-EXIT_DATA = 65
 TOLERANCE = 1e-4  # relative, of each of the first losses
 DAM_TOLERANCE = 5e-4  # its peers take logarithms of float32 probabilities, which near 1 are 6e-8 apart
 CONFIGS = {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"]}
@@ -220,7 +219,7 @@ def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, thr
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     trains = len(np.load(folder / "losses.npy")) > 1
     data = {
-        "weights": read_safetensors(folder / "weights.safetensors"),
+        "weights": mnemo_io.read_safetensors(folder / "weights.safetensors"),
         "sequences": np.load(folder / "sequences.npy").astype(np.int64),
         "batches": np.load(folder / "batches.npy").astype(np.int64),
         "trains": trains,
@@ -416,7 +415,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON file; what it holds of other configurations stays")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = mnemo_io.parse_arguments(parser, None)
     configs = options.configs or CONFIGS[options.benchmark]
     if options.worker:
         worker(
@@ -445,7 +444,7 @@ def main() -> int:
     flat = [row for group in rows for row in group]
     if options.out:
         write_results(options.out, flat)
-    return EXIT_DATA if any("refused" in row for row in flat) else 0
+    return mnemo_io.EXIT_DATA if any("refused" in row for row in flat) else 0
 
 
 def write_results(path: Path, rows: list[dict]) -> None:
@@ -463,4 +462,4 @@ def write_results(path: Path, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(mnemo_io.guarded(main))

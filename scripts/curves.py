@@ -78,7 +78,7 @@ def select_ranks(columns: dict[str, np.ndarray], rank: np.ndarray) -> dict[str, 
     keep = np.flatnonzero(np.isin(columns["rank"], rank))
     if len(keep) == len(columns["rank"]):
         return columns
-    return {name: array if name in ("step", "phase") else array[..., keep] for name, array in columns.items()}
+    return {name: array[..., keep] if name == "rank" or array.ndim > 1 else array for name, array in columns.items()}
 
 
 def current_sequences(sets: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:

@@ -19,9 +19,14 @@ import mnemo_io
 import numpy as np
 
 EXIT_CANNOT_CREATE = 73
-MEASURES = ("A_sharpness", "A_logits_mean", "B_logits_mean", "A_correlation_offdiag_mean")  # (N,), NaN where undefined
+MEASURES = {  # (N,) in a record's logs: the file in measures/, of raw logits over all N entries; NaN where undefined
+    "A_logits_mean": "A_raw_logits_mean",
+    "B_logits_mean": "B_logits_mean",
+    "A_correlation_offdiag_mean": "A_raw_correlation_offdiag_mean",
+}
 PARAMETERS = {"A": "A_logits", "B": "B_logits"}  # by group
 FREEZE_WORDS = {"": "LearnAB", "A": "True", "AB": "False", "B": "FreezeB"}  # by what is frozen after the switch
+RETRIEVAL_WORD = "BothAB"  # instead of "False"
 
 Event = dict
 
@@ -56,6 +61,10 @@ def matches(pattern: str, group: str) -> bool:
     )
 
 
+def retrieves(run: dict[str, Any]) -> bool:
+    return run["config"]["model"].get("objective") == "retrieval"
+
+
 def freeze_word(run: dict[str, Any], step: int) -> str:
     """`is_freeze_A`: what stands still once the events of a step are over."""
     frozen: set[str] = set()
@@ -63,7 +72,7 @@ def freeze_word(run: dict[str, Any], step: int) -> str:
         if event["kind"] in ("freeze", "unfreeze"):
             meant = {group for group in PARAMETERS if any(matches(pattern, group) for pattern in event["params"])}
             frozen = frozen | meant if event["kind"] == "freeze" else frozen - meant
-    return FREEZE_WORDS["".join(sorted(frozen))]
+    return RETRIEVAL_WORD if len(frozen) == 2 and retrieves(run) else FREEZE_WORDS["".join(sorted(frozen))]
 
 
 def has_fresh_optimizer(run: dict[str, Any], step: int) -> bool:
@@ -97,7 +106,7 @@ def model_state(run: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str
         if name not in tensors or tensors[name].shape != shape:
             raise ValueError(f"{run['path']}: the weights at the end of the first phase hold no {name} {shape}")
     bits = tensors.get("memory")
-    if bits is None and run["config"]["model"].get("objective") == "retrieval":  # the sequences are the memory
+    if bits is None and retrieves(run):  # the sequences are the memory
         bits = run["sequences"].get(0)
     if bits is None or bits.ndim != 2 or bits.shape[1] != N:
         raise ValueError(f"{run['path']}: the memory at the end of the first phase was not kept")
@@ -106,17 +115,23 @@ def model_state(run: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str
 
 
 def read_measures(run: dict[str, Any]) -> dict[str, np.ndarray]:
-    """{name: (T, N)}, a row for each log line."""
+    """{name in a log: (T, N)}, a row for each log line."""
     folder, length = run["path"] / "measures", run["config"]["data"]["length"]
-    if not all((folder / f"{name}.npy").is_file() for name in ("step", *MEASURES)):
-        raise ValueError(f"{run['path']}: has no measures of A and B (measures/*.npy), which the logs of a record hold")
+    files = [f"measures/{name}.npy" for name in ("step", *MEASURES.values())]
+    missing = [name for name in files if not (run["path"] / name).is_file()]
+    missing += [] if "A_sharpness" in run["metrics"] else ["A_sharpness in metrics.jsonl"]
+    if missing:
+        raise ValueError(
+            f"{run['path']}: has no measures of A and B, which the logs of a record hold: {missing[0]} is missing. "
+            "Trained again with this version of mnemo it has them"
+        )
     step = mnemo_io.read_npy(folder / "step.npy", np.int64, 1)
     if not np.array_equal(step, run["metrics"]["step"]):
         raise ValueError(f"{folder / 'step.npy'}: its steps are not those of metrics.jsonl")
-    measures = {name: mnemo_io.read_npy(folder / f"{name}.npy", np.float32, 2) for name in MEASURES}
+    measures = {name: mnemo_io.read_npy(folder / f"{file}.npy", np.float32, 2) for name, file in MEASURES.items()}
     for name, array in measures.items():
         if array[: len(step)].shape != (len(step), length):
-            raise ValueError(f"{folder / name}.npy: must be {(len(step), length)}, is {array.shape}")
+            raise ValueError(f"{folder / MEASURES[name]}.npy: must be {(len(step), length)}, is {array.shape}")
     return measures
 
 
@@ -134,6 +149,7 @@ def logs_of(run: dict[str, Any]) -> list[dict[str, Any]]:
         first = switch is None or end <= switch
         log = {"step": begin if first else max(0, begin - switch), "loss": float(metrics["train_loss"][row])}
         log.update(accuracy=np.float32(metrics["train_accuracy"][row]), phase="train" if first else "eval")
+        log.update(A_sharpness=np.float32(metrics["A_sharpness"][row]))
         log.update({name: np.array(array[row]) for name, array in measures.items()})
         log.update({f"{name}_mean": mean(array[row]) for name, array in measures.items()})
         logs.append(log)
@@ -161,7 +177,7 @@ def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
     args = argparse.Namespace(
         eta=float(model["eta"]), lr=float(train["lr"]), INIT_STD=float(model["init_std"]), N=data["length"],
         H=model["heads"], K=data["num_sequences"], BATCH_SIZE=train["batch_size"], NUM_STEPS=end,
-        M=data["num_sequences"] if model.get("objective") == "retrieval" else model["capacity"],
+        M=data["num_sequences"] if retrieves(run) else model["capacity"],
         NUM_ITERS_PER_LOG=train["log_every"], savedir=str(run["config"].get("group")), prefix=name,
         is_freeze_A=word, device=str(run["meta"].get("device", "cpu")),
     )  # fmt: skip
@@ -170,7 +186,10 @@ def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def remarks(run: dict[str, Any], args: argparse.Namespace) -> Iterator[str]:
-    """What a reader of `is_freeze_A` would take for granted, and is not so."""
+    """What a reader of a record would take for granted, and is not so."""
+    if args.NUM_ITERS_PER_LOG != 1:
+        yield (f"has a log every {args.NUM_ITERS_PER_LOG} steps, but cells that draw accuracy against the step take "
+               "the number of a log for it: train with log_every: 1 for them")  # fmt: skip
     if args.is_freeze_A == "FreezeB":
         yield "only B is frozen, for which records have no word: is_freeze_A is 'FreezeB'"
     if args.is_freeze_A == "True" and not has_fresh_optimizer(run, args.NUM_STEPS):
@@ -183,9 +202,12 @@ def export(run_directory: Path, target: Path) -> Iterator[str]:
 
     run = mnemo_io.read_run(run_directory)
     record = record_of(run, target.stem)
-    state = {name: torch.from_numpy(array) for name, array in record["model_state_dict"].items()}
+    record["model_state_dict"] = {name: torch.from_numpy(a) for name, a in record["model_state_dict"].items()}
+    for name in MEASURES:  # one storage for all logs: an archive has an entry for each
+        for log, row in zip(record["logs"], torch.from_numpy(np.stack([log[name] for log in record["logs"]]))):
+            log[name] = row
     target.parent.mkdir(parents=True, exist_ok=True)
-    mnemo_io.write_atomically(target, lambda file: torch.save({**record, "model_state_dict": state}, file))
+    mnemo_io.write_atomically(target, lambda file: torch.save(record, file))
     yield from remarks(run, record["args"])
 
 
@@ -220,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for remark in export(run, target):
             print(f"note: {run}: {remark}", file=sys.stderr)
         print(target)
+        print(f"load it with torch.load({str(target)!r}, weights_only=False)", file=sys.stderr)
     return 0
 
 

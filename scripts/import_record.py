@@ -315,9 +315,14 @@ def write_transformer(record: dict, sequences: Any, folder: Path, name: str) -> 
     if run.p is None or not run.bits:
         left_out.append("Bayes limits: the record does not say, or its counts do not bear out, how ranks were drawn"
                         if run.p is None else "Bayes limits: they need the sequences")  # fmt: skip
-    left_out += ["fork probes (probe_metrics)"] if any("probe_metrics" in log for log in run.logs) else []
+    left_out += ["fork probes (probe_metrics)"] if any(map(is_probed, run.logs)) else []
     left_out += [] if final else ["final weights"]
     return left_out
+
+
+def is_probed(log: dict[str, Any]) -> bool:
+    probe = log.get("probe_metrics")
+    return bool(isinstance(probe, dict) and probe.get("accuracy"))
 
 
 def number(value: Any) -> float | None:
@@ -385,8 +390,9 @@ def import_record(path: mnemo_io.PathLike, folder: mnemo_io.PathLike) -> list[st
             (f"{stem}{end}" for end in (".pkl", ".pt") if path.with_name(f"{stem}{end}").is_file()), f"{stem}.pkl"
         )
         raise ValueError(f"{path}: is the sequences file of a record; import the record itself, {name}")
-    beside = notebook_io.sequences_file(path)
-    sequences = notebook_io.read_record(beside) if beside else None
+    sequences = record if isinstance(record, dict) and "sequences" in record else None
+    if sequences is None and (beside := notebook_io.sequences_file(path)):
+        sequences = notebook_io.read_record(beside)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()

@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import csv
+import errno
+import io
 import json
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,14 +34,14 @@ import numpy as np
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-EXIT_USAGE, EXIT_DATA, EXIT_IO = 64, 65, 74
+EXIT_USAGE, EXIT_DATA, EXIT_IO, EXIT_BROKEN_PIPE = 64, 65, 74, 141
 METRIC_COLUMNS = {
     "step": np.int64, "phase": np.int64, "draws": np.int64,
     "train_loss": np.float64, "train_accuracy": np.float64, "lr": np.float64,
 }  # fmt: skip
 SET_COLUMNS = {
-    "step": np.int64, "phase": np.int64, "rank": np.int64, "presentations": np.int64, "last_seen": np.int64,
-    "loss": np.float32, "accuracy": np.float32,
+    "step": np.int64, "moment": np.uint8, "phase": np.int64, "rank": np.int64, "presentations": np.int64,
+    "last_seen": np.int64, "loss": np.float32, "accuracy": np.float32,
 }  # fmt: skip
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 MAP_FROM_BYTES = 1 << 20  # smaller files are read at once: each memory map holds a file descriptor
@@ -416,7 +420,8 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32.
+        step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32;
+        moment (T,) uint8: 0 before the events of the step, 1 after one of them changed data or weights.
         T is what step.npy says; where the engine has appended more to the other files, those rows are left out.
     """
     path = Path(path)
@@ -432,7 +437,10 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
         if name in ("step", "rank"):
             result[name] = step if name == "step" else rank
             continue
-        shape = (len(step),) if name == "phase" else (len(step), len(rank))
+        if name == "moment" and not file.exists():
+            result[name] = _moments(step, path.name)
+            continue
+        shape = (len(step),) if name in ("phase", "moment") else (len(step), len(rank))
         if len(step) == 0 and not file.exists():  # the set is being created
             result[name] = np.zeros(shape, dtype)
             continue
@@ -442,6 +450,14 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError(f"{file}: shape {array.shape}, but step.npy and rank.npy ask for {shape}{hint}")
         result[name] = array[: len(step)]
     return result
+
+
+def _moments(step: np.ndarray, name: str) -> np.ndarray:
+    """Of a run made before rows had a moment: the second row of a step, and the first that a switch began."""
+    after = np.zeros(len(step), np.uint8)
+    after[1:] = step[1:] == step[:-1]
+    after[:1] = re.fullmatch("phase_[1-9][0-9]*", name) is not None
+    return after
 
 
 def read_sets(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
@@ -620,7 +636,7 @@ def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.n
 
 
 def long_form(columns: dict[str, np.ndarray], rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """A set as one line per evaluation and rank: each of its seven columns becomes an array (T * S,)."""
+    """A set as one line per evaluation and rank: each of its columns becomes an array (T * S,)."""
     num_rows, size = len(columns["step"][rows]), len(columns["rank"])
     result = {}
     for name in SET_COLUMNS:
@@ -686,6 +702,9 @@ def write_atomically(path: PathLike, write: Callable[[Any], None], binary: bool 
         with open(temporary, "wb") if binary else open(temporary, "w", encoding="utf-8", newline="") as file:
             write(file)
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not say of which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -748,28 +767,74 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None)
 
 def usage_error(message: str) -> int:
     """Prints a usage error and returns its exit code."""
-    print(f"error: {message} (--help shows how)", file=sys.stderr)
+    _complain(f"{message} (--help shows how)")
     return EXIT_USAGE
 
 
+class _Output(io.FileIO):
+    """Standard output that remembers why it was not written: argparse passes over it."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 def guarded(command: Callable[[], int]) -> int:
-    """Runs a command; errors become one line on stderr and mnemo's exit codes: 65 corrupt data, 74 I/O."""
+    """Runs a command; errors become one line on stderr and mnemo's exit codes: 65 corrupt data, 74 I/O.
+
+    Lost output is an error too, but for a closed pipe: 141, and nothing is said. Ctrl-C ends without a traceback.
+    """
+    for descriptor in range(3):  # a closed one would be the number of the next file that is opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
+    output = _Output(1, "w", closefd=False)
+    if sys.stdout is sys.__stdout__:
+        encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding, line_buffering=output.isatty())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names outside the terminal's alphabet
+    code: Any = EXIT_IO
+    failure = None
     try:
         code = command()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_IO
+    except SystemExit as stop:  # --help, a usage error
+        code = stop.code or 0
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_DATA
+        _complain(str(error))
+        code = EXIT_DATA
     except OSError as error:
-        print(f"error: {error.filename or 'I/O'}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_IO
+        failure = error
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    lost = output.failure
+    if lost:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is tried again at exit
+        if code == 0 or (failure and failure.filename is None):
+            if lost.errno == errno.EPIPE:  # `| head` has seen enough
+                return EXIT_BROKEN_PIPE
+            failure, code = OSError(lost.errno, lost.strerror, "standard output"), EXIT_IO
+    if failure:
+        _complain(f"{failure.filename or 'I/O'}: {failure.strerror or failure}")
+    return code
+
+
+def _complain(message: str) -> None:
+    """One line on stderr, if there is one."""
+    try:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -784,7 +849,7 @@ def _parser() -> argparse.ArgumentParser:
   mnemo_io.py cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
   mnemo_io.py cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
 
-exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing, or cannot be read or written""",
     )
     parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
     parser.add_argument("--csv", metavar="OUT", help="write metrics.jsonl, or with --set a set, as CSV; - is stdout")

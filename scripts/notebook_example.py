@@ -30,18 +30,17 @@ BLOCK = 256  # sequences a forward pass
 
 
 def load_records(pattern: str) -> list[dict[str, Any]]:
-    """The records that a pattern finds, each with its sequences (None without), fewest parameters first."""
+    """The records that a pattern finds, each with its sequences, fewest parameters first."""
     records = []
     for file in sorted(glob.glob(pattern)):
-        if file.endswith("_sequences.pkl"):
+        if file.endswith("_sequences.pkl") or "_model_iter_" in file:
             continue
         with open(file, "rb") as opened:
             record = utils.CPU_Unpickler(opened).load()
-        beside = notebook_io.sequences_file(file)
-        record["sequences_file"] = None
-        if beside:
+        beside = None if "sequences" in record else notebook_io.sequences_file(file)
+        if beside:  # of a run directory
             with open(beside, "rb") as opened:
-                record["sequences_file"] = utils.CPU_Unpickler(opened).load()
+                record.update(utils.CPU_Unpickler(opened).load())
         records.append(record)
     if not records:
         raise FileNotFoundError(2, "no record fits this pattern", pattern)
@@ -110,13 +109,13 @@ def swap_rows(record: dict[str, Any], count: int = 20) -> dict[str, np.ndarray] 
     None where the run had no switch, keeps no `pre_switch` snapshot, or is no one-layer transformer.
     """
     before = record["mlp_state_dict"].get("pre_switch")
-    sequences = record["sequences_file"]
-    if before is None or sequences is None or len(sequences["sequences"]) < 2:
+    sequences = record.get("sequences", ())
+    if before is None or len(sequences) < 2:
         return None
     swapped = dict(record["model_state_dict"])
     swapped.update({f"linear_modules.{name}": tensor for name, tensor in before["linear_modules"].items()})
     swapped.update({f"lm_head.{name}": tensor for name, tensor in before["lm_head"].items()})
-    first, second = (np.asarray(table)[::10] for table in sequences["sequences"][:2])
+    first, second = (np.asarray(table)[::10] for table in sequences[:2])
     heads, final = record["args"]["num_heads"], record["model_state_dict"]
     rows = {
         "second sequences": accuracy_of(final, second, heads),

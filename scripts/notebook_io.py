@@ -2,9 +2,10 @@
 
     record = notebook_io.read_record("run.pkl")           # tensors come as NumPy arrays; torch need not be installed
 
-A pickle is a program. This reader knows the few instructions that data needs and an allow-list of names: NumPy arrays
-and scalars, torch tensors, OrderedDict, defaultdict, argparse.Namespace. A name is never looked up in a module: it is a
-token, and what a token does is written here. Anything else is refused with ValueError `FILE: what is wrong`.
+A pickle is a program. This reader knows the few instructions that data needs, of all protocols (Python 2.7 wrote 0 to
+2), and an allow-list of names: NumPy arrays and scalars, torch tensors, sets, OrderedDict, defaultdict,
+argparse.Namespace. A name is never looked up in a module: it is a token, and what a token does is written here.
+Anything else is refused with ValueError `FILE: what is wrong`, other data with the line that saves it as plain.
 
 Memory: no length, shape, index or reference in the file makes a buffer that the file has no bytes for. Beside the file
 itself, strings and buffers take at most twice its size; Python objects grow with the number of instructions.
@@ -18,6 +19,9 @@ import io
 import math
 import os
 import pickle
+import pickletools
+import re
+import shlex
 import struct
 import zipfile
 from collections.abc import Callable
@@ -34,13 +38,21 @@ STORAGES = {
     "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
 }  # fmt: skip
 MAX_DIMENSIONS = 32
+PROTOCOL = 5
+AS_FLOAT32 = (
+    "import copyreg, torch; copyreg.pickle(torch.Tensor, lambda t: "
+    "(t.float() if t.is_floating_point() and t.element_size() < 4 else t).__reduce_ex__(4)); "
+)
 OPCODES = (
     b"\x80", b"\x95", b".", b"(", b"0", b"1", b"2",  # PROTO FRAME STOP MARK POP POP_MARK DUP
     b"N", b"\x88", b"\x89", b"J", b"K", b"M", b"\x8a", b"\x8b", b"G",  # None, booleans, integers, float
     b"X", b"\x8c", b"\x8d", b"B", b"C", b"\x8e", b"\x96",  # strings, bytes, bytearray
     b"]", b"a", b"e", b"l", b"}", b"s", b"u", b"d", b")", b"t", b"\x85", b"\x86", b"\x87",  # lists, dicts, tuples
     b"h", b"j", b"q", b"r", b"\x94", b"c", b"\x93", b"R", b"b", b"\x81", b"Q",  # memo, names, what names do
+    b"\x8f", b"\x90", b"\x91", b"I", b"L", b"F", b"S", b"T", b"U", b"V", b"g", b"p",  # sets; protocols 0 to 2
 )  # fmt: skip
+SCALARS = (str, int, float, bool, bytes, type(None))
+NO_DATA = {"builtins", "os", "posix", "nt", "subprocess", "sys", "importlib", "runpy", "shutil", "ctypes", "code"}
 
 
 class Global(NamedTuple):
@@ -75,6 +87,23 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _bytes_of(value: Any, message: str) -> bytes:
+    """A string of bytes, which Python 2 had as text."""
+    _require(type(value) in (bytes, str), message)
+    return value if type(value) is bytes else value.encode("latin1")
+
+
+def _save_again(path: str, archive: bool, before: str = "") -> str:
+    """The command that makes a plain copy of a record, once `before` has said how to pickle what is not plain."""
+    opening = f"torch.load({path!r}, 'cpu', weights_only=False)" if archive else f"pickle.load(open({path!r}, 'rb'))"
+    imports = "import pickle, torch" if archive else "import pickle"
+    code = f"{imports}; {before}pickle.dump({opening}, open({path + '.plain.pkl'!r}, 'wb'), 4)"
+    return (
+        "\nThis makes a copy that can be read, where the file's classes are installed. It runs what is in the file: "
+        f"only if you trust it.\n    python3 -c {shlex.quote(code)}"
+    )
+
+
 def _is_sizes(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in value)
 
@@ -92,6 +121,8 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         For torch archives: a function from (dtype, key, number of elements) to a 1-D array.
     budget
         Bytes that may be allocated beside the strings and buffers in the file; None is twice the file.
+    path, archive
+        The file, and whether torch loads it: for the advice in errors. By default what `file` is called.
     """
 
     dispatch = {code[0]: pickle._Unpickler.dispatch[code[0]] for code in OPCODES}
@@ -102,6 +133,8 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         tensor: Callable[[np.ndarray], Any] = lambda array: array,
         storage: Callable[[np.dtype, str, int], np.ndarray] | None = None,
         budget: int | None = None,
+        path: str | None = None,
+        archive: bool = False,
     ) -> None:
         content = file.getbuffer() if isinstance(file, io.BytesIO) else None
         self.stream = file if content is not None else io.BytesIO(file.read())  # short reads allocate nothing
@@ -109,7 +142,9 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         self.budget = 2 * self.size if budget is None else budget
         self.tensor, self.storage = tensor, storage
         self.globals: set[Global] = set()  # names that the pickle uses
-        super().__init__(self.stream)
+        name = getattr(file, "name", None) if path is None else path
+        self.path, self.archive = name if isinstance(name, str) else "record.pkl", archive
+        super().__init__(self.stream, encoding="latin1")  # of the strings of Python 2, which hold bytes too
 
     def load(self) -> Any:
         """The object; ValueError for anything that is no allowed, whole pickle."""
@@ -120,7 +155,7 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         except (EOFError, IndexError):
             raise ValueError("the pickle is cut short") from None
         except KeyError as error:
-            raise ValueError(f"no data: pickle instruction or memo entry {error}") from None
+            self._refuse_instruction(error.args[0])
         except (pickle.UnpicklingError, AttributeError, TypeError, OverflowError, struct.error, MemoryError) as error:
             raise ValueError(f"broken pickle: {error}") from None
 
@@ -129,10 +164,33 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         _require(self.budget >= 0, "asks for more memory than its size allows")
 
     def find_class(self, module: str, name: str) -> Global:
-        token = Global(module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name)
-        _require(token in REBUILD or token in WORDS, f"the name {module}.{name} is not allowed in a record")
+        token = Global(RENAMED.get(module, module.replace("numpy._core", "numpy.core")), name)
+        if token not in REBUILD and token not in WORDS:
+            self._refuse_name(module, name)
         self.globals.add(Global(module, name))
         return token
+
+    def _refuse_name(self, module: str, name: str) -> None:
+        """Says how to get rid of a class in a record: torch tensors of another type as float32, all else as text."""
+        what = f"the name {module}.{name} is not allowed in a record"
+        is_class = re.fullmatch(r"[\w.]+", f"{module}.{name}") and name.rsplit(".", 1)[-1].lstrip("_")[:1].isupper()
+        if not is_class or module.split(".")[0] in NO_DATA:  # rather a call than data
+            raise ValueError(what)
+        if module == "torch" and name.endswith("Storage"):
+            what = f"holds tensors of {name[: -len('Storage')]}, which NumPy does not know"
+            before = AS_FLOAT32
+        else:
+            before = f"import copyreg, {module}; copyreg.pickle({module}.{name}, lambda v: (str, (str(v),))); "
+        raise ValueError(what + _save_again(self.path, self.archive, before))
+
+    def _refuse_instruction(self, code: Any) -> None:
+        known = pickletools.code2op.get(chr(code)) if type(code) is int and 0 <= code < 256 else None
+        if known is None or code in self.dispatch:
+            raise ValueError(f"broken pickle: there is no instruction or memo entry {code!r}")
+        raise ValueError(
+            f"the instruction {known.name} (protocol {known.proto}) makes an object, or takes one from elsewhere; a "
+            "record is plain data" + _save_again(self.path, self.archive)
+        )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         fits = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], Global)
@@ -140,6 +198,14 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         _require(pid[1].name in STORAGES, f"tensors of {pid[1].name}")
         _require(isinstance(pid[2], str) and type(pid[4]) is int and pid[4] >= 0, "a broken reference to a storage")
         return self.storage(np.dtype(STORAGES[pid[1].name]), pid[2], pid[4])
+
+    def load_proto(self) -> None:
+        number = self.read(1)[0]
+        if number > PROTOCOL:
+            what = f"is a pickle of protocol {number}; protocols up to {PROTOCOL} are read"
+            raise ValueError(what + _save_again(self.path, self.archive))
+
+    dispatch[b"\x80"[0]] = load_proto
 
     # Instructions that could reach into objects, each cut down to the types that data has.
 
@@ -178,7 +244,7 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         _, shape, dtype, fortran, raw = state
         _require(array.shape == (0,) and array.dtype == np.int8, "an array that is given its contents twice")
         _require(_is_sizes(shape) and isinstance(dtype, DType) and isinstance(fortran, (bool, int)), "a broken array")
-        _require(type(raw) is bytes, "an array of objects")
+        raw = _bytes_of(raw, "an array of objects")
         _require(math.prod(shape) * dtype.dtype.itemsize == len(raw), f"{len(raw)} bytes for an array {shape}")
         self.charge(len(raw))
         array.__setstate__((1, shape, dtype.dtype, bool(fortran), raw))
@@ -228,6 +294,19 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
 
     dispatch[b"\x96"[0]] = load_bytearray8
 
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        _require(type(self.stack[-1]) is set, "items for something that is no set")
+        self.stack[-1].update(_scalars(items))
+
+    dispatch[b"\x90"[0]] = load_additems
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(frozenset(_scalars(items)))
+
+    dispatch[b"\x91"[0]] = load_frozenset
+
 
 # What the names do. Each function gets the unpickler first. ----------------------------------------------------------
 
@@ -243,7 +322,8 @@ def _array_from_buffer(loader: Unpickler, raw: Any, dtype: Any, shape: Any, orde
 
 
 def _scalar(loader: Unpickler, dtype: Any, raw: Any = b"") -> Any:
-    _require(isinstance(dtype, DType) and type(raw) is bytes and len(raw) == dtype.dtype.itemsize, "a broken scalar")
+    raw = _bytes_of(raw, "a broken scalar")
+    _require(isinstance(dtype, DType) and len(raw) == dtype.dtype.itemsize, "a broken scalar")
     return np.frombuffer(raw, dtype.dtype)[0]
 
 
@@ -258,9 +338,37 @@ def _bytes(loader: Unpickler, *arguments: Any) -> bytes:
     return b""
 
 
-def _ordered(loader: Unpickler, *arguments: Any) -> collections.OrderedDict:
-    _require(not arguments, "an OrderedDict made from something")
-    return collections.OrderedDict()
+def _ordered(loader: Unpickler, pairs: Any = ()) -> collections.OrderedDict:
+    """With the entries that Python 2 gave at once."""
+    pairs = pairs if type(pairs) is list else [pairs] if pairs != () else []
+    fits = all(type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs)
+    _require(fits, "an OrderedDict made from something")
+    return collections.OrderedDict(pairs)
+
+
+def _scalars(items: Any) -> list:
+    _require(type(items) is list and all(type(item) in SCALARS for item in items), "a set of something strange")
+    return items
+
+
+def _set(loader: Unpickler, items: Any = None) -> set:
+    return set(_scalars([] if items is None else items))
+
+
+def _frozenset(loader: Unpickler, items: Any = None) -> frozenset:
+    return frozenset(_set(loader, items))
+
+
+def _text(loader: Unpickler, text: Any) -> str:
+    _require(type(text) is str, "text made from something")
+    return text
+
+
+def _reconstructor(loader: Unpickler, cls: Any, base: Any, state: Any) -> argparse.Namespace:
+    """How protocols 0 and 1 make an object that has nothing yet."""
+    fits = cls == Global("argparse", "Namespace") and base == Global("builtins", "object") and state is None
+    _require(fits, "a strange object")
+    return argparse.Namespace()
 
 
 def _default(loader: Unpickler, factory: Any = None) -> collections.defaultdict:
@@ -311,6 +419,10 @@ REBUILD: dict[Global, Callable] = {
     Global("numpy", "dtype"): lambda loader, *arguments: DType(*arguments),
     Global("_codecs", "encode"): _encode,
     Global("builtins", "bytes"): _bytes,
+    Global("builtins", "set"): _set,
+    Global("builtins", "frozenset"): _frozenset,
+    Global("builtins", "str"): _text,
+    Global("copyreg", "_reconstructor"): _reconstructor,
     Global("collections", "OrderedDict"): _ordered,
     Global("collections", "defaultdict"): _default,
     Global("argparse", "Namespace"): _namespace,
@@ -322,8 +434,9 @@ REBUILD: dict[Global, Callable] = {
 }
 WORDS = {
     Global("numpy", "ndarray"), *(Global("torch", name) for name in STORAGES),
-    *(Global("builtins", kind) for kind in ("list", "dict", "int", "float")),
+    *(Global("builtins", kind) for kind in ("list", "dict", "int", "float", "object")),
 }  # fmt: skip
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # since Python 2
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -333,7 +446,7 @@ def _read_torch_stream(stream: io.BytesIO, parent: Unpickler) -> Any:
     """torch's old format: magic number, version, system, the object, keys of storages, then each storage's elements."""
 
     def load(storage: Callable | None = None) -> Any:
-        loader = Unpickler(stream, parent.tensor, storage, parent.budget)
+        loader = Unpickler(stream, parent.tensor, storage, parent.budget, parent.path, parent.archive)
         value = loader.load()
         parent.budget = loader.budget
         parent.globals |= loader.globals
@@ -390,7 +503,7 @@ def _read_zip(file: Any, size: int, tensor: Callable, names: set[Global]) -> Any
                     storages[key] = np.frombuffer(content, np.uint8)
                 return storages[key].view(dtype)
 
-            loader = Unpickler(io.BytesIO(archive.read(pickles[0])), tensor, storage, 2 * size)
+            loader = Unpickler(io.BytesIO(archive.read(pickles[0])), tensor, storage, 2 * size, file.name, archive=True)
             result = loader.load()
             names |= loader.globals
             return result
@@ -421,6 +534,7 @@ def read_record(
             result = loader.load()
             if type(result) is int and result == TORCH_MAGIC:
                 loader.stream.seek(0)
+                loader.archive = True
                 result = _read_torch_stream(loader.stream, loader)
             names |= loader.globals
             return result

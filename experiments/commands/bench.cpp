@@ -1,6 +1,7 @@
 #include "core/adam.h"
 #include "core/device.h"
 #include "core/npy.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/evaluate.h"
 #include "experiments/run.h"
@@ -11,10 +12,14 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cmath>
+#include <cstdio>
 #include <fstream>
 #include <iostream>
 #include <numeric>
+#include <system_error>
 
 namespace mnemo {
 
@@ -158,6 +163,12 @@ class Workload {
   std::int64_t step_ = 0;
 };
 
+/// A line at once, for whoever waits for it.
+void print_line(const nlohmann::ordered_json& line) {
+  fmt::print("{}\n", line.dump());
+  if (std::fflush(stdout) != 0) throw std::system_error(errno, std::generic_category(), "standard output");
+}
+
 /// Steps a second of one round of at least `seconds`; `steps` is doubled until it lasts that long.
 double measure(Workload& workload, std::int64_t& steps, double seconds) {
   while (true) {
@@ -178,11 +189,11 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
   std::int64_t steps = 1;
   measure(workload, steps, request.seconds / 2);
   std::vector<double> rates;
-  if (request.paced) std::cout << nlohmann::json{{"ready", true}} << std::endl;
+  if (request.paced) print_line({{"ready", true}});
   for (std::int64_t round = 0; round < request.rounds; ++round) {
     if (std::string line; request.paced && !std::getline(std::cin, line)) break;
     rates.push_back(measure(workload, steps, request.seconds / 2));
-    if (request.paced) std::cout << nlohmann::json{{"steps_per_s", rates.back()}} << std::endl;
+    if (request.paced) print_line({{"steps_per_s", rates.back()}});
   }
   if (rates.empty()) return;
   std::sort(rates.begin(), rates.end());
@@ -191,7 +202,7 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
       {"replicas", request.replicas}, {"compressed", savings.cells}, {"dead_units", savings.dead_units}, {"steps_per_s", rates[rates.size() / 2]},
       {"min", rates.front()}, {"max", rates.back()}, {"rows_per_step", setting.batch * request.replicas}, {"peak_rss_mb", peak_rss_mb()}};
   if (request.json) {
-    std::cout << line << std::endl;
+    print_line(line);
   } else {
     fmt::print("{:<10} {:<4} {:>8.3f} ms ({:.3f} to {:.3f})  cells {:<8} dead units {:<8} {} on {}, {} thread{}, peak {:.0f} MB\n", setting.benchmark, setting.name,
                1e3 / rates[rates.size() / 2], 1e3 / rates.back(), 1e3 / rates.front(), savings.cells ? "shared" : "all", savings.dead_units ? "skipped" : "computed",
@@ -200,6 +211,7 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
 }
 
 ExitCode bench(const BenchRequest& request) {
+  wait_without_spinning(request.threads);
   bool found = false;
   for (const auto& setting : kSettings) {
     if (setting.benchmark != request.benchmark || (!request.name.empty() && setting.name != request.name)) continue;
@@ -233,14 +245,14 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->add_option("benchmark", request->benchmark, "one_layer, dam or evaluate")->required()->check(CLI::IsMember({"one_layer", "dam", "evaluate"}));
   command->add_flag("--json", request->json, "one JSON object a line");
   command->add_option("--config", request->name, "one configuration");
-  command->add_option("--threads", request->threads)->check(CLI::Range(1, 1024))->capture_default_str();
+  add_number(command, "--threads", request->threads, in_range(1, 1024));
   command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  command->add_option("--replicas", request->replicas, "models that step together")->check(CLI::Range(1, 4096))->capture_default_str();
-  command->add_option("--rounds", request->rounds, "rounds measured; median, min and max are over them")->check(CLI::Range(1, 1000))->capture_default_str();
-  command->add_option("--seconds", request->seconds, "length of a round, at least half of this")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_option("--warmup", request->warmup, "training steps before: units die, and steps get cheaper")->check(CLI::NonNegativeNumber)->capture_default_str();
-  command->add_option("--sequences", request->num_sequences, "K, instead of the configuration's")->check(CLI::Range(1, 2147483647));
-  command->add_option("--capacity", request->capacity, "slots of an associative memory, instead of the configuration's")->check(CLI::Range(1, 1 << 30));
+  add_number(command, "--replicas", request->replicas, in_range(1, 4096), "models that step together");
+  add_number(command, "--rounds", request->rounds, in_range(1, 1000), "rounds measured; median, min and max are over them");
+  add_number(command, "--seconds", request->seconds, in_range(0, 86400, true, /*include_low=*/false), "length of a round, at least half of this");
+  add_number(command, "--warmup", request->warmup, in_range(0, 1e9), "training steps before: units die, and steps get cheaper");
+  add_number(command, "--sequences", request->num_sequences, in_range(1, 2147483647), "K, instead of the configuration's")->default_str("");
+  add_number(command, "--capacity", request->capacity, in_range(1, 1 << 30), "slots of an associative memory, instead of the configuration's")->default_str("");
   command->add_flag("--plain-cells", request->plain_cells, "with --config: every row and position, nothing shared");
   command->add_flag("--all-units", request->all_units, "with --config: dead units are computed too");
   command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->needs("--config");

@@ -1,8 +1,10 @@
 #pragma once
 
+#include "core/config.h"
 #include "core/error.h"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 #include <functional>
 #include <string>
@@ -18,6 +20,15 @@ struct Invocation {
 
 /// The action of the subcommand that was chosen.
 using Command = std::function<ExitCode()>;
+
+/// An option that takes a number as configurations write it, under the same rules.
+template <class T>
+CLI::Option* add_number(CLI::App* command, const std::string& name, T& number, const Rule& rule, const std::string& help = {}) {
+  const auto read = [name, &number, rule](const std::string& text) {
+    if (const auto problem = read_number(text, number, {rule}); !problem.empty()) throw CLI::ValidationError(name, problem);
+  };
+  return command->add_option_function<std::string>(name, read, help)->type_name("NUMBER")->default_str(fmt::format("{}", number));
+}
 
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
 void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);

@@ -1,6 +1,6 @@
 #include "core/device.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
-#include "experiments/config.h"
 #include "revision.h"
 
 #include <fmt/format.h>
@@ -19,7 +19,9 @@ ExitCode print_doctor() {
   fmt::print("CUDA        built for {}\n", or_none(libtorch_cuda_version()));
   const auto needed = libtorch_cuda_version().empty() ? std::string() : fmt::format("; LibTorch needs one for CUDA {} or later", libtorch_cuda_version());
   fmt::print("driver      {}{}\n", driver_cuda_version().empty() ? "none" : "speaks CUDA up to " + driver_cuda_version(), needed);
-  fmt::print("CPU         {} cores given to this process, LibTorch uses {}\n", available_cores(), at::get_cpu_capability());
+  const auto quota = cpu_quota();
+  fmt::print("CPU         {} cores given to this process{}, LibTorch uses {}\n", affine_cores(),
+             quota ? fmt::format(" with a quota of {:.3g}: at most {} threads", *quota, available_cores()) : "", at::get_cpu_capability());
   const auto obstacle = why_no_cuda();
   fmt::print("GPU         {}\n", obstacle.empty() ? fmt::format("{} usable", torch::cuda::device_count()) : "off: " + obstacle);
   fmt::print("device auto {}\n", choose_device("auto").device.str());

@@ -1,6 +1,7 @@
 #include "experiments/evaluate.h"
 
 #include "core/device.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/run.h"
 #include "experiments/session.h"
@@ -78,6 +79,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
   for (const auto& event : config.events) {
     if (std::holds_alternative<SwitchEvent>(event)) phases += schedule_of(event).occurrences(config.train.steps);
   }
+  check_ranks(request.run, config);
   const auto sampler = sampler_of(config);
   for (std::int64_t phase = 0; phase < phases; ++phase) {
     auto table = table_of_phase(config, phase);
@@ -86,7 +88,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
     sets.push_back({fmt::format("phase_{}", phase), std::move(table), std::move(ranks), std::move(theory)});
   }
   if (config.eval.novel > 0) {
-    auto novel = SequenceTable::novel(*config.data.seed, config.eval.novel, config.data.length);
+    auto novel = SequenceTable::novel(data_seed(config), config.eval.novel, config.data.length);
     auto ranks = strided_ranks(config.eval.novel, 1);
     sets.push_back({"novel", std::move(novel), std::move(ranks), {}});
   }
@@ -95,6 +97,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
 
 ExitCode evaluate(const EvaluateRequest& request) {
   const auto config = stored_config(request.run);
+  wait_without_spinning(config.threads);
   at::set_num_threads(static_cast<int>(config.threads));
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
                                 choose_device(request.device).device);
@@ -127,7 +130,7 @@ void add_evaluate(CLI::App& app, const Invocation&, Command& chosen) {
   command->add_option("run", request->run, "run directory")->required();
   command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")->capture_default_str();
   command->add_option("--sequences", request->sequences, ".npy of 0/1 integers (K, L), scored instead of the run's sets");
-  command->add_option("--stride", request->stride, "every n-th sequence")->check(CLI::PositiveNumber)->capture_default_str();
+  add_number(command, "--stride", request->stride, in_range(1, 2147483647), "every n-th sequence");
   command->add_option("--out", request->out, "folder for <set>/{rank,loss,accuracy}.npy");
   command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->callback([=, &chosen] { chosen = [=] { return evaluate(*request); }; });

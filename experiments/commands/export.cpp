@@ -1,4 +1,6 @@
+#include "core/error.h"
 #include "core/files.h"
+#include "core/log.h"
 #include "experiments/commands/commands.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/run_directory.h"
@@ -16,7 +18,7 @@ struct ExportRequest {
   std::vector<std::string> runs;
   std::string tree, format, rows, sequences_name = "_all_sequences", check;
   std::int64_t epoch_steps = 0;
-  bool flat = false, no_sequences = false;
+  bool flat = false, no_sequences = false, iter_files = false;
 };
 
 RunConfig finished_config(const fs::path& run) {
@@ -42,20 +44,36 @@ NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
   return settings;
 }
 
-/// A name for the run in a folder of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
-/// run a name belongs to, so that exporting it again replaces its files.
+/// A name for the run in a group of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
+/// run a name belongs to, so that exporting it again replaces its files. It lies at the top, since cells list and glob the folders of groups.
 std::string name_in_tree(const fs::path& group, const std::string& name, const fs::path& run) {
   const auto source = fs::weakly_canonical(run).string();
+  const auto owners = group.parent_path() / ".sources" / group.filename();
   for (int k = 0;; ++k) {
     auto candidate = k == 0 ? name : fmt::format("{}_{}", name, k);
-    const auto owner = group / fmt::format(".{}.source", candidate);
+    const auto owner = owners / candidate;
     if (fs::exists(owner) && read_file(owner) != source) continue;
     const auto taken = [&](const char* suffix) { return fs::exists(group / (candidate + suffix)); };
     if (!fs::exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
     make_directories(group);
+    make_directories(owners);
     write_atomically(owner, source);
     return candidate;
   }
+}
+
+/// Another name for the bytes of a file: a link, or a copy where the file system has none. It appears whole, in place of what had the name.
+void name_again(const fs::path& file, const fs::path& name) {
+  const fs::path temporary = name.string() + ".tmp";
+  std::error_code problem;
+  fs::remove(temporary, problem);
+  fs::create_hard_link(file, temporary, problem);
+  if (problem) fs::copy_file(file, temporary, problem);
+  if (!problem) fs::rename(temporary, name, problem);
+  if (!problem) return;
+  std::error_code ignored;
+  fs::remove(temporary, ignored);
+  throw Error(ExitCode::io, fmt::format("{}: {}", name.string(), problem.message()));
 }
 
 /// dam_<run>.pt; in a tree it stands in the group itself.
@@ -76,16 +94,27 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     if (!request.tree.empty() || request.no_sequences || !has_epochs) return;
   }
   const auto settings = settings_of(request, config);
+  const bool has_record = has_notebook_record(config.model), in_tree = !request.tree.empty();
+  // In a tree cells open whichever file of a folder they find first: the record is written first, and both names mean one file.
   const auto write = [&](const fs::path& stem, const std::string& sequences_name) {
     const auto put = [&](const std::string& suffix, auto&& writer) {
-      const fs::path target = stem.string() + suffix;
-      writer(run, config, settings, target);
+      const fs::path target = stem.string() + suffix + ".pkl";
+      writer(target);
       fmt::print("{}\n", target.string());
+      return target;
     };
-    if (has_notebook_record(config.model)) put(".pkl", write_notebook_record);
-    if (!sequences_name.empty()) put(sequences_name + ".pkl", write_notebook_sequences);
+    const bool with_sequences = !sequences_name.empty(), one_file = has_record && with_sequences && in_tree;
+    fs::path record;
+    if (has_record) record = put("", [&](const fs::path& to) { write_notebook_record(run, config, settings, to, one_file); });
+    if (with_sequences) {
+      put(sequences_name, [&](const fs::path& to) { one_file ? name_again(record, to) : write_notebook_sequences(run, config, settings, to); });
+    }
+    if (!request.iter_files || !has_record) return;
+    const auto snapshots = write_notebook_snapshots(run, config, settings, stem);
+    for (const auto& path : snapshots) fmt::print("{}\n", path.string());
+    if (snapshots.empty()) log_warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
   };
-  if (request.tree.empty()) {
+  if (!in_tree) {
     const DirectoryLock nobody_else(run);
     return write(run / *config.run, request.no_sequences ? "" : "_sequences");
   }
@@ -110,19 +139,21 @@ void add_export(CLI::App& app, Command& chosen) {
   command->footer(
       "Examples:\n"
       "  mnemo export cache/quickstart/quickstart                     <run>.pkl and <run>_sequences.pkl in the run directory\n"
-      "  mnemo export cache/switch/* --tree out                       out/<group>/<run>/<run>.pkl, <run>_all_sequences.pkl\n"
+      "  mnemo export cache/switch/* --tree out                       out/<group>/<run>/<run>.pkl, and as <run>_all_sequences.pkl\n"
       "  mnemo export RUN --tree out --flat --rows all_ranks          out/<group>/<run>.pkl alone\n"
-      "  mnemo export cache/dam_switch/dam_switch --tree out          out/<group>/dam_<run>.pt, a torch archive (needs torch in Python)\n"
+      "  mnemo export cache/dam_switch/dam_switch --tree out          out/<group>/dam_<run>.pt, a torch archive (needs torch in Python;\n"
+      "                                                               torch.load(PATH, weights_only=False) loads it)\n"
       "  mnemo export --check out                                     what would fail in a notebook");
   auto request = std::make_shared<ExportRequest>();
   auto* runs = command->add_option("runs", request->runs, "run directories of finished runs");
   auto* tree = command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect");
-  command->add_flag("--flat", request->flat, "in a tree: <group>/<run>.pkl, without sequences")->needs(tree);
-  command->add_option("--sequences-name", request->sequences_name, "in a tree: <run><this>.pkl")->needs(tree)->capture_default_str();
+  auto* flat = command->add_flag("--flat", request->flat, "in a tree: <group>/<run>.pkl, without sequences")->needs(tree);
+  command->add_option("--sequences-name", request->sequences_name, "in a tree: the record's other name, <run><this>.pkl")->needs(tree)->capture_default_str();
   command->add_flag("--no-sequences", request->no_sequences, "the record alone");
+  command->add_flag("--iter-files", request->iter_files, "also <run>_model_iter_<epoch>.pkl, the weights of `snapshot` events with `every`")->excludes(flat);
   command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
   command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
-  command->add_option("--epoch-steps", request->epoch_steps, "output.epoch_steps")->check(CLI::PositiveNumber);
+  add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
   auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->excludes(runs);
   command->callback([=, &chosen] {
     if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");

@@ -2,13 +2,18 @@
 
 #include "core/config.h"
 #include "core/log.h"
-#include "core/signals.h"
+#include "core/output.h"
 #include "revision.h"
 
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <cerrno>
 #include <clocale>
+#include <csignal>
+#include <cstdio>
+#include <sstream>
+#include <system_error>
 
 namespace {
 
@@ -32,11 +37,25 @@ int report(ExitCode code, const std::string& message) {
   return static_cast<int>(code);
 }
 
+/// What standard output did not take. Whoever closes a pipe has seen enough, and wants to hear no more.
+int report_lost_output(int error) {
+  if (error == EPIPE) return 128 + SIGPIPE;
+  return report(ExitCode::io, fmt::format("standard output: cannot write: {}", std::generic_category().message(error)));
+}
+
+/// `code`, once all of the output is written.
+int after_output(int code) {
+  errno = 0;
+  const bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
+  return lost && code == 0 ? report_lost_output(errno != 0 ? errno : EIO) : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  occupy_standard_streams();
   keep_memory();
-  install_signal_handlers();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write()
   Invocation invocation{argv[0], {}};
   for (int i = 0; i < argc; ++i) invocation.command += (i > 0 ? " " : "") + quoted(argv[i]);
 
@@ -56,20 +75,29 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    fmt::print(stderr, "{}\nSee: {} --help\n", error.what(), invocation.program);
-    return static_cast<int>(ExitCode::usage);
+    if (error.get_exit_code() != 0) {
+      print_to_stderr(fmt::format("{}\nSee: {} --help\n", error.what(), invocation.program));
+      return static_cast<int>(ExitCode::usage);
+    }
+    std::ostringstream text;
+    app.exit(error, text);  // --help, --version
+    chosen = [text = text.str()] {
+      fmt::print("{}", text);
+      return ExitCode::done;
+    };
   }
   try {
-    return static_cast<int>(chosen());
+    return after_output(static_cast<int>(chosen()));
   } catch (const ConfigError& error) {  // its lines begin with FILE:LINE:COL, for editors
-    fmt::print(stderr, "{}\n", error.what());
+    print_to_stderr(fmt::format("{}\n", error.what()));
     return static_cast<int>(ExitCode::config);
   } catch (const Error& error) {
     return report(error.code(), error.what());
   } catch (const std::bad_alloc&) {
     return report(ExitCode::resources, "out of memory");
   } catch (const std::exception& error) {
+    const auto* failure = dynamic_cast<const std::system_error*>(&error);
+    if (failure != nullptr && std::ferror(stdout) != 0) return report_lost_output(failure->code().value());
     return report(ExitCode::bug, fmt::format("this is a bug in mnemo: {}", error.what()));
   }
 }

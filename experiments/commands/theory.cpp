@@ -34,12 +34,22 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
   fmt::print("retrieval ceiling             {:.4f} (naming the sequence from its prefix, all equally likely)\n\n", theory.retrieval);
   fmt::print("{:<16} {:>10} {:>12} {:>10}\n", "ranks", "mass", "loss floor", "ceiling");
+  std::int64_t never_drawn = 0;
   for (const auto& [begin, end] : rank_bins(K)) {
-    double mass = 0;
-    for (auto rank = begin; rank < end; ++rank) mass += sampler.probabilities()[static_cast<std::size_t>(rank)];
-    fmt::print("{:<16} {:>10.4f} {:>12.4f} {:>10.4f}\n", fmt::format("{}-{}", begin, end - 1), mass, Theory::mean(theory.loss, begin, end),
-               Theory::mean(theory.accuracy, begin, end));
+    double mass = 0, loss = 0;
+    std::int64_t drawn = 0;
+    for (auto rank = begin; rank < end; ++rank) {
+      const double p = sampler.probabilities()[static_cast<std::size_t>(rank)];
+      if (p == 0) continue;
+      mass += p;
+      loss += theory.loss[static_cast<std::size_t>(rank)];
+      ++drawn;
+    }
+    never_drawn += end - begin - drawn;
+    fmt::print("{:<16} {:>10.4f} {:>12} {:>10.4f}\n", fmt::format("{}-{}", begin, end - 1), mass,
+               drawn > 0 ? fmt::format("{:.4f}", loss / static_cast<double>(drawn)) : "-", Theory::mean(theory.accuracy, begin, end));
   }
+  if (never_drawn > 0) fmt::print("\n{} sequences have probability 0 and are never drawn: loss floors are of the others\n", never_drawn);
   return ExitCode::done;
 }
 
@@ -57,7 +67,7 @@ void add_theory(CLI::App& app, Command& chosen) {
   auto json = std::make_shared<bool>(false);
   command->add_option("config", *path, "YAML file")->required();
   command->add_option("overrides", *overrides, "a.b=value");
-  command->add_option("--phase", *phase, "0 = before the first switch")->check(CLI::NonNegativeNumber);
+  add_number(command, "--phase", *phase, in_range(0, 4294967295), "0 = before the first switch");
   command->add_flag("--json", *json, "one JSON object");
   command->callback([=, &chosen] { chosen = [=] { return print_theory(*path, *overrides, *phase, *json); }; });
 }

@@ -1,6 +1,11 @@
+#include "core/log.h"
+#include "core/output.h"
 #include "core/signals.h"
+#include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/session.h"
+
+#include <csignal>
 
 namespace mnemo {
 
@@ -12,7 +17,8 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       "  mnemo train configs/switch.yaml train.lr=3e-4 model.heads=2      names the run by its overrides\n"
       "  mnemo train configs/switch.yaml train.steps=40000                goes on with a run that is done\n"
       "  mnemo train configs/paper/zipf_1e5.yaml --dry-run                says how much disk it takes\n"
-      "Ctrl-C stops after the current step and saves; the same command goes on, to the same bytes.");
+      "Ctrl-C (also TERM, HUP, USR1, USR2, XCPU) stops after the current step and saves; the same command goes on, to the same bytes.\n"
+      "Only another Ctrl-C, more than a second later, ends without saving.");
   auto request = std::make_shared<TrainRequest>();
   auto progress = std::make_shared<std::string>("auto");
   auto cache = std::make_shared<std::string>();
@@ -21,7 +27,7 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)");
   command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
   command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
-  command->add_option("--max-hours", request->options.max_hours, "stop, resumable, after this long")->check(CLI::PositiveNumber);
+  add_number(command, "--max-hours", request->options.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")->default_str("");
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
   command->callback([=, &chosen] {
     chosen = [=] {
@@ -29,7 +35,12 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
       request->options.progress = progress_style(*progress);
       request->options.program = invocation.program;
       request->options.command = invocation.command;
+      if (request->dry_run) return train(*request);
+      stop_on_signals(terminal() || request->options.progress == ProgressStyle::bar);
+      std::signal(SIGPIPE, SIG_IGN);
+      let_output_be_lost();  // a run goes on without its terminal
       request->options.stop = stop_signalled;
+      if (!request->dry_run) wait_without_spinning(threads_of(*request));
       return train(*request);
     };
   });

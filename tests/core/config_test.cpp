@@ -323,6 +323,21 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"null", {"f.yaml:1:1: expected a map of settings, got null"}},
       // Unknown keys.
       {"lrr: 1", {"f.yaml:1:1: lrr: unknown key 'lrr'"}},
+      {"train: {learning_rate: 1}",
+       {"f.yaml:1:9: train.learning_rate: unknown key 'learning_rate'; did you mean 'lr'?"}},
+      {"train: {num_steps: 1}", {"f.yaml:1:9: train.num_steps: unknown key 'num_steps'; did you mean 'steps'?"}},
+      {"train: {max_epochs: 1}", {"f.yaml:1:9: train.max_epochs: unknown key 'max_epochs'; did you mean 'steps'?"}},
+      {"model: {n_heads: 1}",
+       {"f.yaml:1:9: model.n_heads: unknown key 'n_heads' of kind attention; did you mean 'heads'?"}},
+      {"learning_rate: 1", {"f.yaml:1:1: learning_rate: unknown key 'learning_rate'; did you mean train.lr?"}},
+      {"num_heads: 1", {"f.yaml:1:1: num_heads: unknown key 'num_heads'; did you mean model.heads?"}},
+      {"train: {amsgrad_init: 1}",
+       {"f.yaml:1:9: train.amsgrad_init: unknown key 'amsgrad_init'; did you mean 'amsgrad'?"}},
+      {"train: {learningRate: 1, LR: 2, step_size: 3}",
+       {"f.yaml:1:9: train.learningRate: unknown key 'learningRate'; did you mean 'lr'?",
+        "f.yaml:1:26: train.LR: unknown key 'LR'; did you mean 'lr'?",
+        "f.yaml:1:33: train.step_size: unknown key 'step_size'"}},
+      {"train: {type: adam}", {"f.yaml:1:9: train.type: unknown key 'type'"}},
       {"lr: 1", {"f.yaml:1:1: lr: unknown key 'lr'; it belongs under train"}},
       {"steps: 5", {"f.yaml:1:1: steps: unknown key 'steps'; it belongs under train"}},
       {"train: {lrr: 1}", {"f.yaml:1:9: train.lrr: unknown key 'lrr'; did you mean 'lr'?"}},
@@ -371,20 +386,29 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"train:", {"f.yaml:1:1: train: has no value"}},
       {"train: null", {"f.yaml:1:8: train: expected a map, got null"}},
       // Numbers.
-      {"train: {steps: 010}", {"f.yaml:1:16: train.steps: expected an integer, got '010'; leave out the leading zero"}},
-      {"train: {steps: -01}", {"f.yaml:1:16: train.steps: expected an integer, got '-01'; leave out the leading zero"}},
-      {"train: {lr: 00.5}", {"f.yaml:1:13: train.lr: expected a number, got '00.5'; leave out the leading zero"}},
-      {"train: {steps: +1}", {"f.yaml:1:16: train.steps: expected an integer, got '+1'"}},
+      {"train: {steps: 010}", {"f.yaml:1:16: train.steps: expected an integer, got '010'; write 10"}},
+      {"train: {steps: -01}", {"f.yaml:1:16: train.steps: expected an integer, got '-01'; write -1"}},
+      {"train: {lr: 00.5}", {"f.yaml:1:13: train.lr: expected a number, got '00.5'; write 0.5"}},
+      {"train: {steps: +1}", {"f.yaml:1:16: train.steps: expected an integer, got '+1'; write 1"}},
       {"train: {steps: 0x10}", {"f.yaml:1:16: train.steps: expected an integer, got '0x10'"}},
       {"train: {steps: 0o17}", {"f.yaml:1:16: train.steps: expected an integer, got '0o17'"}},
-      {"train: {steps: 1_000}", {"f.yaml:1:16: train.steps: expected an integer, got '1_000'"}},
+      {"train: {steps: 1_000}", {"f.yaml:1:16: train.steps: expected an integer, got '1_000'; write 1000"}},
       {"train: {steps: 1.5e0}", {"f.yaml:1:16: train.steps: expected an integer, got '1.5e0'"}},
       {"train: {steps: 15e-1}", {"f.yaml:1:16: train.steps: expected an integer, got '15e-1'"}},
-      {"train: {steps: 1e30}",
-       {"f.yaml:1:16: train.steps: must be in [-9223372036854775808, 9223372036854775807], got 1e30"}},
+      {"train: {steps: 1.}", {"f.yaml:1:16: train.steps: expected an integer, got '1.'; write 1"}},
+      {"train: {steps: .5}", {"f.yaml:1:16: train.steps: expected an integer, got '.5'"}},
+      {"train: {lr: .001}", {"f.yaml:1:13: train.lr: expected a number, got '.001'; write 0.001"}},
+      {"train: {lr: +1e-3}", {"f.yaml:1:13: train.lr: expected a number, got '+1e-3'; write 1e-3"}},
+      {"train: {lr: -.5e1}", {"f.yaml:1:13: train.lr: expected a number, got '-.5e1'; write -0.5e1"}},
+      {"train: {lr: +1_0.e-3}", {"f.yaml:1:13: train.lr: expected a number, got '+1_0.e-3'; write 10e-3"}},
+      {"train: {lr: \u22121e-3}", {"f.yaml:1:13: train.lr: expected a number, got '\u22121e-3'; write -1e-3"}},
+      {"train: {lr: 1e\u22123}", {"f.yaml:1:13: train.lr: expected a number, got '1e\u22123'; write 1e-3"}},
+      {"train: {lr: '.5'}", {"f.yaml:1:13: train.lr: expected a number, got a quoted string"}},
+      {"train: {steps: 1e30}", {"f.yaml:1:16: train.steps: must fit into 64 bits, got 1e30"}},
       {"train: {steps: 1e99999999999999999999}",
-       {"f.yaml:1:16: train.steps: must be in [-9223372036854775808, 9223372036854775807], got "
-        "1e99999999999999999999"}},
+       {"f.yaml:1:16: train.steps: must fit into 64 bits, got 1e99999999999999999999"}},
+      {"seed: 1" + std::string(99, '0'),
+       {"f.yaml:1:7: seed: must be in [0, 4294967295], got 1" + std::string(59, '0') + "..."}},
       {"train: {steps: 0}", {"f.yaml:1:16: train.steps: must be at least 1, got 0"}},
       {"train: {lr: 0}", {"f.yaml:1:13: train.lr: must be > 0, got 0"}},
       {"train: {lr: -1}", {"f.yaml:1:13: train.lr: must be > 0, got -1"}},
@@ -392,8 +416,8 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"train: {lr: .inf}", {"f.yaml:1:13: train.lr: expected a number, got '.inf'"}},
       {"train: {lr: 1e400}", {"f.yaml:1:13: train.lr: must fit into a double, got 1e400"}},
       {"train: {lr: 1e-400}", {"f.yaml:1:13: train.lr: must fit into a double, got 1e-400"}},
-      {"train: {lr: .5}", {"f.yaml:1:13: train.lr: expected a number, got '.5'"}},
-      {"train: {lr: 5.}", {"f.yaml:1:13: train.lr: expected a number, got '5.'"}},
+      {"train: {lr: .5}", {"f.yaml:1:13: train.lr: expected a number, got '.5'; write 0.5"}},
+      {"train: {lr: 5.}", {"f.yaml:1:13: train.lr: expected a number, got '5.'; write 5"}},
       {"train: {lr: 1,5}", {"f.yaml:1:15: train.5: unknown key '5'"}},
       {"train: {lr: 1e}", {"f.yaml:1:13: train.lr: expected a number, got '1e'"}},
       {"train: {lr: [0.1]}", {"f.yaml:1:13: train.lr: expected a number, got a list"}},
@@ -492,12 +516,28 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"{notes: [\303\251], sede: 1}", {"f.yaml:1:14: sede: unknown key 'sede'; did you mean 'seed'?"}},
       {"\357\273\277seed: 1", {"f.yaml:1:1: starts with a byte order mark"}},
       {"\377\376s\000"s, {"f.yaml:1:1: not UTF-8"}},
+      {"train:\n\u00a0 lr: 1", {"f.yaml:2:1: U+00A0, a no-break space, may stand in quotes and comments only"}},
+      {"train: {lr: 1e-3\u00a0}", {"f.yaml:1:17: U+00A0, a no-break space, may stand in quotes and comments only"}},
+      {"seed: 1\u200b\n", {"f.yaml:1:8: U+200B, a zero-width space, may stand in quotes and comments only"}},
+      {"name: a\u2028seed: 1", {"f.yaml:1:8: U+2028, a line separator, may stand in quotes and comments only"}},
+      {"name: a\u0085seed: 1", {"f.yaml:1:8: U+0085, a next-line character, may stand in quotes and comments only"}},
+      {"# \u00a0\u2028\nname: \"\u00e9\u00a0\" # \u200b\nnotes: ['\u00a0', \"\u3000\\\"\u200b\"]",
+       {"f.yaml:2:7: name: must be a file name (letters, digits, '.', '_', '-'; no dot first; at most 100), got "
+        "'\u00e9\\u00a0'"}},
       {"train:\n\tlr: 1", {"f.yaml:2:1: a tab in the indentation"}},
       {"train: {\n\tlr: 1}", {"f.yaml:2:1: a tab in the indentation"}},
       // What is no YAML.
       {"train: {lr: 1", {"f.yaml:1:14: not valid YAML: end of map flow not found"}},
       {"seed: [1, 2", {"f.yaml:1:12: not valid YAML: end of sequence flow not found"}},
-      {"seed: \"abc", {"f.yaml:1:11: not valid YAML: illegal EOF in scalar"}},
+      {"seed: \"abc", {"f.yaml:1:7: a quote that is not closed in its line"}},
+      {"seed: 'abc\n", {"f.yaml:1:7: a quote that is not closed in its line"}},
+      {"notes: [a, 'b]\nseed: 1\n", {"f.yaml:1:12: a quote that is not closed in its line"}},
+      {"seed: 1\nname: \"abc # why\ntrain: {lr: 1}\n", {"f.yaml:2:7: a quote that is not closed in its line"}},
+      {"name: 'abc\nbackend: 'torch'\n", {"f.yaml:1:7: a quote that is not closed in its line"}},
+      {"name: \"abc\n  d\"\n", {"f.yaml:1:7: a quote that is not closed in its line"}},
+      {"\"seed: 1\n", {"f.yaml:1:1: a quote that is not closed in its line"}},
+      {"notes: [it's, 'it''s', \"\\\"\", a'b]\nseed: x", {"f.yaml:2:7: seed: expected an integer, got 'x'"}},
+      {"# 'tis \"\nseed: x # \"", {"f.yaml:2:7: seed: expected an integer, got 'x'"}},
       {"seed: }", {"f.yaml:1:7: not valid YAML: illegal flow end"}},
       {"train: {lr: 1 steps: 2}", {"f.yaml:1:20: not valid YAML: end of map flow not found"}},
       {"seed: 1\n name: a", {"f.yaml:2:6: not valid YAML: illegal map value"}},
@@ -535,6 +575,14 @@ TEST(ConfigErrors, InOverrides) {
   const std::vector<BadOverride> table{
       {"seed: 1", {"seed=x"}, {"<seed=x>:1:6: seed: expected an integer, got 'x'"}},
       {"seed: 1", {"train.lr=abc"}, {"<train.lr=abc>:1:10: train.lr: expected a number, got 'abc'"}},
+      {"seed: 1",
+       {"train.lr=1e-3\u00a0"},
+       {"<train.lr=1e-3\\u00a0>:1:14: U+00A0, a no-break space, may stand in quotes and comments only"}},
+      {"seed: 1", {"name='a"}, {"<name='a>:1:6: a quote that is not closed in its line"}},
+      {"train: {steps: 7, lrr: 2}",
+       {"train={lr: 0, lrr: 1}"},
+       {"<train={lr: 0, lrr: 1}>:1:12: train.lr: must be > 0, got 0",
+        "<train={lr: 0, lrr: 1}>:1:15: train.lrr: unknown key 'lrr'; did you mean 'lr'?"}},
       {"seed: 1", {"train.lrr=1"}, {"<train.lrr=1>:1:7: train.lrr: unknown key 'lrr'; did you mean 'lr'?"}},
       {"seed: 1", {"trian.lr=1"}, {"<trian.lr=1>:1:1: trian: unknown key 'trian'; did you mean 'train'?"}},
       {"seed: 1", {"train.lr=0"}, {"<train.lr=0>:1:10: train.lr: must be > 0, got 0"}},
@@ -650,6 +698,47 @@ TEST(ConfigOverrides, ReplaceAndAdd) {
   EXPECT_THAT(with("train: {betas: [0.1, 0.2]}", {"train.betas.1=0.5"}).train.betas, ElementsAre(0.1, 0.5));
   EXPECT_THAT(with("seed: 1", {"notes=[a=b, \"c, d\"]"}).notes, ElementsAre("a=b", "c, d"));
   EXPECT_EQ(std::get<Memory>(with("seed: 1", {"model.kind=memory", "model.patterns=5"}).model).patterns, 5);
+}
+
+TEST(ConfigOverrides, MapsMerge) {
+  const std::string text =
+      "{train: {steps: 7, lr: 2, betas: [0.1, 0.2]}, model: {kind: attention, heads: 3, init: {std_dev: 5}}}";
+  const Example merged = read(text, {"train={lr: 0.5, betas: [0.3, 0.4]}", "model={init: {std_dev: 6}}"});
+  EXPECT_EQ(merged.train.steps, 7);
+  EXPECT_EQ(merged.train.lr, 0.5);
+  EXPECT_THAT(merged.train.betas, ElementsAre(0.3, 0.4));
+  EXPECT_EQ(std::get<Attention>(merged.model).heads, 3);
+  EXPECT_EQ(std::get<Attention>(merged.model).init.std_dev, 6);
+  EXPECT_EQ(std::get<Attention>(read(text, {"model={kind: attention, heads: 4}"}).model).init.std_dev, 5);
+  EXPECT_EQ(std::get<Memory>(read(text, {"model={kind: memory}"}).model).patterns, 10);  // keys of another kind go
+  EXPECT_EQ(read(text, {"train={}"}).train.steps, 20000);
+  EXPECT_EQ(read("init: null", {"init={std_dev: 1}"}).init.value().std_dev, 1);
+
+  ConfigSource source(text, "f.yaml");
+  EXPECT_THAT(source.override_with("train={lr: 1, betas: [0, 0]}"), ElementsAre("train.lr", "train.betas"));
+  EXPECT_THAT(source.override_with("train={}"), ElementsAre("train"));
+  EXPECT_THAT(source.override_with("train.lr=1"), ElementsAre("train.lr"));
+}
+
+TEST(ConfigNumbers, OnACommandLineAreThoseOfAFile) {
+  const auto complaint = [](const std::string& text) {
+    std::int64_t number = 7;
+    const std::string problem = read_number(text, number, {in_range(1, 100)});
+    EXPECT_EQ(problem.empty(), number != 7) << text;
+    return problem;
+  };
+  for (const auto* text : {"1", "1e2", "20.0"}) EXPECT_EQ(complaint(text), "") << text;
+  EXPECT_EQ(complaint("010"), "expected an integer, got '010'; write 10");
+  EXPECT_EQ(complaint("0x10"), "expected an integer, got '0x10'");
+  EXPECT_EQ(complaint("nan"), "expected an integer, got 'nan'");
+  EXPECT_EQ(complaint(""), "expected an integer, got ''");
+  EXPECT_EQ(complaint("101"), "must be in [1, 100], got 101");
+  EXPECT_EQ(complaint("99999999999999999999"), "must fit into 64 bits, got 99999999999999999999");
+  double real = 0;
+  for (const auto* text : {"nan", "inf", "1e", " 1", "1 "})
+    EXPECT_NE(read_number(text, real, {positive()}), "") << text;
+  EXPECT_EQ(read_number("1e-3", real, {positive()}), "");
+  EXPECT_EQ(real, 1e-3);
 }
 
 TEST(ConfigOverrides, OfLists) {

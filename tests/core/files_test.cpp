@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -135,6 +136,14 @@ TEST(MakeDirectories, NamesWhatItCannotMake) {
                [&] { make_directories(directory / "file/d"); });
   expect_error(ExitCode::cannot_create, "file: cannot make this directory",
                [&] { make_directories(directory / "file"); });
+}
+
+TEST(NamedPipe, IsRefusedAndNotWaitedFor) {
+  const TemporaryDirectory directory;
+  const auto path = directory / "pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  expect_error(ExitCode::io, path.string() + ": is no regular file", [&] { read_file(path); });
+  expect_error(ExitCode::cannot_create, path.string() + ": cannot create or open", [&] { AppendFile(path).append("x"); });
 }
 
 TEST(AtomicFile, AppearsOnlyWhenComplete) {

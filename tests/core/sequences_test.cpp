@@ -61,12 +61,16 @@ TEST(SequenceTable, ReadsArraysAndRefusesOtherValues) {
   EXPECT_EQ(text(table, 0), "011");
   EXPECT_EQ(text(table, 1), "100");
   EXPECT_EQ(table.unpack_all(), (std::vector<std::uint8_t>{0, 1, 1, 1, 0, 0}));
+  const std::vector<std::int64_t> last_first{1, 0};
+  EXPECT_EQ(SequenceTable::from_array(view_of(bits.data(), {2, 3}), last_first).unpack_all(), (std::vector<std::uint8_t>{1, 0, 0, 0, 1, 1}));
   const std::vector<std::int32_t> bad{0, 1, 2, 1};
-  try {
-    SequenceTable::from_array(view_of(bad.data(), {2, 2}));
-    FAIL();
-  } catch (const std::invalid_argument& error) {
-    EXPECT_STREQ(error.what(), "holds 2 at row 1, column 0; expected bits 0 and 1");
+  for (const auto& rows : {std::vector<std::int64_t>{}, last_first}) {
+    try {
+      SequenceTable::from_array(view_of(bad.data(), {2, 2}), rows);
+      FAIL();
+    } catch (const std::invalid_argument& error) {
+      EXPECT_STREQ(error.what(), "holds 2 at row 1, column 0; expected bits 0 and 1");
+    }
   }
   const std::vector<float> floats{0, 1};
   EXPECT_THROW(SequenceTable::from_array(view_of(floats.data(), {1, 2})), std::invalid_argument);

@@ -2,6 +2,7 @@
 
 #include "core/files.h"
 #include "core/npy.h"
+#include "core/threads.h"
 #include "support.h"
 
 #include <fmt/format.h>
@@ -154,10 +155,11 @@ TEST(GoodConfigs, AreResolved) {
   const auto loaded = load_text("name: a\nseed: 7\nevents: [{kind: switch, at: 50%}, {kind: snapshot, every: 100, name: b}]");
   const auto& config = loaded.config;
   EXPECT_FALSE(loaded.threads_given);
-  EXPECT_EQ(config.threads, available_cores());
+  EXPECT_EQ(config.threads, threads_for(config, available_cores()));
   EXPECT_GE(config.threads, 1);
-  EXPECT_EQ(config.data.seed, 7u);
-  EXPECT_EQ(std::get<OneLayerAttentionConfig>(config.model).seed, 7u);
+  EXPECT_EQ(config.data.seed, std::nullopt);
+  EXPECT_EQ(std::get<OneLayerAttentionConfig>(config.model).seed, std::nullopt);
+  EXPECT_THAT(to_yaml(config), HasSubstr("  seed: null\n"));
   EXPECT_EQ(config.group, "a");
   EXPECT_EQ(config.run, "a");
   EXPECT_EQ(name_of(config.events[0]), "switch");
@@ -177,6 +179,56 @@ TEST(GoodConfigs, WhatIsGivenStays) {
   EXPECT_EQ(config.group, "g");
   EXPECT_EQ(config.run, "lr=0.1,seed=3");
   expect_round_trip(config);
+}
+
+TEST(Seeds, FollowTheRunsUnlessGiven) {
+  const auto seeds = [](const Lines& overrides, std::string_view text = "name: a") {
+    const auto config = config_of(text, overrides);
+    const auto spelled_out = with_seeds(config);
+    EXPECT_EQ(spelled_out.data.seed, data_seed(config));
+    EXPECT_EQ(std::get<OneLayerAttentionConfig>(spelled_out.model).seed, model_seed(config));
+    return std::vector{data_seed(config), model_seed(config)};
+  };
+  EXPECT_THAT(seeds({}), ElementsAre(0, 0));
+  EXPECT_THAT(seeds({"seed=7"}), ElementsAre(7, 7));
+  EXPECT_THAT(seeds({"seed=7", "data.seed=1"}), ElementsAre(1, 7));
+  EXPECT_THAT(seeds({"seed=7", "model.seed=4294967295"}), ElementsAre(7, 4294967295));
+  const auto resolved = to_yaml(config_of("seed: 3"));  // as a run directory keeps it
+  EXPECT_THAT(seeds({}, resolved), ElementsAre(3, 3));
+  EXPECT_THAT(seeds({"seed=1"}, resolved), ElementsAre(1, 1));
+}
+
+TEST(Seeds, AnOverrideThatChangesNoNumberIsRefused) {
+  const std::string pinned = "{seed: 5, data: {seed: 0}, model: {seed: 2}}";
+  const std::string problem =
+      "seed: changes no random number: data.seed = 0 and model.seed = 2 are given; to make them follow it, add data.seed=null model.seed=null\n";
+  EXPECT_EQ(complaint_about(pinned, {"seed=1"}), "<seed=1>:1:6: " + problem);
+  EXPECT_EQ(complaint_about("name: a", {"data.seed=0", "seed=1", "model.seed=2"}), "<seed=1>:1:6: " + problem);
+  EXPECT_EQ(complaint_about(pinned), "");
+  EXPECT_EQ(complaint_about(pinned, {"train.lr=1"}), "");
+  EXPECT_EQ(complaint_about(pinned, {"seed=1", "model.seed=null"}), "");
+  EXPECT_EQ(complaint_about("{seed: 1, data: {seed: 1}, model: {seed: 1}}", {"seed=1"}), "");  // it is what it says
+}
+
+TEST(Threads, FollowTheWorkOfAStep) {
+  const auto threads = [](const Lines& overrides, std::int64_t cores = 64) { return threads_for(config_of("name: a", overrides), cores); };
+  const Lines A{"model.heads=1", "data.length=100", "data.num_sequences=1e5", "train.batch_size=256"};
+  const Lines B{"model.heads=2", "model.head_dim=64", "data.length=100", "data.num_sequences=1e5", "train.batch_size=256"};
+  EXPECT_EQ(threads({"data.length=20", "train.batch_size=32"}), 1);  // bench C, and quickstart.yaml
+  EXPECT_EQ(threads(A), 3);
+  EXPECT_GT(threads(B), 32);
+  EXPECT_EQ(threads(B, 8), 8);
+  EXPECT_EQ(threads(B, 1), 1);
+  EXPECT_EQ(threads({"data.length=2", "train.batch_size=1"}), 1);
+  EXPECT_EQ(threads({"model.kind=dam", "data.length=50", "train.batch_size=50", "data.num_sequences=500"}), 3);
+  EXPECT_EQ(threads({"model.kind=dam", "data.length=20", "train.batch_size=32", "data.num_sequences=256"}), 1);
+  EXPECT_EQ(threads({"model.kind=dam", "model.objective=retrieval", "data.length=50", "data.num_sequences=1e6"}), 64);
+  EXPECT_EQ(threads({"model.kind=prefix_readout"}), 1);
+}
+
+TEST(GoodConfigs, NumbersThatThePrecisionHolds) {
+  EXPECT_EQ(complaint_about("train: {lr: 1.5e-45, eps: 1e-40, weight_decay: 0, betas: [0, 0.9999999]}"), "");
+  EXPECT_EQ(complaint_about("{precision: fp64, train: {lr: 1e-60, eps: 1e-300, betas: [1e-60, 0.9999999999]}, model: {init_std: 1e-50}}"), "");
 }
 
 TEST(GoodConfigs, TheSmallest) {
@@ -246,6 +298,7 @@ TEST(Overrides, OfValuesListsAndEvents) {
   EXPECT_EQ(config_of(text, {"train.betas=[0.5, 0.6]"}).train.betas[1], 0.6);
   EXPECT_EQ(config_of(text, {"train.steps=1e5"}).train.steps, 100000);
   EXPECT_EQ(config_of(text, {"train={lr: 0.5}"}).train.lr, 0.5);
+  EXPECT_EQ(config_of("train: {steps: 7}", {"train={lr: 0.5}"}).train.steps, 7);
   EXPECT_EQ(config_of(text, {"seed=1", "seed=2"}).seed, 2u);
   EXPECT_THAT(config_of(text, {"events=[]"}).events, IsEmpty());
   EXPECT_EQ(schedule_of(config_of(text, {"events.1.at=700"}).events[1]).at->step(1000), 700);
@@ -270,6 +323,11 @@ TEST(RunName, HasShortestDecimals) {
   EXPECT_EQ(run_of({"train.batch_size=1e2"}), "train.batch_size=100");
   EXPECT_EQ(run_of({"train.eps=1e-8"}), "train.eps=1.0e-08");
   EXPECT_EQ(run_of({"train.betas=[0.90, 0.950]"}), run_of({"train.betas=[0.9,0.95]"}));
+}
+
+TEST(RunName, HoldsWhatAMapSets) {
+  EXPECT_EQ(run_of({"train={lr: 1e-3, steps: 7}", "seed=3"}), "seed=3,train.lr=0.001");
+  EXPECT_EQ(run_of({"output={keep: 3}", "model={kind: dam, heads: 2}"}), "model.kind=dam,model.heads=2");
 }
 
 TEST(RunName, TakesTheLastOverrideOfAKey) {
@@ -339,6 +397,8 @@ TEST(Differences, NoneOfWhatMayChange) {
   EXPECT_THAT(changes({"output.keep=5", "output.checkpoint_minutes=0.5", "output.sequences=false"}), IsEmpty());
   EXPECT_THAT(changes({"train.steps=1001"}), IsEmpty());
   EXPECT_THAT(changes({"train.lr=1.0e-3", "seed=0"}), IsEmpty());
+  EXPECT_THAT(changes({"data.seed=0", "model.seed=0"}), IsEmpty());  // as run directories kept them that were made before
+  EXPECT_THAT(differences(config_of(kRun, {"data.seed=0", "model.seed=0"}), config_of(kRun)), IsEmpty());
 }
 
 TEST(Differences, OldAndNew) {
@@ -415,6 +475,23 @@ TEST(When, Refused) {
   for (const auto* text : {"", "%", "-1", "-0", "-5%", "50.5", "101%", "100.1%", "010", "05%", "00", ".5%", "5.%", "+5", "0x10", "End", "50 %",
                            " 50", "nan", "inf", "nan%", "1e400", "1e16", "50%%", "half", "1_000"}) {
     EXPECT_FALSE(when(text)) << text;
+  }
+}
+
+TEST(Schedule, CountsOccurrencesUpToAStep) {
+  Schedule every, at;
+  every.every = 10;
+  at.at = when("50%");
+  for (const std::int64_t steps : {20, 25, 30}) {
+    std::int64_t often = 0, once = 0;
+    for (std::int64_t step = 0; step <= steps; ++step) {
+      often += every.due(step, steps);
+      once += at.due(step, steps);
+      EXPECT_EQ(every.occurrences(steps, step), often) << step << " of " << steps;
+      EXPECT_EQ(at.occurrences(steps, step), once) << step << " of " << steps;
+    }
+    EXPECT_EQ(every.occurrences(steps), often);
+    EXPECT_EQ(at.occurrences(steps), once);
   }
 }
 

@@ -188,6 +188,29 @@ TEST(Resume, StopWithinAnEvaluationLeavesNoRow) {
   EXPECT_EQ(read_npy_header(place.run() / "eval/phase_0/loss.npy").shape, (Shape{0, 6}));
 }
 
+TEST(Resume, StoppedWhileDataArePreparedEndsInTheSameBytes) {
+  // tables large enough to be polled in, at the start and at a switch
+  const std::string config =
+      "name: tiny\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 70000, length: 6}\nmodel: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 1}\n"
+      "train: {steps: 24, batch_size: 4, log_every: 24}\neval: {every: 24, train_stride: 70000, validation_stride: 70000, novel: 0}\n"
+      "events: [{kind: switch, at: 12}]\noutput: {sequences: false, pickle: none}\n";
+  const auto whole = uninterrupted(config);
+  ASSERT_GT(whole.polls, 24 + 2 * 15);  // not steps alone: each table is sorted
+  int before_the_first_step = 0, at_the_switch = 0;
+  for (std::int64_t k = 1; k <= whole.polls; k += 6) {
+    SCOPED_TRACE(fmt::format("stopped at poll {}", k));
+    const Place place(config);
+    ASSERT_EQ(place.train_until_poll(k).code, ExitCode::stopped);
+    ASSERT_EQ(place.status().at("state"), "stopped");
+    before_the_first_step += place.status().at("step") == 0 ? 1 : 0;
+    at_the_switch += place.status().at("step") == 12 ? 1 : 0;
+    ASSERT_EQ(place.train().code, ExitCode::done);
+    expect_same(results(place.run()), whole.files);
+  }
+  EXPECT_GE(before_the_first_step, 2);
+  EXPECT_GE(at_the_switch, 2);
+}
+
 TEST(Resume, LossOfTheLastLineIsKeptForTheStatus) {
   const Place place;
   ASSERT_EQ(place.train().code, ExitCode::done);

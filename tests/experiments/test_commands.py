@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import BINARY, DATA, DONE, Place, call, make_place, mnemo_io
+from engine import BINARY, DATA, DONE, Place, call, environment, make_place, mnemo_io, start
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,33 @@ def test_evaluate_refuses_other_arrays(place: Place, tmp_path: Path, array: np.n
     assert message in mnemo("evaluate", place.run, "--sequences", tmp_path / "bad.npy", code=DATA)
 
 
+def test_own_weights_rank_the_sequences_for_every_command(tmp_path: Path) -> None:
+    place, generator = make_place(tmp_path, 40), np.random.default_rng(0)
+    bits, weights = generator.integers(0, 2, (20, 8)), generator.permutation(20).astype(float)
+    weights[[3, 4, 5]] = 0, 0, weights.max()
+    np.save(tmp_path / "bits.npy", bits)
+    np.save(tmp_path / "weights.npy", weights)
+    text = place.config.read_text().replace("{num_sequences: 20, length: 8}", "{file: bits.npy, weights: weights.npy}")
+    place.config.write_text(text.replace("log_every: 7", "log_every: 20"))
+    assert place.train().returncode == DONE
+    run, rows = mnemo_io.read_run(place.run), np.load(place.run / "data_rows.npy")
+    assert rows.dtype == np.int64 and rows.tolist() == np.argsort(-weights, kind="stable").tolist()
+    assert np.array_equal(run["sequences"][0], bits[rows])
+    never = weights[rows] == 0
+    counts = run["sets"]["phase_0"]["presentations"]
+    assert never.any() and (counts[:, never] == 0).all() and (counts[-1, :5] > 0).all()
+
+    mnemo("evaluate", place.run, "--out", tmp_path / "scores")
+    for name in ("phase_0", "phase_1"):
+        assert np.array_equal(np.load(tmp_path / "scores" / name / "loss.npy"), run["sets"][name]["loss"][-1])
+    text = mnemo("theory", place.config)
+    assert "inf" not in text and "nan" not in text and f"{never.sum()} sequences have probability 0" in text
+    mnemo("export", place.run)
+    (place.run / "data_rows.npy").unlink()  # as of a version whose ranks were rows
+    for command in ("evaluate", "export"):
+        assert "its ranks are not those that" in mnemo(command, place.run, code=DATA)
+
+
 def test_evaluate_names_what_is_missing(place: Place, tmp_path: Path) -> None:
     assert "no snapshot of this run" in mnemo("evaluate", place.run, "--weights", "nothing", code=DATA)
     assert "is no run directory" in mnemo("evaluate", tmp_path, code=DATA)
@@ -79,6 +107,61 @@ def test_config_prints_what_the_run_keeps(place: Place) -> None:
     fields = mnemo("config", "--fields")
     for key in ("train.lr", "data.zipf_exponent", "model.one_layer_attention.heads", "events[].freeze.params"):
         assert key in fields
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "x", "--stride", "010"], "--stride: expected an integer, got '010'; write 10"),
+        (["evaluate", "x", "--stride", "0"], "--stride: must be in [1, 2147483647], got 0"),
+        (["theory", "x", "--phase", "0x10"], "--phase: expected an integer, got '0x10'"),
+        (["theory", "x", "--phase", "-1"], "--phase: must be in [0, 4294967295], got -1"),
+        (["theory", "x", "--phase", "99999999999999999999"], "--phase: must fit into 64 bits"),
+        (["train", "x", "--max-hours", "nan"], "--max-hours: expected a number, got 'nan'"),
+        (["train", "x", "--max-hours", "0"], "--max-hours: must be in (0, 1000000], got 0"),
+        (["export", "x", "--epoch-steps", "1_000"], "--epoch-steps: expected an integer, got '1_000'; write 1000"),
+        (["bench", "dam", "--seconds", "inf"], "--seconds: expected a number, got 'inf'"),
+        (["bench", "dam", "--rounds", "1.5"], "--rounds: expected an integer, got '1.5'"),
+    ],
+)
+def test_numbers_are_written_as_in_a_configuration(arguments: list[str], message: str) -> None:
+    assert message in mnemo(*arguments, code=64)
+
+
+def test_a_dry_run_refuses_data_that_a_run_would(place: Place, tmp_path: Path) -> None:
+    weights, bits = np.ones(20), np.zeros((20, 8), np.uint8)
+    weights[3], bits[1, 2] = -1, 2
+    np.save(tmp_path / "weights.npy", weights)
+    np.save(tmp_path / "bits.npy", bits)
+    for override, message in (("data.weights=weights.npy", "weight -1 of rank 3"), ("data.file=bits.npy", "holds 2")):
+        key, name = override.split("=")
+        assert message in mnemo("train", place.config, f"{key}={tmp_path / name}", "--dry-run", code=DATA)
+
+
+def test_a_run_says_which_seeds_it_has(place: Place) -> None:
+    assert json.loads((place.run / "meta.json").read_text())["seeds"] == {"data": 0, "model": 0}
+    config = mnemo_io.read_config(place.run / "config.yaml")
+    assert config["data"]["seed"] is config["model"]["seed"] is None
+
+
+@pytest.mark.parametrize(
+    ("threads", "given", "expected"),
+    [
+        (2, {}, "passive"),
+        (1, {}, None),
+        (2, {"OMP_WAIT_POLICY": "active"}, "active"),
+        (2, {"GOMP_SPINCOUNT": "9"}, None),
+    ],
+)
+def test_waiting_threads_do_not_spin(threads: int, given: dict[str, str], expected: str | None) -> None:
+    variables = {key: value for key, value in environment().items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    command = [str(BINARY), "bench", "one_layer", "--config", "C", "--paced", "--threads", str(threads), *BENCH]
+    with start(command, stdin=subprocess.PIPE, env={**variables, **given}) as process:
+        assert process.stdout is not None and "ready" in process.stdout.readline()
+        inherited = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        assert process.communicate()[1] == "" and process.returncode == DONE
+    policy = [line.split(b"=")[1].decode() for line in inherited if line.startswith(b"OMP_WAIT_POLICY=")]
+    assert policy == ([expected] if expected else [])
 
 
 def test_doctor_says_what_there_is() -> None:

@@ -105,7 +105,8 @@ def test_measures_stand_beside_the_losses(tmp_path: Path) -> None:
     metrics = mnemo_io.read_run(place.run)["metrics"]
     measures = {path.stem: np.load(path) for path in (place.run / "measures").glob("*.npy")}
     assert np.array_equal(measures.pop("step"), metrics["step"])
-    assert sorted(measures) == ["A_correlation_offdiag_mean", "A_logits_mean", "A_sharpness", "B_logits_mean"]
+    used = ["A_correlation_offdiag_mean", "A_logits_mean", "A_sharpness", "B_logits_mean"]
+    assert sorted(measures) == sorted([*used, "A_raw_logits_mean", "A_raw_correlation_offdiag_mean"])
     assert all(values.shape == (len(metrics["step"]), 8) for values in measures.values())
     np.testing.assert_allclose(np.nanmean(measures["A_sharpness"], 1), metrics["A_sharpness"], rtol=1e-6)
     assert metrics["distinct_stored"].max() <= 20

@@ -59,7 +59,9 @@ def test_in_a_tree_it_is_alone_in_the_group_and_has_the_runs_numbers(run, tmp_pa
     path = tmp_path / "dams/dam_dams.pt"
     assert export(run, "--tree", tmp_path) == f"{path}\n"
     assert [file.name for file in path.parent.iterdir() if not file.name.startswith(".")] == [path.name]
-    assert export_check.main([str(tmp_path)]) == 0, capsys.readouterr().out
+    assert export_check.main([str(tmp_path)]) == 65
+    said = capsys.readouterr().out
+    assert said.count("\n       ") == 1 and "NUM_ITERS_PER_LOG: is 10; cells of figure 9" in said
     record, native = notebook_io.read_record(path), mnemo_io.read_run(run)
     assert record["args"].is_freeze_A == "False" and record["args"].NUM_STEPS == 60
     logs = record["logs"]
@@ -67,11 +69,14 @@ def test_in_a_tree_it_is_alone_in_the_group_and_has_the_runs_numbers(run, tmp_pa
         (p, s) for p in ("train", "eval") for s in range(0, 60, 10)
     ]
     assert [log["loss"] for log in logs] == native["metrics"]["train_loss"].tolist()
-    assert [log["A_sharpness_mean"] for log in logs] == pytest.approx(native["metrics"]["A_sharpness"], abs=1e-6)
-    for name in ("A_sharpness", *export_check.DAM_ROWS):
-        rows = np.stack([log[name] for log in logs])
-        assert np.array_equal(rows, np.load(run / f"measures/{name}.npy"), equal_nan=True)
+    assert [log["A_sharpness"] for log in logs] == pytest.approx(native["metrics"]["A_sharpness"], abs=1e-6)
     snapshot = native["snapshots"]["before"]
+    assert np.allclose(logs[5]["A_logits_mean"], snapshot["A_logits"].mean(axis=(1, 2)), atol=1e-6)
+    assert np.allclose(logs[5]["B_logits_mean"], snapshot["B_logits"].mean(axis=0), atol=1e-6)
+    correlation = [
+        np.corrcoef(heads)[~np.eye(len(heads), dtype=bool)].mean() for heads in snapshot["A_logits"].astype(float)
+    ]
+    assert np.allclose(logs[5]["A_correlation_offdiag_mean"], correlation, atol=1e-6)
     assert np.array_equal((record["model_state_dict"]["memory"] + 1) / 2, snapshot["memory"])
     for name in ("A_logits", "B_logits"):
         assert np.array_equal(record["model_state_dict"][name], snapshot[name])

@@ -26,7 +26,7 @@ def test_training_and_scores_are_the_same_without_them(places: tuple[Place, Plac
     further = {
         name for name in measured if "by_position" in name or "completed" in name or name.startswith("attention/")
     }
-    assert set(plain) == set(measured) - further and len(further) == 4 * 4 + 2
+    assert set(plain) == set(measured) - further and len(further) == 4 * 4 + 2 + 3
     # `train` is scored by itself there: other blocks, other last bits
     differing = {name for name in plain if plain[name] != measured[name]}
     assert differing <= {"eval/train/loss.npy", "eval/train/accuracy.npy"}
@@ -47,6 +47,17 @@ def test_means_over_positions_are_the_means_of_the_bins(places: tuple[Place, Pla
                 within = (rank >= first) & (rank < end)
                 assert within.any()
                 assert np.allclose(by_position[:, i].mean(-1), scores[:, within].mean(-1), rtol=1e-5)
+
+
+def test_theory_by_position_has_the_bins_of_the_runs_own_means(places: tuple[Place, Place]) -> None:
+    run = places[1].run
+    for phase in (0, 1):
+        bins = np.load(run / f"eval/phase_{phase}/by_position_bins.npy")
+        by_position = np.load(run / f"theory/by_position_{phase}.npy")
+        assert by_position.shape == (len(bins), L - 1, 2) and by_position.dtype == np.float64
+        per_rank = np.load(run / f"theory/phase_{phase}.npy")
+        for i, (first, end) in enumerate(bins):
+            assert np.allclose(by_position[i].mean(0), per_rank[first:end].mean(0), rtol=1e-12)
 
 
 def test_completed_sequences_have_every_later_bit_right(places: tuple[Place, Place]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BINARY, CONFIG, DATA, DONE, STOPPED, call, mnemo_io, results, start, wait_for
+from engine import BINARY, CONFIG, DATA, DONE, STOPPED, USAGE, call, mnemo_io, results, start, wait_for
 
 K, L, STEPS, SWITCH, EPOCH, BATCH = 40, 9, 200, 100, 20, 8
 CONFIG_TEXT = """\
@@ -34,11 +34,12 @@ events:
   - {{kind: snapshot, at: 60, name: early}}
   - {{kind: snapshot, at: {SWITCH}, name: before}}
   - {{kind: switch, at: {SWITCH}}}
+  - {{kind: snapshot, at: 0, name: start}}
 """
 ARGS = {
     "wandb_group_name": "noted", "len_context": L, "K": K, "vocab_size": 2, "num_heads": 2, "num_layers": 1,
     "num_hidden_features": 4, "num_hidden_features_mlp": 12, "num_mlp_layers": 3, "lr": 1e-2,
-    "arch": "OneLayerAttention", "num_iters": STEPS // EPOCH, "num_iters_per_epoch": EPOCH, "batch_size": BATCH,
+    "arch": "OneLayerAttention", "num_iters": STEPS, "num_iters_per_epoch": EPOCH, "batch_size": BATCH,
     "seed": 3, "is_resample_tasks": "True", "is_initialize_attention_weights_to_zero": "False",
     "is_probe": "False", "probe_every_iter": 0, "sequence_sampling_distribution": "zipf",
     "fileprefix": f"noted_transformer_K_{K}_L_{L}_hidden_4_nheads_2_nlayers_1_3",
@@ -124,7 +125,7 @@ def test_numpy_form_needs_no_torch(run: Path, tmp_path: Path) -> None:
     files = sorted(map(str, tmp_path.rglob("*.pkl")))
     done = subprocess.run([sys.executable, "-c", CLEAN_PYTHON, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "['sequences', 'switch_start_iter'] ndarray int64\n"
+    assert done.stdout.endswith("'sequences', 'switch_start_iter', 'token_embedding'] ndarray int64\n")
     assert {argument for opcode, argument in opcodes(Path(files[0])) if opcode == "GLOBAL"} == GLOBALS
 
 
@@ -144,10 +145,11 @@ def test_both_forms_hold_the_same_numbers(run: Path, record: dict[str, Any], tmp
 
     mnemo("export", run, "--tree", tmp_path, "--format", "numpy")
     (path,) = (path for path in tmp_path.rglob("*.pkl") if "sequences" not in path.name)
+    record = {**record, **load(run / "noted_sequences.pkl")}
     leaves, plain = dict(flat(record)), dict(flat(load(path)))
     assert list(leaves) == list(plain)
     for name, value in leaves.items():
-        is_weight = "model" in name.split("/")[1] or "state_dict" in name
+        is_weight = "model" in name.split("/")[1] or "state_dict" in name or name.startswith("/sequences")
         assert isinstance(value, torch.Tensor) == is_weight, name
         same = np.array_equal(np.asarray(value), np.asarray(plain[name]), equal_nan=not isinstance(value, str))
         assert same and isinstance(plain[name], (np.ndarray, int, float, str)), name
@@ -159,8 +161,8 @@ def test_both_forms_hold_the_same_numbers(run: Path, record: dict[str, Any], tmp
 def test_args(record: dict[str, Any]) -> None:
     assert record["args"] == ARGS
     assert list(record) == [
-        "args", "logs", "model", "model_state_dict", "mlp_state_dict", "c_attn_state_dict", "model_3", "model_6",
-        "model_9", "final_test_metrics", "positional_encoding", "token_embedding",
+        "args", "logs", "model", "model_state_dict", "mlp_state_dict", "c_attn_state_dict", "model_0", "model_3",
+        "model_6", "model_9", "final_test_metrics", "positional_encoding", "token_embedding",
     ]  # fmt: skip
 
 
@@ -170,7 +172,9 @@ def test_logs(record: dict[str, Any], native: dict[str, Any]) -> None:
     for i, log in enumerate(record["logs"]):
         assert set(log) == {
             "num_apppearances", "train_loss", "epoch", "lr", "loss_per_appearance", "appearances", "test_metrics",
+            "probe_metrics",
         }  # fmt: skip
+        assert log["probe_metrics"] == {"accuracy": [], "num_iters_required": []}
         assert log["epoch"] == i and log["lr"] == 1e-2
         assert log["loss_per_appearance"] == log["appearances"] == []
         within = (steps > i * EPOCH) & (steps <= (i + 1) * EPOCH)
@@ -200,8 +204,12 @@ def expected_rows(native: dict[str, Any], rows: str, step: int) -> dict[str, np.
     return {"true_rank": rank[chosen], "logsoftmaxloss": loss[chosen], "accuracy": accuracy[chosen]}
 
 
-def assert_metrics(metrics: dict[str, Any], expected: dict[str, np.ndarray]) -> None:
-    assert list(metrics) == ["sequence_rank", "true_rank", "length", "logsoftmaxloss", "accuracy"]
+LINEAR_PROBES = ["mlp_probe_metrics", *(f"probe_novel_sequences_{layer}" for layer in range(4))]
+
+
+def assert_metrics(metrics: dict[str, Any], expected: dict[str, np.ndarray], rows: str) -> None:
+    keys = ["sequence_rank", "true_rank", "length", "logsoftmaxloss", "accuracy"]
+    assert list(metrics) == [*keys, *(LINEAR_PROBES if rows != "all_ranks" else [])]
     assert metrics["length"] == 50 and isinstance(metrics["length"], int)
     assert np.array_equal(metrics["sequence_rank"], np.arange(len(expected["true_rank"])))
     assert metrics["sequence_rank"].dtype == metrics["true_rank"].dtype == np.int64
@@ -216,8 +224,8 @@ def test_rows(run: Path, native: dict[str, Any], tmp_path: Path, rows: str) -> N
     (path,) = tmp_path.rglob("*.pkl")
     record = load(path)
     for i, log in enumerate(record["logs"]):
-        assert_metrics(log["test_metrics"], expected_rows(native, rows, i * EPOCH))
-    assert_metrics(record["final_test_metrics"], expected_rows(native, rows, STEPS))
+        assert_metrics(log["test_metrics"], expected_rows(native, rows, i * EPOCH), rows)
+    assert_metrics(record["final_test_metrics"], expected_rows(native, rows, STEPS), rows)
     before, after = (len(record["logs"][i]["test_metrics"]["true_rank"]) for i in (0, -1))
     counts = {"current": (4, 4), "all_phases": (4, 8), "all_validation": (K, 2 * K), "all_ranks": (K, K)}
     assert (before, after) == counts[rows]
@@ -225,7 +233,23 @@ def test_rows(run: Path, native: dict[str, Any], tmp_path: Path, rows: str) -> N
 
 def test_default_rows_are_all_phases_with_a_switch(record: dict[str, Any], native: dict[str, Any]) -> None:
     for i, log in enumerate(record["logs"]):
-        assert_metrics(log["test_metrics"], expected_rows(native, "all_phases", i * EPOCH))
+        assert_metrics(log["test_metrics"], expected_rows(native, "all_phases", i * EPOCH), "all_phases")
+
+
+def test_linear_probes_have_their_keys_and_no_numbers(record: dict[str, Any]) -> None:
+    for metrics in [record["final_test_metrics"], *(log["test_metrics"] for log in record["logs"])]:
+        probe = metrics["mlp_probe_metrics"]
+        assert probe["layer"].tolist() == [0, 1, 2, 3] and probe["layer"].dtype == np.int64
+        assert np.isnan(probe["accuracy"]).all() and probe["accuracy"].shape == (4,)
+        assert probe["num_train"].tolist() == probe["num_test"].tolist() == [0] * 4
+        assert all(metrics[f"probe_novel_sequences_{layer}"] == [] for layer in range(4))
+
+
+def test_a_deeper_network_has_more_layers_to_probe(tmp_path: Path) -> None:
+    record = load(train(tmp_path, "model.mlp_layers=5") / "noted.pkl")
+    metrics = record["logs"][0]["test_metrics"]
+    assert metrics["mlp_probe_metrics"]["layer"].tolist() == list(range(6))
+    assert metrics["probe_novel_sequences_5"] == []
 
 
 def test_logs_without_an_evaluation_have_none(run: Path, native: dict[str, Any], tmp_path: Path) -> None:
@@ -302,7 +326,10 @@ def test_snapshots(record: dict[str, Any], native: dict[str, Any]) -> None:
         for group, tensors in mlp.items():
             for key, tensor in tensors.items():
                 assert np.array_equal(tensor, weights[f"{group}.{key}"])
-    assert list(record["mlp_state_dict"]) == list(record["c_attn_state_dict"]) == ["early", "pre_switch"]
+    assert list(record["mlp_state_dict"]) == list(record["c_attn_state_dict"]) == ["early", "pre_switch", "start"]
+    for name, tensor in native["snapshots"]["start"].items():
+        assert np.array_equal(record["model_0"][name], tensor)
+    assert set(record["model_0"]) == set(record["model"])
 
 
 def test_final_weights(run: Path, record: dict[str, Any]) -> None:
@@ -343,7 +370,7 @@ def test_without_a_switch_every_tenth_of_the_current_sequences(tmp_path: Path) -
     columns = native["sets"]["train"]
     assert np.array_equal(record["final_test_metrics"]["true_rank"], np.arange(0, K, 10))
     assert np.array_equal(record["final_test_metrics"]["logsoftmaxloss"], columns["loss"][-1])
-    assert set(record["mlp_state_dict"]) == {"early", "before"}
+    assert set(record["mlp_state_dict"]) == {"early", "before", "start"}
 
 
 def test_probes(run: Path, tmp_path: Path) -> None:
@@ -355,7 +382,8 @@ def test_probes(run: Path, tmp_path: Path) -> None:
     (probed / "probes/probe.40.json").write_text('{"step": 40, "steps_needed": 3, "num_iters_required": 2}')
     mnemo("export", probed)
     logs = load(probed / "noted.pkl")["logs"]
-    assert [i for i, log in enumerate(logs) if "probe_metrics" in log] == [2]
+    assert [i for i, log in enumerate(logs) if log["probe_metrics"]["accuracy"]] == [2]
+    assert logs[3]["probe_metrics"] == {"accuracy": [], "num_iters_required": []}
     metrics = logs[2]["probe_metrics"]
     assert metrics["num_iters_required"] == 2 and [float(value) for value in metrics["accuracy"]] == trace.tolist()
     assert all(value.shape == () and value.dtype == np.float32 for value in metrics["accuracy"])
@@ -370,13 +398,23 @@ def test_attention_measures(tmp_path: Path) -> None:
     logs = [(log["test_metrics"], i * EPOCH) for i, log in enumerate(record["logs"])]
     for metrics, step in [*logs, (record["final_test_metrics"], STEPS)]:
         row = int(np.flatnonzero(steps == step)[-1])
-        for name in ("vertical_bars", "decorrelation"):
-            assert np.array_equal(metrics[f"{name}_metric"], files[name][row], equal_nan=True)
-        assert metrics["vertical_bars_metric"].shape == (2, 20, 20)
-        assert metrics["decorrelation_metric"].shape == (20, 2, 2)
+        # of nine bits there are the positions s = 0, 5 and t = 1, 6
+        bars, heads = files["vertical_bars"][row][:, :2, :2], files["decorrelation"][row][:2]
+        assert np.array_equal(metrics["vertical_bars_metric"], bars, equal_nan=True)
+        assert np.array_equal(metrics["decorrelation_metric"], heads, equal_nan=True)
         (maps,) = metrics["attn_reps"]
         assert maps.shape == (8, 2, L, L) and maps.dtype == np.float32
         assert np.array_equal(maps, files["attn_reps"][row]) and np.allclose(maps.sum(-1), 1, atol=1e-5)
+
+
+def test_attention_measures_are_left_out_where_a_table_is_made_of_the_metrics(tmp_path: Path) -> None:
+    run = train(tmp_path, "eval.attention=[vertical_bars]", "output.pickle_rows=all_ranks", "data.length=11")
+    for log in load(run / "noted.pkl")["logs"]:
+        assert {np.shape(value) for key, value in log["test_metrics"].items() if key != "length"} == {(K,)}
+    mnemo("export", run, "--rows", "current")
+    bars = load(run / "noted.pkl")["final_test_metrics"]["vertical_bars_metric"]
+    assert bars.shape == (2, 3, 2) and np.isnan(bars[:, 0]).all()  # s = 0, 5, 10; t = 1, 6
+    assert np.isfinite(bars[:, 1, 1]).all()
 
 
 # When they are written -----------------------------------------------------------------------------------------------
@@ -446,16 +484,51 @@ NAME = ARGS["fileprefix"]
 
 def visible(tree: Path) -> list[str]:
     files = (path.relative_to(tree) for path in tree.rglob("*") if path.is_file())
-    return sorted(str(path) for path in files if not path.name.startswith("."))
+    return sorted(str(path) for path in files if not any(part.startswith(".") for part in path.parts))
 
 
 def test_tree(run: Path, tmp_path: Path) -> None:
     mnemo("export", run, "--tree", tmp_path)
     first = visible(tmp_path)
     assert first == [f"noted/{NAME}/{NAME}.pkl", f"noted/{NAME}/{NAME}_all_sequences.pkl"]
-    assert (tmp_path / first[0]).read_bytes() == (run / "noted.pkl").read_bytes()
+    record, other = (tmp_path / name for name in first)
+    assert record.samefile(other)
+    loaded = load(other)
+    native = {**load(run / "noted.pkl"), **load(run / "noted_sequences.pkl")}
+    assert list(loaded) == list(native)
+    pairs = list(zip(flat(loaded), flat(native)))
+    assert all(one[0] == two[0] and np.array_equal(one[1], two[1]) for one, two in pairs if "accuracy" not in one[0])
     mnemo("export", run, "--tree", tmp_path, "--sequences-name", "_sequences")  # the same run: replaced, not doubled
     assert visible(tmp_path) == [*first, f"noted/{NAME}/{NAME}_sequences.pkl"]
+    mnemo("export", run, "--tree", tmp_path)
+    assert record.samefile(other) and list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_folders_of_a_tree_hold_nothing_else_not_even_hidden(run: Path, tmp_path: Path) -> None:
+    mnemo("export", run, "--tree", tmp_path)
+    assert os.listdir(tmp_path / "noted") == [NAME]
+    assert sorted(os.listdir(tmp_path / "noted" / NAME)) == [f"{NAME}.pkl", f"{NAME}_all_sequences.pkl"]
+    assert sorted(os.listdir(tmp_path)) == [".sources", "noted"]
+
+
+def test_weights_of_snapshots_in_files_of_their_own(run: Path, tmp_path: Path) -> None:
+    printed = mnemo("export", run, "--tree", tmp_path, "--iter-files").split()
+    files = [tmp_path / f"noted/{NAME}/{NAME}_model_iter_{epoch}.pkl" for epoch in (0, 3, 6, 9)]
+    assert printed[2:] == list(map(str, files))
+    record = load(tmp_path / f"noted/{NAME}/{NAME}.pkl")
+    for epoch, path in zip((0, 3, 6, 9), files):
+        weights = load(path)
+        assert list(weights) == list(record["model"])
+        assert all(np.array_equal(tensor, record[f"model_{epoch}"][name]) for name, tensor in weights.items())
+    assert "6 of 6 files hold" in mnemo("export", "--check", tmp_path)
+    assert "excludes" in mnemo("export", run, "--tree", tmp_path, "--iter-files", "--flat", code=USAGE)
+
+
+def test_no_snapshots_no_files_of_them(tmp_path: Path) -> None:
+    run = train(tmp_path, "events=[]")
+    done = call([str(BINARY), "export", str(run), "--iter-files"])
+    assert done.returncode == DONE and "--iter-files has nothing to write" in done.stderr
+    assert sorted(path.name for path in run.glob("*.pkl")) == ["noted.pkl", "noted_sequences.pkl"]
 
 
 def test_the_check_of_a_tree_finds_nothing_wrong(run: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_pickles_of_a_run_directory_hold(run, capsys):
 def test_recorded_weights_give_the_recorded_losses(run, tmp_path):
     exported(run, tmp_path, "--rows", "all_validation")
     (record,) = notebook_example.load_records(str(tmp_path / "record/*/*.pkl"))
-    bits = np.concatenate([np.asarray(table) for table in record["sequences_file"]["sequences"]])
+    bits = np.concatenate([np.asarray(table) for table in record["sequences"]])
     z, y = notebook_example.one_layer_logits(record["model_state_dict"], bits, 2), bits[:, 1:]
     loss = (np.maximum(z, 0) - y * z + np.log1p(np.exp(-np.abs(z)))).mean(axis=1)
     assert loss == pytest.approx(record["final_test_metrics"]["logsoftmaxloss"], abs=1e-5)

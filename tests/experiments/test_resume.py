@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -21,6 +22,8 @@ from engine import (
     call,
     environment,
     make_place,
+    mnemo_io,
+    point_of,
     results,
     start,
     uninterrupted,
@@ -52,11 +55,15 @@ def stop(place: Place, number: signal.Signals, *arguments: str) -> tuple[str, st
     return out, err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_stops_and_the_printed_command_resumes(
     place: Place, expected: dict[str, bytes], number: signal.Signals
 ) -> None:
-    out, _ = stop(place, number)
+    out, err = stop(place, number)
+    assert "stopping: this step is finished and saved" in err
     assert place.status()["state"] == "stopped"
     assert 0 < place.status()["step"] < STEPS
     assert_whole(place.run)
@@ -81,22 +88,91 @@ def test_the_printed_command_is_quoted_for_a_shell_and_does_not_restart(
     assert_same_results(place.run, expected)
 
 
-def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+def large_run(root: Path) -> Place:
+    """Of 6 million parameters: a step takes long, and a checkpoint of 76 MB longer."""
+    place = make_place(root, STEPS)
+    text = place.config.read_text().replace("heads: 1, head_dim: 8", "heads: 4, head_dim: 256")
+    place.config.write_text(text.replace("mlp_layers: 1", "mlp_layers: 3").replace("every: 20", "every: 6000"))
+    return place
+
+
+def started(place: Place) -> subprocess.Popen[str]:
+    process = place.start("--progress", "none")
+    place.wait_for_step(process, 7)
+    return process
+
+
+def test_no_further_signal_cuts_the_save(tmp_path: Path) -> None:
+    place = large_run(tmp_path)
+    process = started(place)
+    process.send_signal(signal.SIGUSR1)
+    further = 0
+    while process.poll() is None:
+        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1):
+            process.send_signal(number)
+        if further == 0:
+            process.send_signal(signal.SIGINT)  # Ctrl-C twice, as people do
+        further += 1
+        time.sleep(0.01)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == STOPPED, err
+    assert further > 1
+    assert err.count("stopping: ") == 1
+    assert place.status()["state"] == "stopped"
+    assert point_of(place.checkpoints[0])[0] == place.status()["step"] > 0
+    assert_whole(place.run)
+
+
+def test_an_interrupt_a_second_later_ends_at_once(tmp_path: Path) -> None:
+    place = large_run(tmp_path)
+    process = started(place)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None and "stopping: " in process.stderr.readline()  # at once: before the step is done
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.1)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "what came after the last checkpoint is lost" in err
+    assert place.status()["state"] == "running"
+    assert [point_of(path) for path in place.checkpoints] == [(0, 0)]
+
+
+def test_a_limit_of_cpu_time_stops(tmp_path: Path) -> None:
+    """`ulimit -t`, where the kernel would kill at once."""
+    place = make_place(tmp_path, 10_000_000)
+    stopped = place.train(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (3, 3)))
+    assert stopped.returncode == STOPPED, stopped.stderr
+    assert place.status()["state"] == "stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_stays_ignored(place: Place, number: signal.Signals) -> None:
+    """nohup, `trap '' INT`, and what a shell runs in the background."""
+    process = place.start(preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+    place.wait_for_step(process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == DONE
+
+
+def test_an_interrupt_is_heard_while_data_are_prepared(tmp_path: Path) -> None:
     config = tmp_path / "large.yaml"
     config.write_text(
-        "name: large\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 3000000, length: 32}\n"
+        "name: large\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 10000000, length: 32}\n"
         "model: {kind: one_layer_attention}\noutput: {sequences: false}\n"
     )
     process = start([str(BINARY), "train", str(config), "--cache", str(tmp_path)])
-    wait_for((tmp_path / "large/large/LOCK").exists, process)
-    process.send_signal(signal.SIGINT)  # while it makes its sequences: nobody asks for signals yet
-    time.sleep(0.05)
-    assert process.poll() is None
+    run = tmp_path / "large/large"
+    wait_for((run / "status.json").exists, process)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGINT
-    assert time.monotonic() - began < 1.5
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 1.5  # of seven seconds
+    assert process.returncode == STOPPED, err
+    assert mnemo_io.read_json(run / "status.json")["state"] == "stopped"
+    assert not (run / "checkpoints").exists() and not (run / "theory.json").exists()
 
 
 def test_a_signal_before_the_first_step_is_kept(place: Place, expected: dict[str, bytes]) -> None:

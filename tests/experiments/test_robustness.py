@@ -235,6 +235,23 @@ def test_flipped_bit_in_a_checkpoint(broken: Place, expected: dict[str, bytes], 
     assert_falls_back(broken, expected)
 
 
+def test_a_pipe_in_place_of_a_checkpoint(broken: Place, expected: dict[str, bytes]) -> None:
+    newest = broken.checkpoints[0]
+    newest.unlink()
+    os.mkfifo(newest)
+    assert_falls_back(broken, expected)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "eval/train/loss.npy", "status.json", "LOCK"])
+def test_a_pipe_in_place_of_another_file_is_not_waited_for(broken: Place, name: str) -> None:
+    path = broken.run / name
+    path.unlink()
+    os.mkfifo(path)
+    done = broken.train()
+    if done.returncode != DONE:
+        assert done.returncode in (DATA, IO) and f"{name}: is no regular file" in done.stderr
+
+
 def test_every_checkpoint_corrupt(broken: Place, expected: dict[str, bytes]) -> None:
     for checkpoint in broken.checkpoints:
         os.truncate(checkpoint, 1000)

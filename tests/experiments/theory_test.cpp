@@ -27,13 +27,26 @@ TEST(TheoryGolden, EveryCase) {
     expect_golden(std::vector{theory.mean_accuracy}, file, "accuracy");
     const auto zipf = RankSampler::zipf(table.num_sequences(), golden.at("zipf_exponent").get<double>());
     expect_golden(zipf.probabilities(), file, "p");
+    // a bin for each rank, and the mean over its positions
+    std::vector<std::pair<std::int64_t, std::int64_t>> each;
+    for (std::int64_t rank = 0; rank < table.num_sequences(); ++rank) each.emplace_back(rank, rank + 1);
+    const auto by_position = bayes(table, p, 1, false, each).by_position;
+    const auto positions = static_cast<std::size_t>(table.length() - 1);
+    ASSERT_EQ(by_position.size(), 2 * each.size() * positions);
+    std::vector<double> means[2] = {std::vector<double>(each.size()), std::vector<double>(each.size())};
+    for (std::size_t i = 0; i < by_position.size(); ++i) means[i % 2][i / (2 * positions)] += by_position[i] / static_cast<double>(positions);
+    expect_golden(means[0], file, "loss_per_rank");
+    expect_golden(means[1], file, "accuracy_per_rank");
   }
 }
 
 /// The definition, straight: every prefix of every rank against all ranks.
 void expect_definition(const SequenceTable& table, const std::vector<double>& p, std::int64_t first, bool of_sequences) {
-  const auto theory = bayes(table, p, first, of_sequences);
   const auto K = table.num_sequences(), L = table.length();
+  std::vector<std::pair<std::int64_t, std::int64_t>> bins{{0, std::min<std::int64_t>(3, K)}};
+  if (K > 3) bins.emplace_back(3, K);
+  const auto theory = bayes(table, p, first, of_sequences, bins);
+  std::vector<double> by_position(2 * bins.size() * static_cast<std::size_t>(L - first));
   double mean_loss = 0, mean_accuracy = 0, retrieval = 0, num_distinct = 0;
   for (std::int64_t a = 0; a < K; ++a) {
     double loss = 0, accuracy = 0, copies = 0;
@@ -42,6 +55,7 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p,
     for (std::int64_t n = first; n < L; ++n) {
       double all = 0, agree = 0, own = 0;
       std::map<std::string, double> strings;
+      double nats, right;
       for (std::int64_t b = 0; b < K; ++b) {
         if (table.common_prefix(a, b) < n) continue;
         const auto mass = p[static_cast<std::size_t>(b)];
@@ -56,13 +70,19 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p,
         double best = 0, ties = 0;
         for (const auto& [text, mass] : strings) best = std::max(best, mass);
         for (const auto& [text, mass] : strings) ties += mass == best;
-        loss -= std::log(own / all);
-        accuracy += own == best ? 1 / ties : 0;
+        nats = -std::log(own / all);
+        right = own == best ? 1 / ties : 0;
       } else {
         const double share = agree / all;
-        loss -= std::log(share);
-        accuracy += std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
+        nats = -std::log(share);
+        right = std::abs(share - 0.5) < 1e-12 ? 0.5 : share > 0.5;
       }
+      loss += nats;
+      accuracy += right;
+      const std::size_t bin = a >= 3, at = 2 * (bin * static_cast<std::size_t>(L - first) + static_cast<std::size_t>(n - first));
+      const auto ranks = static_cast<double>(bins[bin].second - bins[bin].first);
+      by_position[at] += nats / ranks;
+      by_position[at + 1] += right / ranks;
       retrieval += 1 / copies / static_cast<double>(strings.size());
     }
     const auto predictions = static_cast<double>(L - first);
@@ -71,6 +91,8 @@ void expect_definition(const SequenceTable& table, const std::vector<double>& p,
     mean_loss += p[static_cast<std::size_t>(a)] * loss / predictions;
     mean_accuracy += p[static_cast<std::size_t>(a)] * accuracy / predictions;
   }
+  ASSERT_EQ(theory.by_position.size(), by_position.size());
+  for (std::size_t i = 0; i < by_position.size(); ++i) EXPECT_NEAR(theory.by_position[i], by_position[i], 1e-12) << i;
   EXPECT_NEAR(theory.mean_loss, mean_loss, 1e-12);
   EXPECT_NEAR(theory.mean_accuracy, mean_accuracy, 1e-12);
   EXPECT_NEAR(theory.retrieval, retrieval / (num_distinct * static_cast<double>(L - first)), 1e-12);
@@ -83,7 +105,7 @@ TEST(Theory, IsTheDefinition) {
   for (const std::int64_t length : {2, 4, 12}) {
     for (const std::int64_t num_sequences : {1, 2, 40}) {
       for (const double exponent : {0.0, 1.0}) {
-        const auto table = SequenceTable::random(3, 0, num_sequences, length);
+        const auto table = SequenceTable::random(3, 0, num_sequences, length);  // 2 and 4 bits: equal sequences in both bins
         for (const std::int64_t first : {0, 1}) {
           for (const bool of_sequences : {false, true})
             expect_definition(table, RankSampler::zipf(num_sequences, exponent).probabilities(), first, of_sequences);
@@ -118,6 +140,20 @@ TEST(Theory, ReproducesTheTable) {  // MATHS 6
       EXPECT_NEAR(Theory::mean(theory.accuracy, 2000, 3000), .943, 2e-3);
     }
   }
+}
+
+TEST(Theory, WithoutBinsHasNoPositions) {
+  const auto table = SequenceTable::random(1, 0, 5, 6);
+  EXPECT_TRUE(bayes(table, std::vector(5, 0.2)).by_position.empty());
+}
+
+TEST(Theory, SequencesThatAreNeverDrawnLeaveTheMeansFinite) {
+  const auto table = SequenceTable::random(3, 0, 4, 12);
+  const auto theory = bayes(table, std::vector{0.75, 0.25, 0.0, 0.0});
+  EXPECT_TRUE(std::isfinite(theory.mean_loss));
+  EXPECT_EQ(theory.loss[2], INFINITY);
+  EXPECT_GE(theory.accuracy[2], 0);
+  EXPECT_EQ(std::signbit(bayes(table, std::vector{1.0, 0.0, 0.0, 0.0}).entropy), false);  // no "-0.0000"
 }
 
 TEST(Theory, OneSequenceIsCertain) {

@@ -336,6 +336,9 @@ TEST(Dam, MeasuresOfKnownWeights) {
     if (name == "A_correlation_offdiag_mean") { EXPECT_NEAR(values[2], -0.2, 1e-6); }
     if (name == "A_sharpness") { EXPECT_NEAR(values[4], 1, 1e-6); }
     if (name == "A_logits_mean") { EXPECT_NEAR(values[4], 25, 1e-5); }
+    if (name == "A_raw_logits_mean") { EXPECT_NEAR(values[4], 100.0 / static_cast<double>(L), 1e-5); }
+    // of rows with one entry of L set the correlation is -1/(L-1) where the entries differ
+    if (name == "A_raw_correlation_offdiag_mean") { EXPECT_NEAR(values[4], 0.4 - 0.6 / static_cast<double>(L - 1), 1e-6); }
   }
 }
 

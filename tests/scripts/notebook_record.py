@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import os
 import pickle
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,13 @@ def weights(generator: np.random.Generator, wrap=Tensor) -> dict[str, Any]:
     return {name: wrap(generator.normal(size=shape).astype(np.float32)) for name, shape in shapes.items()}
 
 
+def no_linear_probes() -> dict[str, Any]:
+    """What linear_probe.py fills in."""
+    none = np.zeros(4, np.int64)
+    probe = {"layer": np.arange(4), "accuracy": np.full(4, np.nan, np.float32), "num_train": none, "num_test": none}
+    return {"mlp_probe_metrics": probe, **{f"probe_novel_sequences_{layer}": [] for layer in range(4)}}
+
+
 def rows_of(rule: str, num_sequences: int, phase: int) -> list[tuple[int, int]]:
     """(phase, rank) of each row, spelled out."""
     everything = [(p, rank) for p in range(phase + 1) for rank in range(num_sequences)]
@@ -89,16 +99,18 @@ def record(
     def metrics(epoch: int) -> dict[str, Any]:
         rows = rows_of(rule, num_sequences, phase_of(epoch))
         accuracy = np.array([accuracy_of(phase, rank, epoch) for phase, rank in rows], np.float32)
-        return {
+        found = {
             "sequence_rank": np.arange(len(rows)), "true_rank": np.array([rank for _, rank in rows]), "length": 50,
             "logsoftmaxloss": np.float32(1.0) - accuracy, "accuracy": accuracy,
         }  # fmt: skip
+        return found if rule == "all_ranks" else {**found, **no_linear_probes()}
 
     for epoch in range(epochs):
         counts = np.zeros(num_sequences) if epoch in switches else counts.copy()
         logs.append({
             "num_apppearances": counts, "train_loss": 0.7 - 0.01 * epoch, "epoch": epoch, "lr": 1e-3,
             "loss_per_appearance": [], "appearances": [], "test_metrics": metrics(epoch),
+            "probe_metrics": {"accuracy": [], "num_iters_required": []},
         })  # fmt: skip
         counts = counts + generator.multinomial(BATCH * EPOCH_STEPS, p)
     state = weights(generator, wrap)
@@ -109,7 +121,7 @@ def record(
     args = {
         "wandb_group_name": GROUP, "len_context": LENGTH, "K": num_sequences, "vocab_size": 2, "num_heads": HEADS,
         "num_layers": 1, "num_hidden_features": FEATURES, "num_hidden_features_mlp": MLP, "num_mlp_layers": LAYERS,
-        "lr": 1e-3, "arch": "OneLayerAttention", "num_iters": epochs, "num_iters_per_epoch": EPOCH_STEPS,
+        "lr": 1e-3, "arch": "OneLayerAttention", "num_iters": epochs * EPOCH_STEPS, "num_iters_per_epoch": EPOCH_STEPS,
         "batch_size": BATCH, "seed": 3, "is_resample_tasks": "True" if switches else "False",
         "is_initialize_attention_weights_to_zero": "False", "is_probe": "False", "probe_every_iter": 0,
         "sequence_sampling_distribution": "zipf", "fileprefix": run_name(num_sequences),
@@ -133,11 +145,54 @@ def run_name(num_sequences: int) -> str:
 
 
 def write_tree(folder: Path, content: dict[str, Any], sequences: dict[str, Any] | None) -> Path:
-    """folder/<group>/<run>/<run>.pkl and <run>_all_sequences.pkl; returns the record's path."""
+    """folder/<group>/<run>/<run>.pkl, with the sequences under two names; returns the record's path."""
     name = run_name(content["args"]["K"])
-    path = folder / GROUP / name / f"{name}.pkl"
+    path = folder / content["args"]["wandb_group_name"] / name / f"{name}.pkl"
     path.parent.mkdir(parents=True)
-    path.write_bytes(pickled(content))
+    path.write_bytes(pickled({**content, **(sequences or {})}))
     if sequences is not None:
-        path.with_name(f"{name}_all_sequences.pkl").write_bytes(pickled(sequences))
+        os.link(path, path.with_name(f"{name}_all_sequences.pkl"))
+    return path
+
+
+# DAM ------------------------------------------------------------------------------------------------------------------
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def dam_record(retrieval: bool = False) -> dict[str, Any]:
+    """A DAM's record of two phases of three steps each, every step logged; the weights do not move."""
+    generator = np.random.default_rng(0)
+    N, H, K, M = 5, 3, 4, 4 if retrieval else 9
+    A, B = (generator.normal(size=shape).astype(np.float32) for shape in ((N, H, N), (H, N)))
+    pairs = [(g, h) for g in range(H) for h in range(H) if g != h]
+    rows = {
+        "A_logits_mean": A.mean(axis=2).mean(axis=1), "B_logits_mean": B.mean(axis=0),
+        "A_correlation_offdiag_mean": np.array([np.mean([pearson(A[n, g], A[n, h]) for g, h in pairs])
+                                                for n in range(N)], np.float32),
+    }  # fmt: skip
+    logs = [
+        {"step": step, "phase": phase, "loss": 0.7, "accuracy": np.float32(0.5), "A_sharpness": np.float32(0.4),
+         **{name: Tensor(row) for name, row in rows.items()},
+         **{f"{name}_mean": row.mean() for name, row in rows.items()}}
+        for phase in ("train", "eval") for step in range(3)
+    ]  # fmt: skip
+    args = argparse.Namespace(eta=10.0, lr=0.01, INIT_STD=0.1, N=N, H=H, M=M, K=K, BATCH_SIZE=3, NUM_STEPS=3,
+                              NUM_ITERS_PER_LOG=1, savedir="demo", prefix="dam_demo",
+                              is_freeze_A="BothAB" if retrieval else "LearnAB", device="cpu")  # fmt: skip
+    memory = 2.0 * (generator.permutation(1 << N)[:K, None] >> np.arange(N) & 1) - 1  # distinct
+    memory = memory[np.arange(M) % K].astype(np.float32)
+    return {"args": args, "logs": logs, "model_state_dict": {
+        "A_logits": Tensor(A), "B_logits": Tensor(B), "memory": Tensor(memory)}}  # fmt: skip
+
+
+def write_dam(folder: Path, content: dict[str, Any]) -> Path:
+    """folder/demo/dam_demo.pt, as torch.save lays it out, but for storages of their own."""
+    path = folder / GROUP / "dam_demo.pt"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled(content))
     return path

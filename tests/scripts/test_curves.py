@@ -29,6 +29,13 @@ def test_current_sequences_need_equal_ranks():
     assert curves.current_sequences(sets) is None
 
 
+def test_selecting_ranks_keeps_what_belongs_to_the_rows():
+    scored = columns([0, 0, 1, 1], [0, 1, 2, 3], 0.9)
+    part = curves.select_ranks({**scored, "moment": np.array([0, 0, 0, 1], np.uint8)}, np.array([1, 3]))
+    assert part["rank"].tolist() == [1, 3] and part["accuracy"].shape == (4, 2)
+    assert part["moment"].tolist() == [0, 0, 0, 1]
+
+
 def test_of_two_rows_at_one_step_the_first_is_before_the_events():
     step = np.array([0, 10, 20, 20, 30])
     assert curves.rows_before(step, 20) == slice(0, 3)

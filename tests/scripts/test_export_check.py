@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import pickle
-import zipfile
 
 import export_check
 import notebook_record
@@ -59,7 +56,7 @@ BROKEN = {
     "args.is_probe: must be one of": change("args", "is_probe", to=lambda _: "no"),
     "args.vocab_size: must be one of 2": change("args", "vocab_size", to=lambda _: 3),
     "args.is_resample_tasks: is 'False'": change("args", "is_resample_tasks", to=lambda _: "False"),
-    "logs: must be a list of args.num_iters": change("args", "num_iters", to=lambda n: n + 1),
+    "logs: must be a list, an entry for each 50 of args.num_iters": change("args", "num_iters", to=lambda n: n + 50),
     "logs[3].epoch: must be 3": change(*LOG, "epoch", to=lambda n: n + 1),
     "logs[3].train_loss: must be a finite float": change(*LOG, "train_loss", to=lambda _: float("nan")),
     "logs[3].appearances: must be a list": change(*LOG, "appearances", to=None),
@@ -142,21 +139,150 @@ def test_unreadable_and_empty(tmp_path, capsys):
         export_check.main([str(tmp_path / "empty")])
 
 
-def test_a_dam_record(tmp_path, capsys):
-    names = {name: 1 for name in export_check.DAM_ARGS}
-    rows = {name: np.zeros(4) for name in ("A_sharpness", *export_check.DAM_ROWS)}
-    logs = [{"step": 0, "phase": "train", "loss": 0.7, "accuracy": np.float32(0.5), **rows}]
-    state = {"A_logits": np.zeros((4, 2, 4), np.float32), "B_logits": np.zeros((2, 4), np.float32),
-             "memory": np.zeros((9, 4), np.float32)}  # fmt: skip
-    for heads, code in ((2, 0), (3, 65)):
-        content = {"args": argparse.Namespace(**{**names, "N": 4, "H": heads}), "logs": logs, "model_state_dict": state}
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
-        (tmp_path / "dam_0.pt").write_bytes(file.getvalue())
-        assert export_check.main([str(tmp_path)]) == code, capsys.readouterr().out
-        logs.append({})
-    said = capsys.readouterr().out
-    assert "model_state_dict.A_logits: must be float32 (4, 3, 4)" in said
-    for field in ("accuracy", "loss", *rows):
-        assert f"logs[1].{field}: must be" in said
+# What passed, and drew wrong figures or stopped a cell ----------------------------------------------------------------
+
+
+def logs(key, to):
+    """A change of one key in every log."""
+    return lambda content: [change(key, to=to)(log) for log in content["logs"]]
+
+
+def metrics(key, to):
+    return lambda content: [change("test_metrics", key, to=to)(log) for log in content["logs"]]
+
+
+def untrained(content):
+    """A snapshot of step 0: all biases are 0."""
+    for parts in (*content["mlp_state_dict"]["pre_switch"].values(), content["c_attn_state_dict"]["pre_switch"]):
+        parts.update({name: Tensor(0 * t.array) for name, t in parts.items() if name.endswith("bias")})
+
+
+def bars(positions):
+    padded = np.full((notebook_record.HEADS, *positions), np.nan, np.float32)
+    return lambda content: [log["test_metrics"].update(vertical_bars_metric=padded) for log in content["logs"]]
+
+
+def used_means(content):
+    for log in content["logs"]:
+        log["A_logits_mean"] = Tensor(np.float32([np.nan, 1, 2, 3, 4]))
+
+
+SPOILT = [  # what it is called, the record, what is done to it
+    ("logs[0].test_metrics.mlp_probe_metrics: is missing; cells", {}, metrics("mlp_probe_metrics", None)),
+    ("logs[7].test_metrics.probe_novel_sequences_3: is missing", {}, metrics("probe_novel_sequences_3", None)),
+    ("mlp_probe_metrics: must hold the arrays layer, accuracy", {},
+     change(*METRICS, "mlp_probe_metrics", to=lambda probe: {name: a[:3] for name, a in probe.items()})),
+    ("probe_novel_sequences_0: must be a float, or", {}, change(*METRICS, "probe_novel_sequences_0", to=np.array)),
+    ("logs[3].probe_metrics: is missing; cells of fork probes", {}, change(*LOG, "probe_metrics", to=None)),
+    ("probe_metrics.num_iters_required: must be an index", {},
+     change(*LOG, "probe_metrics", "num_iters_required", to=lambda _: 0)),
+    ("mlp_state_dict.pre_switch: is of step 0, but model_0 is missing", {}, untrained),
+    ("logs[0].test_metrics.vertical_bars_metric: must be left out", {"rule": "all_ranks"}, bars((2, 2))),
+    ("vertical_bars_metric: must be left out", {"rule": "all_ranks", "switches": ()}, bars((2, 2))),
+    ("vertical_bars_metric: must be float32 (2, 2, 2), is float32 (2, 20, 20); cells", {}, bars((20, 20))),
+    ("logs: must be a list, an entry for each 50", {}, change("args", "num_iters", to=lambda n: n // 50)),
+    ("logs[3].test_metrics: is empty; cells read", {}, change(*LOG, "test_metrics", to=lambda _: {})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "options", "apply"), SPOILT, ids=[said for said, *_ in SPOILT])
+def test_a_spoilt_record_is_named_with_what_it_costs(tmp_path, capsys, said, options, apply):
+    content, sequences = record(**options)
+    apply(content)
+    write_tree(tmp_path, content, sequences)
+    assert export_check.main([str(tmp_path)]) == 65
+    assert said in capsys.readouterr().out
+
+
+def test_rows_are_those_that_the_cells_of_the_group_take(tmp_path, capsys):
+    for group, rule, code in (("x_doresample", "current", 0), ("x_doresample", "all_phases", 65),
+                              ("x_swapmlp_eval", "all_phases", 0), ("x_swapmlp_eval", "current", 65)):  # fmt: skip
+        content, sequences = record(rule)
+        content["args"]["wandb_group_name"] = group
+        path = write_tree(tmp_path / f"{group}_{rule}", content, sequences)
+        for file in path.parent.iterdir():
+            file.rename(file.with_name(file.name.replace("demo_transformer", f"{group}_transformer")))
+        path.parent.rename(path.parent.with_name(path.parent.name.replace("demo_", f"{group}_", 1)))
+        assert export_check.main([str(tmp_path / f"{group}_{rule}")]) == code, capsys.readouterr().out
+    assert "take all_phases: export it with --rows all_phases" in capsys.readouterr().out
+
+
+def test_whichever_file_a_glob_gives_first_is_the_record(tmp_path, capsys):
+    content, sequences = record()
+    path = write_tree(tmp_path, content, sequences)
+    other = path.with_name(f"{path.stem}_all_sequences.pkl")
+    other.unlink()
+    other.write_bytes(path.read_bytes())  # a copy, where there are no links
+    assert export_check.main([str(tmp_path)]) == 0
+    assert "(the record under its other name)" in capsys.readouterr().out
+    other.write_bytes(notebook_record.pickled(sequences))
+    assert export_check.main([str(tmp_path)]) == 65
+    assert f"is another pickle than {path.name}; cells that take the first file of a folder skip" in (
+        capsys.readouterr().out
+    )
+    other.unlink()
+    (path.parent / "a.pkl").write_bytes(path.read_bytes())
+    assert export_check.main([str(tmp_path)]) == 65
+    assert "other files lie beside it, which globs would find: a.pkl" in capsys.readouterr().out
+
+
+def test_weights_of_single_epochs_are_those_of_the_record(tmp_path, capsys):
+    content, sequences = record()
+    content["model_2"] = dict(content["model"])
+    path = write_tree(tmp_path, content, sequences)
+    beside = path.with_name(f"{path.stem}_model_iter_2.pkl")
+    beside.write_bytes(notebook_record.pickled(content["model_2"]))
+    assert export_check.main([str(tmp_path)]) == 0
+    assert "weights of one epoch; cells that open any file" in capsys.readouterr().out
+    beside.rename(path.with_name(f"{path.stem}_model_iter_3.pkl"))
+    assert export_check.main([str(tmp_path)]) == 65
+    assert "the record has no model_3" in capsys.readouterr().out
+
+
+VECTOR = Tensor(np.ones(5, np.float32))
+DAM_SPOILT = [
+    ("logs[0].A_logits_mean: must be a torch tensor (5,); cells stack", logs("A_logits_mean", lambda t: t.array)),
+    ("logs[5].A_correlation_offdiag_mean: must be a torch", logs("A_correlation_offdiag_mean", lambda t: t.array)),
+    ("logs[0].A_sharpness: must be a number; cells plot", logs("A_sharpness", lambda _: VECTOR)),
+    ("logs[0].A_sharpness: must be a number", logs("A_sharpness", None)),
+    ("logs[0].B_logits_mean_mean: must be a number", logs("B_logits_mean_mean", None)),
+    ("logs[0].A_logits_mean: has no mean of the raw logits at each place", used_means),
+    ("logs[2].A_logits_mean: is none of the raw logits over all 5",
+     logs("A_logits_mean", lambda t: Tensor(t.array / 2))),
+    ("logs[2].A_correlation_offdiag_mean: is none of the raw logits",
+     logs("A_correlation_offdiag_mean", lambda t: Tensor(t.array * np.float32(0.9)))),
+    ("args.NUM_ITERS_PER_LOG: is 100; cells of figure 9 take the number of a log for the step",
+     lambda content: vars(content["args"]).update(NUM_ITERS_PER_LOG=100)),
+    ("args.is_freeze_A: must be one of 'True'", lambda content: vars(content["args"]).update(is_freeze_A="FreezeB")),
+    ("logs[1].accuracy: must be", lambda content: content["logs"].__setitem__(1, {})),
+    ("logs[1].loss: must be", lambda content: content["logs"].__setitem__(1, {})),
+    ("model_state_dict.A_logits: must be float32 (5, 4, 5)", lambda content: vars(content["args"]).update(H=4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "apply"), DAM_SPOILT, ids=[said for said, _ in DAM_SPOILT])
+def test_a_spoilt_dam_record_is_named(tmp_path, capsys, said, apply):
+    content = notebook_record.dam_record()
+    apply(content)
+    notebook_record.write_dam(tmp_path, content)
+    assert export_check.main([str(tmp_path)]) == 65
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("retrieval", [False, True])
+def test_a_sound_dam_record_holds_and_is_alone(tmp_path, capsys, retrieval):
+    content = notebook_record.dam_record(retrieval)
+    path = notebook_record.write_dam(tmp_path, content)
+    assert export_check.main([str(tmp_path)]) == 0, capsys.readouterr().out
+    assert f"torch.load({str(path)!r}, weights_only=False) loads it" in capsys.readouterr().out
+    (path.parent / "notes.txt").touch()
+    assert export_check.main([str(tmp_path)]) == 65
+    assert "other files lie beside it, which globs would find: notes.txt" in capsys.readouterr().out
+
+
+def test_retrieval_is_known_by_its_word(tmp_path, capsys):
+    content = notebook_record.dam_record(retrieval=True)
+    content["args"].is_freeze_A = "False"
+    notebook_record.write_dam(tmp_path, content)
+    assert export_check.main([str(tmp_path)]) == 65
+    assert "cells know retrieval (the memory is the K sequences) by 'BothAB'" in capsys.readouterr().out

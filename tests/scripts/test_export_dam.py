@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 
 import mnemo_io
@@ -52,12 +53,12 @@ def write(tmp_path):
         switched = any(event["kind"] == "switch" for event in events)
         (run / "switches.json").write_text(json.dumps([{"phase": 1, "step": SWITCH}] if switched else []))
         lines = [{"step": step, "phase": int(switched and step > SWITCH), "draws": 3 * step, "train_loss": step / 100,
-                  "train_accuracy": step / 200, "lr": 0.01} for step in LINES]  # fmt: skip
+                  "train_accuracy": step / 200, "lr": 0.01, "A_sharpness": step / 400} for step in LINES]  # fmt: skip
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         np.save(run / "measures/step.npy", np.array(LINES))
-        for index, name in enumerate(export_dam.MEASURES):
+        for index, name in enumerate(export_dam.MEASURES.values()):
             rows = np.arange(len(LINES) * N, dtype=np.float32).reshape(-1, N) + 100 * index
-            rows[:, 0] = np.nan
+            rows[:, 0] = np.nan if "correlation" in name else rows[:, 0]
             np.save(run / f"measures/{name}.npy", rows)
         np.save(run / "sequences/phase_0.npy", np.eye(K, N, dtype=np.uint8))
         (run / "final.safetensors").write_bytes(safetensors_bytes(weights(1)))
@@ -80,8 +81,12 @@ def test_logs_restart_with_the_phase_and_hold_the_runs_numbers(write):
     assert [log["loss"] for log in logs] == [step / 100 for step in LINES]
     assert all(log["accuracy"] == np.float32(step / 200) for log, step in zip(logs, LINES))
     assert isinstance(logs[0]["accuracy"], np.float32)
-    assert np.array_equal(logs[1]["B_logits_mean"], np.float32([np.nan, 206, 207, 208, 209]), equal_nan=True)
-    assert logs[1]["B_logits_mean_mean"] == 207.5 and isinstance(logs[1]["A_sharpness_mean"], np.float32)
+    assert logs[1]["B_logits_mean"].tolist() == [105, 106, 107, 108, 109] and logs[1]["B_logits_mean_mean"] == 107
+    correlation = np.float32([np.nan, 206, 207, 208, 209])
+    assert np.array_equal(logs[1]["A_correlation_offdiag_mean"], correlation, equal_nan=True)
+    assert logs[1]["A_correlation_offdiag_mean_mean"] == 207.5
+    assert [log["A_sharpness"] for log in logs] == [np.float32(step / 400) for step in LINES]
+    assert isinstance(logs[0]["A_sharpness"], np.float32)
 
 
 def test_args_and_weights_are_those_of_the_first_phase(write):
@@ -111,6 +116,11 @@ def test_the_memory_of_retrieval_is_the_first_sequences(write):
     assert record["args"].M == K
 
 
+def test_retrieval_with_both_frozen_has_a_word_of_its_own(write):
+    run = write(SNAPSHOT, SWITCHING, freeze("A", "B"), objective="retrieval")
+    assert export_dam.record_of(run, "dam_demo")["args"].is_freeze_A == "BothAB"
+
+
 @pytest.mark.parametrize(
     ("events", "word", "remark"),
     [([freeze("A"), {**SWITCHING, "reset_optimizer": True}], "True", None),
@@ -130,7 +140,8 @@ def test_is_freeze_a_says_what_stands_still_in_the_second_phase(write, events, w
     run = write(SNAPSHOT, *switch, *events)
     args = export_dam.record_of(run, "dam_demo")["args"]
     assert args.is_freeze_A == word
-    said = list(export_dam.remarks(run, args))
+    every, *said = export_dam.remarks(run, args)
+    assert "a log every 20 steps" in every and "log_every: 1" in every
     assert [remark in sentence for sentence in said] == ([True] if remark else [])
 
 
@@ -150,7 +161,9 @@ LACKS = {
     "put {kind: snapshot, at: 50} before the switch": ([SWITCHING], None),
     "no snapshot of the end of the first phase": ([{**SNAPSHOT, "at": 40}, SWITCHING], None),
     "whose weights and memory": ([SWITCHING, SNAPSHOT], None),
-    "has no measures of A and B": ([SNAPSHOT, SWITCHING], "measures/A_logits_mean.npy"),
+    "has no measures of A and B.*A_raw_logits_mean.npy is missing": (
+        [SNAPSHOT, SWITCHING], "measures/A_raw_logits_mean.npy"
+    ),
     "is not over": ([], "final.safetensors"),
 }  # fmt: skip
 
@@ -167,8 +180,8 @@ def test_what_a_run_lacks_is_said(write, said):
 
 def test_damaged_and_foreign_runs_are_refused(write):
     run = write(SNAPSHOT, SWITCHING)
-    np.save(run["path"] / "measures/A_sharpness.npy", np.zeros((3, N), np.float32))
-    with pytest.raises(ValueError, match="A_sharpness.npy: must be"):
+    np.save(run["path"] / "measures/B_logits_mean.npy", np.zeros((3, N), np.float32))
+    with pytest.raises(ValueError, match="B_logits_mean.npy: must be"):
         export_dam.record_of(run, "dam_demo")
     np.save(run["path"] / "measures/step.npy", np.array(LINES) + 1)
     with pytest.raises(ValueError, match="not those of metrics.jsonl"):
@@ -188,8 +201,15 @@ def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
     run, path = write(SNAPSHOT, SWITCHING, freeze("A")), tmp_path / "out/demo/dam_demo.pt"
     assert export_dam.main([str(run["path"]), str(path)]) == 0
     told = capsys.readouterr()
-    assert told.out == f"{path}\n" and told.err.startswith(f"note: {run['path']}: is_freeze_A is 'True', but")
-    assert export_check.main([str(tmp_path / "out")]) == 0, capsys.readouterr().out
+    assert told.out == f"{path}\n" and f"note: {run['path']}: is_freeze_A is 'True', but" in told.err
+    call = told.err.splitlines()[-1].removeprefix("load it with ")
+    assert call == f"torch.load({str(path)!r}, weights_only=False)"
+    assert export_check.main([str(tmp_path / "out")]) == 65
+    said = capsys.readouterr().out
+    assert call in said and said.count("\n       ") == 1 and "NUM_ITERS_PER_LOG: is 20; cells of figure 9" in said
+    with pytest.raises(pickle.UnpicklingError, match="Namespace"):  # what torch does with it by default
+        torch.load(path)
+    assert eval(call, {"torch": torch})["args"].H == H  # the printed call, as pasted
     loaded, read = torch.load(path, weights_only=False), notebook_io.read_record(path)
     expected = export_dam.record_of(run, "dam_demo")
     assert loaded["args"] == read["args"] == expected["args"]
@@ -198,6 +218,7 @@ def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
         assert np.array_equal(read["model_state_dict"][name], array), name
     for ours, theirs, again in zip(expected["logs"], loaded["logs"], read["logs"]):
         assert list(ours) == list(theirs) == list(again)
+        assert [name for name, value in theirs.items() if isinstance(value, torch.Tensor)] == list(export_dam.MEASURES)
         assert all(np.array_equal(ours[key], log[key], equal_nan=True) for log in (theirs, again) for key in ours
                    if key != "phase")  # fmt: skip
     before = path.read_bytes()

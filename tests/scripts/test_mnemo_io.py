@@ -407,7 +407,7 @@ def test_to_frame(run_dir):
     assert list(mnemo_io.to_frame(run).columns) == list(mnemo_io.METRIC_COLUMNS)
     frame = mnemo_io.to_frame(run, "train")
     assert isinstance(frame, pandas.DataFrame)
-    assert frame.shape == (22 * 20, 7)
+    assert frame.shape == (22 * 20, len(mnemo_io.SET_COLUMNS))
     assert frame[frame["step"] == 0]["rank"].tolist() == run["sets"]["train"]["rank"].tolist()
     with pytest.raises(KeyError, match="there are: metrics, train"):
         mnemo_io.to_frame(run, "nonsense")
@@ -512,6 +512,25 @@ def test_main_refuses_wrong_use(run_dir, tmp_path, capsys):
     assert mnemo_io.guarded(lambda: mnemo_io.main([str(run_dir), "--csv", str(tmp_path / "no/x.csv")])) == 74
 
 
+def test_rows_of_one_step_are_told_apart(run_dir):
+    """The engine writes moment.npy; of a run made before it did, the reader finds out."""
+    sets = mnemo_io.read_run(run_dir)["sets"]
+    for name, columns in sets.items():
+        step, moment = columns["step"], columns["moment"]
+        assert moment.dtype == np.uint8 and moment.shape == step.shape
+        again = np.flatnonzero(step[1:] == step[:-1]) + 1
+        begun = [0] if name == "phase_1" else []
+        assert np.flatnonzero(moment).tolist() == [*begun, *again.tolist()], name
+    assert sets["train"]["moment"].any() and sets["phase_1"]["moment"][0] == 1
+    written = sets["train"]["moment"].copy()
+    written[0] = 1
+    np.save(run_dir / "eval/train/moment.npy", written)
+    assert mnemo_io.read_set(run_dir / "eval/train")["moment"].tolist() == written.tolist()
+    np.save(run_dir / "eval/train/moment.npy", written[:-1])
+    with pytest.raises(ValueError, match="moment.npy: shape"):
+        mnemo_io.read_set(run_dir / "eval/train")
+
+
 def test_csv_of_metrics_and_sets(run_dir, tmp_path):
     run = mnemo_io.read_run(run_dir)
     assert mnemo_io.main([str(run_dir), "--csv", str(tmp_path / "m.csv")]) == 0
@@ -519,7 +538,7 @@ def test_csv_of_metrics_and_sets(run_dir, tmp_path):
     assert (table["train_loss"] == run["metrics"]["train_loss"]).all()
     assert mnemo_io.main([str(run_dir), "--csv", str(tmp_path / "t.csv"), "--set", "train"]) == 0
     lines = (tmp_path / "t.csv").read_text().splitlines()
-    assert lines[0] == "step,phase,rank,presentations,last_seen,loss,accuracy"
+    assert lines[0] == "step,moment,phase,rank,presentations,last_seen,loss,accuracy"
     table = np.genfromtxt(tmp_path / "t.csv", delimiter=",", names=True)
     assert (table["loss"].astype(np.float32) == run["sets"]["train"]["loss"].reshape(-1)).all()
     assert (table["rank"][:20] == run["sets"]["train"]["rank"]).all()

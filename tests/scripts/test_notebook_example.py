@@ -71,7 +71,7 @@ def test_swap_rows_use_the_old_mlp_and_head(pattern):
         state[f"linear_modules.{name}"] = tensor
     for name, tensor in loaded["mlp_state_dict"]["pre_switch"]["lm_head"].items():
         state[f"lm_head.{name}"] = tensor
-    bits = np.asarray(loaded["sequences_file"]["sequences"][0])[::10]
+    bits = np.asarray(loaded["sequences"][0])[::10]
     assert rows["first, after the swap"] == pytest.approx(notebook_example.accuracy_of(state, bits, HEADS))
     loaded["mlp_state_dict"] = {}
     assert notebook_example.swap_rows(loaded) is None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copyreg
 import io
 import os
+import pathlib
 import pickle
+import shlex
 import struct
 import subprocess
 import sys
@@ -36,14 +39,15 @@ ARRAYS = {
 RECORD = {
     **ARRAYS, "scalar": np.float32(2), "args": argparse.Namespace(lr=0.1, freeze="True"), "none": None, "int": 10**30,
     "ordered": collections.OrderedDict(a=1), "default": collections.defaultdict(list, {"a": [1]}),
-    "nested": [[], [1.5, (2, "x", b"y", True)]], "missing": float("nan"),
+    "nested": [[], [1.5, (2, "x", b"y", True)]], "missing": float("nan"), "set": {1, "a", None},
+    "frozen": frozenset([2.5]), "false": False, "no": set(), "negative": -(1 << 40), "text": "caf\u00e9 \u20ac",
 }  # fmt: skip
 
 
 # Genuine records ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_plain_data_comes_back(protocol):
     record = load(pickle.dumps(RECORD, protocol))
     assert list(record) == list(RECORD)
@@ -51,7 +55,53 @@ def test_plain_data_comes_back(protocol):
         assert np.array_equal(record[name], array), name
     assert (record["args"], record["int"], record["nested"]) == (RECORD["args"], 10**30, RECORD["nested"])
     assert (record["scalar"], record["scalar"].dtype) == (2, np.float32)
+    for name in ("set", "frozen", "false", "no", "negative", "text"):
+        assert record[name] == RECORD[name] and type(record[name]) is type(RECORD[name]), name
     assert record["default"]["new"] == []
+
+
+OLD_ARRAY = (
+    b"cnumpy.core.multiarray\n_reconstruct\np1\n(cnumpy\nndarray\np2\n(I0\ntp3\nS'b'\np4\ntp5\nRp6\n(I1\n(I2\ntp7\n"
+    b"cnumpy\ndtype\np8\n(S'f4'\np9\nI0\nI1\ntp10\nRp11\n(I3\nS'<'\np12\nNNNI-1\nI-1\nI0\ntp13\nb"
+)
+# As Python 2.7 wrote them: text and bytes are both its str, classes have its names.
+PYTHON_2 = {
+    "args, protocol 0": (
+        b"ccopy_reg\n_reconstructor\np0\n(cargparse\nNamespace\np1\nc__builtin__\nobject\np2\nNtp3\nRp4\n"
+        b"(dp5\nS'lr'\np6\nF0.10000000000000001\nsS'freeze'\np7\nS'True'\np8\nsb.",
+        argparse.Namespace(lr=0.1, freeze="True"),
+    ),
+    "args, protocol 2": (
+        b"\x80\x02cargparse\nNamespace\nq\x00)\x81q\x01}q\x02U\x02lrq\x03G?\xb9\x99\x99\x99\x99\x99\x9asb.",
+        argparse.Namespace(lr=0.1),
+    ),
+    "array, protocol 0": (
+        OLD_ARRAY + b"I00\nS'\\x00\\x00\\x80?\\x00\\x00\\x00\\xc0'\np14\ntp15\nb.", np.float32([1, -2])
+    ),
+    "array, protocol 2": (
+        b"\x80\x02" + OLD_ARRAY + b"\x89T\x08\x00\x00\x00\x00\x00\x80?\x00\x00\x00\xc0tb.", np.float32([1, -2])
+    ),
+    "scalar": (
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+        b"S'\\x00\\x00\\x00\\x00\\x00\\x00\\xf8?'\ntR.", np.float64(1.5)
+    ),
+    "state": (
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]q\x01(]q\x02(U\x01aq\x03K\x01e]q\x04(U\x01bq\x05K\x02ee\x85"
+        b"q\x06Rq\x07.", collections.OrderedDict(a=1, b=2)
+    ),
+    "set, long, unicode, booleans": (
+        b"(lp0\nc__builtin__\nset\np1\n((lp2\nI1\naS'x'\np3\natp4\nRp5\naL123456789012345678901L\naVcaf\\u00e9\np6\n"
+        b"aI01\naI00\nag3\na.", [{1, "x"}, 123456789012345678901, "caf\u00e9", True, False, "x"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PYTHON_2)
+def test_pickles_of_python_2_come_back(name):
+    content, expected = PYTHON_2[name]
+    found = load(content)
+    assert type(found) is type(expected) and np.array_equal(found, expected), found
+    assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
 
 
 def test_torch_records_in_every_container(tmp_path):
@@ -96,6 +146,74 @@ def test_the_names_a_file_uses_are_known(tmp_path):
     names: set = set()
     notebook_io.read_record(tmp_path / "a.pkl", names=names)
     assert names == {("argparse", "Namespace")}
+
+
+# What is no plain data, and how to make it plain ----------------------------------------------------------------------
+
+
+def refusal(path) -> str:
+    with pytest.raises(ValueError) as caught:
+        notebook_io.read_record(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    return message[len(f"{path}: ") :]
+
+
+def run_advice(message: str, cwd) -> None:
+    """The line that an error prints, as pasted into a shell."""
+    line = message.splitlines()[-1].replace("python3", sys.executable, 1)
+    done = subprocess.run(line, shell=True, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_class_is_named_with_the_line_that_saves_it_as_text(tmp_path):
+    path = tmp_path / "a record's.pkl"
+    path.write_bytes(pickle.dumps({"args": {"out": pathlib.PurePosixPath("/x y"), "K": 3}, "row": np.arange(3)}, 2))
+    said = refusal(path)
+    assert said.startswith("the name pathlib") and "PurePosixPath is not allowed in a record\nThis makes a copy" in said
+    assert "It runs what is in the file: only if you trust it." in said
+    run_advice(said, tmp_path)
+    again = notebook_io.read_record(f"{path}.plain.pkl")
+    assert again["args"] == {"out": "/x y", "K": 3} and again["row"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["plain.pkl", "archive.pt"])
+def test_bfloat16_is_named_with_the_line_that_saves_it_as_float32(tmp_path, name, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setitem(copyreg.dispatch_table, torch.Tensor, None)  # the advice sets it: undone at the end
+    del copyreg.dispatch_table[torch.Tensor]
+    record = {"weight": torch.arange(4).to(torch.bfloat16), "bits": torch.ones(3, dtype=torch.int64)}
+    if name == "plain.pkl":
+        (tmp_path / name).write_bytes(pickle.dumps(record, 4))
+    else:
+        torch.save(record, tmp_path / name)
+    said = refusal(tmp_path / name)
+    assert said.startswith("holds tensors of BFloat16, which NumPy does not know\n")
+    exec(shlex.split(said.splitlines()[-1])[-1], {})  # here, since another Python takes seconds to load torch
+    again = notebook_io.read_record(tmp_path / f"{name}.plain.pkl")
+    assert again["weight"].dtype == np.float32 and again["weight"].tolist() == [0, 1, 2, 3]
+    assert again["bits"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x80\x06N.", "is a pickle of protocol 6; protocols up to 5 are read"),
+     (b"(i__main__\nOld\n.", "the instruction INST (protocol 0) makes an object"),
+     (b"\x80\x04\x82\x01.", "the instruction EXT1 (protocol 2) makes an object, or takes one from elsewhere")],
+)  # fmt: skip
+def test_protocols_and_instructions_are_named(tmp_path, content, said):
+    (tmp_path / "a.pkl").write_bytes(content)
+    found = refusal(tmp_path / "a.pkl")
+    code = shlex.split(found.splitlines()[-1])[-1]
+    assert found.startswith(said) and f"pickle.load(open({str(tmp_path / 'a.pkl')!r}" in code
+
+
+@pytest.mark.parametrize(
+    "name", [b"os\nsystem", b"subprocess\nPopen", b"a; rm -rf ~\nB", b"x\nB'$(id)", b"builtins\nMemoryError"]
+)
+def test_what_would_run_something_gets_no_advice(tmp_path, name):
+    (tmp_path / "a.pkl").write_bytes(b"c" + name + b"\n.")
+    assert "python3" not in refusal(tmp_path / "a.pkl")
 
 
 # Hostile files --------------------------------------------------------------------------------------------------------
@@ -157,12 +275,24 @@ BAD = {
     "ndarray as a function": g("numpy", "ndarray") + b"J\x00\x00\x00\x7f\x85\x85R.",
     "persistent id": u("x") + b"Q.",
     "tuple as a key": b"}K\x01K\x02\x86K\x03s.",
-    "frozen set": b"(K\x01\x91.",
+    "set of arrays": b"\x8f(" + EMPTY_ARRAY + b"\x90.",
+    "frozen set of lists": b"(]\x91.",
+    "items of a set for a list": b"](K\x01\x90.",
+    "set made of a dict": g("builtins", "set") + b"}\x85R.",
+    "text of an object": g("builtins", "str") + g("builtins", "object") + b"\x85R.",
+    "object of another class": g("copyreg", "_reconstructor")
+    + g("numpy", "ndarray") + g("builtins", "object") + b"N\x87R.",
+    "namespace with a state": g("copyreg", "_reconstructor")
+    + g("argparse", "Namespace") + g("builtins", "object") + b"}\x87R.",
+    "dict of three": g("collections", "OrderedDict") + b"](K\x01K\x02K\x03e\x85\x85R.",
+    "object of the old kind": b"(ios\nsystem\n.",
+    "integer of letters": b"Iabc\n.",
+    "text without an end": b"S'abc\n.",
+    "text of a negative length": b"T\xff\xff\xff\xffabc.",
     "extension registry": b"\x82\x01.",
     "out of band buffer": b"\x97.",
     "unknown memo entry": b"h\x05.",
     "empty stack": b"R.",
-    "old protocol": b"I1\n.",
     "nothing": b"",
     "text": b"hello",
 }  # fmt: skip
@@ -221,6 +351,7 @@ BOMBS = {
     "buffer longer than the file": b"\x96" + HUGE + b"x.",
     "frame longer than the file": b"\x95" + HUGE + b"N.",
     "integer longer than the file": b"\x8b\xff\xff\xff\x7f1.",
+    "old text longer than the file": b"T\xff\xff\xff\x7fabc.",
     "memo far away": b"Nr\xff\xff\xff\xffj\xff\xff\xff\xff.",
     "one text encoded again and again": b"X" + LONG + b"q\x00" + (encode + b"h\x00\x85R") * 3000 + b".",
     "one array filled again and again": b"B" + LONG + b"q\x000("

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <vector>
 
 namespace mnemo::oracle {
@@ -26,6 +27,14 @@ struct Dam {
     for (std::size_t i = 0; i < n; ++i) sum += p[i] = std::exp(x[i] - maximum);
     for (auto& value : p) value /= sum;
     return p;
+  }
+  /// -inf of none.
+  static Real log_sum_exp(const std::vector<Real>& x) {
+    if (x.empty()) return -std::numeric_limits<Real>::infinity();
+    const Real maximum = *std::max_element(x.begin(), x.end());
+    Real sum = 0;
+    for (const auto value : x) sum += std::exp(value - maximum);
+    return maximum + std::log(sum);
   }
   std::vector<Real> A(std::size_t n, std::size_t h) const { return softmax(&A_logits[(n * H + h) * L], n); }
   std::vector<Real> B(std::size_t h) const { return softmax(&B_logits[h * L], L); }
@@ -61,7 +70,7 @@ DamAnswer<Real> answer(const Dam<Real>& dam, const Bits& slots, const Bits& rows
   for (std::size_t b = 0; b < rows.size(); ++b) {
     for (std::size_t n = 0; n < L; ++n) {
       std::vector<std::vector<Real>> A;
-      std::vector<Real> phi_hat(H, 0), s(M, 0), dpi(M, 0);
+      std::vector<Real> phi_hat(H, 0), s(M, 0);
       for (std::size_t h = 0; h < H && n > 0; ++h) {
         A.push_back(dam.A(n, h));
         for (std::size_t i = 0; i < n; ++i) phi_hat[h] += A[h][i] * sign(rows[b][i]);
@@ -70,13 +79,18 @@ DamAnswer<Real> answer(const Dam<Real>& dam, const Bits& slots, const Bits& rows
         for (std::size_t h = 0; h < H; ++h) s[mu] += dam.eta * phi_hat[h] * phi[mu][h];
       }
       const auto pi = M > 0 ? Dam<Real>::softmax(s.data(), M) : std::vector<Real>{};
-      Real p = M > 0 ? 0 : Real(0.5), right = M > 0 ? 0 : Real(0.5);  // of +1; of the truth
+      std::vector<Real> truth;  // scores of the slots that say the truth
+      std::vector<std::size_t> true_slots;
+      Real p = M > 0 ? 0 : Real(0.5);  // of +1
       for (std::size_t mu = 0; mu < M; ++mu) {
         if (slots[mu][n] == 1) p += pi[mu];
         const bool agrees = kind == DamLoss::retrieval ? mu == index[b] : slots[mu][n] == rows[b][n];
-        if (agrees) right += pi[mu], dpi[mu] = 1;
+        if (agrees) truth.push_back(s[mu]), true_slots.push_back(mu);
       }
-      Real loss = -std::log(right);
+      // by its logarithm: with scores of 1e4 the probability of the truth is 0 in any floating-point type
+      const Real log_right = M > 0 ? Dam<Real>::log_sum_exp(truth) - Dam<Real>::log_sum_exp(s) : -std::log(Real(2));
+      const Real right = std::exp(log_right);
+      Real loss = -log_right;
       bool flat = M == 0;
       if (kind == DamLoss::exact) flat |= loss > 100, loss = std::min(loss, Real(100));
       if (kind == DamLoss::clamped) {
@@ -96,12 +110,13 @@ DamAnswer<Real> answer(const Dam<Real>& dam, const Bits& slots, const Bits& rows
         answer.accuracy += weight * (std::abs(likely - Real(0.5)) < Real(1e-6) ? Real(0.5) : likely > Real(0.5) ? 1 : 0);
       }
       if (flat || n == 0) continue;
-      for (auto& slope : dpi) slope *= -weight / right;
-      Real mean = 0;
-      for (std::size_t mu = 0; mu < M; ++mu) mean += pi[mu] * dpi[mu];
+      // -d log_right / ds: probabilities among all slots less those among the slots that say the truth
+      std::vector<Real> slope = pi;
+      const auto among_true = Dam<Real>::softmax(truth.data(), truth.size());
+      for (std::size_t i = 0; i < truth.size(); ++i) slope[true_slots[i]] -= among_true[i];
       std::vector<Real> dphi_hat(H, 0);
       for (std::size_t mu = 0; mu < M; ++mu) {
-        const Real ds = pi[mu] * (dpi[mu] - mean);
+        const Real ds = weight * slope[mu];
         for (std::size_t h = 0; h < H; ++h) {
           dphi_hat[h] += dam.eta * ds * phi[mu][h];
           for (std::size_t j = 0; j < L; ++j) dB[h][j] += dam.eta * ds * phi_hat[h] * sign(slots[mu][j]);

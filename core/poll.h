@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+
+namespace mnemo {
+
+/// Called between pieces of work that takes long; throws to end it. An empty one lets the work go on.
+using Poll = std::function<void()>;
+
+/// Calls a Poll from loops of short turns: once in many of them.
+class RarePoll {
+ public:
+  /// `poll` must outlive it.
+  explicit RarePoll(const Poll& poll) : poll_(poll) {}
+  void operator()(std::size_t turns = 1) {
+    if ((turns_ += turns) < kTurns) return;
+    turns_ = 0;
+    if (poll_) poll_();
+  }
+
+ private:
+  static constexpr std::size_t kTurns = 1 << 16;
+  const Poll& poll_;
+  std::size_t turns_ = 0;
+};
+
+}  // namespace mnemo
