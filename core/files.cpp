@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <system_error>
 
 #include <fmt/format.h>
@@ -89,11 +90,14 @@ void sync_file(int descriptor, const fs::path& path) {
   if (uninterrupted([&] { return ::fsync(descriptor); }) < 0) fail(ExitCode::io, path, "cannot write");
 }
 
-/// Makes the entry of `path` in its directory durable.
+/// A file system that has no such call, as it answers.
+bool is_unsupported(int error) { return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP; }
+
+/// Makes the entry of `path` in its directory durable, where the file system can.
 void sync_directory_of(const fs::path& path) {
   const auto directory = path.has_parent_path() ? path.parent_path() : fs::path(".");
   const Descriptor descriptor(directory, O_RDONLY | O_DIRECTORY);
-  if (uninterrupted([&] { return ::fsync(descriptor); }) < 0 && errno != EINVAL) {  // EINVAL: nothing to flush there
+  if (uninterrupted([&] { return ::fsync(descriptor); }) < 0 && !is_unsupported(errno) && errno != EPERM) {
     fail(ExitCode::io, directory, "cannot write");
   }
 }
@@ -178,6 +182,32 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
   return file.read(0, size);
 }
 
+bool path_exists(const fs::path& path) {
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (status.type() == fs::file_type::none) throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.message()));
+  return fs::exists(status);
+}
+
+fs::path canonical_path(const fs::path& path) {
+  try {
+    return fs::weakly_canonical(fs::absolute(path));
+  } catch (const fs::filesystem_error& error) {
+    throw Error(ExitCode::io, fmt::format("{}: cannot look for it: {}", path.string(), error.code().message()));
+  }
+}
+
+fs::path expanded_path(const fs::path& path) {
+  const auto& text = path.native();
+  if (!text.starts_with('~')) return path;
+  if (text.size() > 1 && text[1] != '/') {
+    throw Error(ExitCode::usage, fmt::format("{0}: only ~ and ~/ mean a home folder here; write the path out (./{0} for a name that begins so)", text));
+  }
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') throw Error(ExitCode::usage, fmt::format("{}: HOME is not set; write the path out", text));
+  return text.size() > 2 ? fs::path(home) / text.substr(2) : fs::path(home);
+}
+
 void make_directories(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
@@ -185,6 +215,18 @@ void make_directories(const fs::path& path) {
     throw Error(is_full(error.value()) ? ExitCode::io : ExitCode::cannot_create,
                 fmt::format("{}: cannot make this directory: {}", path.string(), error.message()));
   }
+}
+
+std::vector<fs::path> entries_of(const fs::path& directory) {
+  std::vector<fs::path> entries;
+  std::error_code error, unknown;
+  for (fs::directory_iterator entry(directory, error); !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    entries.push_back(entry->path());
+  }
+  const bool is_link = fs::is_symlink(fs::symlink_status(directory, unknown));
+  if (error == std::errc::no_such_file_or_directory && !is_link) return {};
+  if (error) throw Error(ExitCode::io, fmt::format("{}: cannot list this {}: {}", directory.string(), is_link ? "link" : "directory", error.message()));
+  return entries;
 }
 
 AtomicFile::AtomicFile(fs::path path, bool durable)
@@ -270,21 +312,45 @@ void AppendFile::truncate() {
 }
 
 DirectoryLock::DirectoryLock(const fs::path& directory) {
+  for (int attempts = 100; !take(directory); --attempts) {
+    if (attempts == 0) throw Error(ExitCode::io, fmt::format("{}: cannot lock: it is moved again and again", directory.string()));
+  }
+}
+
+/// False: the directory was moved away on the way.
+bool DirectoryLock::take(const fs::path& directory) {
   constexpr std::uint64_t kMaxHolder = 4096;
   const auto path = directory / "LOCK";
-  Descriptor file(path, O_RDWR | O_CREAT);
+  make_directories(directory);
+  std::optional<Descriptor> opened;
+  try {
+    opened.emplace(path, O_RDWR | O_CREAT);
+  } catch (const Error&) {
+    std::error_code unknown;
+    if (fs::status(directory, unknown).type() != fs::file_type::not_found) throw;
+    return false;
+  }
+  auto& file = *opened;
   struct flock whole_file {};
   whole_file.l_type = F_WRLCK;
-  if (uninterrupted([&] { return ::fcntl(file, F_OFD_SETLK, &whole_file); }) < 0) {
-    unsupported_ = errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL;
-    if (unsupported_) return;
+  const bool is_locked = uninterrupted([&] { return ::fcntl(file, F_OFD_SETLK, &whole_file); }) == 0;
+  if (!is_locked) {
+    unsupported_ = is_unsupported(errno) || errno == ENOLCK || errno == EBADF;
+    if (unsupported_) return true;
     if (errno != EAGAIN && errno != EACCES) fail(ExitCode::io, path, "cannot lock");
+  }
+  struct stat mine {}, named {};
+  if (::fstat(file, &mine) < 0) fail(ExitCode::io, path, "cannot lock");
+  if (::stat(path.c_str(), &named) < 0 && errno != ENOENT) fail(ExitCode::io, path, "cannot lock");
+  if (mine.st_dev != named.st_dev || mine.st_ino != named.st_ino) return false;
+  if (!is_locked) {
     const auto holder = describe_holder(InputFile(path).read(0, kMaxHolder));
     throw Error(ExitCode::locked, fmt::format("{}: in use by {}", directory.string(), holder));
   }
   if (::ftruncate(file, 0) < 0) fail(ExitCode::io, path, "cannot write");
   write_at(file, path, 0, holder_of_this_process());
   descriptor_ = file.release();
+  return true;
 }
 
 DirectoryLock::~DirectoryLock() {

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 namespace mnemo {
 
@@ -53,8 +54,21 @@ class InputFile {
   int descriptor_;
 };
 
+/// Whether something is there, at the end of all links. Throws Error{io} where that cannot be known (no permission, a loop, a name too long).
+bool path_exists(const fs::path& path);
+
+/// The absolute path without links and dots, as far as it exists. Throws Error{io}.
+fs::path canonical_path(const fs::path& path);
+
+/// The path with `~` or `~/` at its begin replaced by $HOME: a shell does not do it after `=`. Throws Error{usage} for other users' homes,
+/// and where HOME is not set.
+fs::path expanded_path(const fs::path& path);
+
 /// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
+
+/// What a directory holds; nothing where there is none. Throws Error{io} when it cannot be listed, also for a link to nothing.
+std::vector<fs::path> entries_of(const fs::path& directory);
 
 /// A file that appears under its name only when it is complete.
 /// Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no fsync unless `durable`).
@@ -119,7 +133,8 @@ class AppendFile {
   Hasher hash_;
 };
 
-/// Exclusive use of a directory for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
+/// Exclusive use of a directory, made where it is missing, for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
+/// The directory is the one that has this name now, also when another process moved its forerunner away meanwhile.
 /// The file names the holder (host, boot id, pid, job id). The kernel drops the lock when the process ends, however it
 /// ends (a child that was forked without exec shares it).
 class DirectoryLock {
@@ -132,6 +147,8 @@ class DirectoryLock {
   bool unsupported() const { return unsupported_; }
 
  private:
+  bool take(const fs::path& directory);
+
   int descriptor_ = -1;
   bool unsupported_ = false;
 };

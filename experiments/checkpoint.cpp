@@ -30,9 +30,8 @@ std::optional<RunPoint> point_of(std::string_view name) {
 
 std::vector<RunPoint> CheckpointStore::points() const {
   std::vector<RunPoint> found;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(directory_, none)) {
-    if (const auto point = point_of(entry.path().filename().string())) found.push_back(*point);
+  for (const auto& entry : entries_of(directory_)) {
+    if (const auto point = point_of(entry.filename().string())) found.push_back(*point);
   }
   std::sort(found.rbegin(), found.rend());
   return found;
@@ -59,12 +58,18 @@ void CheckpointStore::save(RunPoint point, const std::vector<std::pair<std::stri
 
 std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)>& wanted,
                                               const std::function<void(RunPoint, const Safetensors&)>& restore) const {
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(directory_, none)) {  // what a killed process was writing
-    if (entry.path().extension() == ".tmp") fs::remove(entry.path(), none);
+  std::vector<RunPoint> found;
+  try {
+    found = points();
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}. The checkpoints may be whole; only --restart, which moves this run aside, starts anew", error.what()));
+  }
+  for (const auto& entry : entries_of(directory_)) {  // what a killed process was writing
+    std::error_code ignored;
+    if (entry.extension() == ".tmp") fs::remove(entry, ignored);
   }
   std::string last_problem;
-  for (const auto& point : points()) {
+  for (const auto& point : found) {
     if (!wanted(point)) continue;
     bool restoring = false;
     try {
@@ -81,7 +86,7 @@ std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)
     }
   }
   if (last_problem.empty()) return {};
-  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; --restart moves this run aside and starts anew",
+  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; only --restart, which moves this run aside, starts anew",
                                           directory_.string()));
 }
 

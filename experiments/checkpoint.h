@@ -22,15 +22,15 @@ class CheckpointStore {
  public:
   CheckpointStore(fs::path directory, std::int64_t keep) : directory_(std::move(directory)), keep_(keep) {}
 
-  /// Points that have a file, newest first.
+  /// Points that have a file, newest first. Throws Error{io} when the directory cannot be listed.
   std::vector<RunPoint> points() const;
   fs::path path(RunPoint point) const;
   /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
   void save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
             const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
   /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
-  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, and what else
-  /// `restore` throws: a full disk is no reason to go back.
+  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, Error{io} when
+  /// they cannot be listed, and what else `restore` throws: a full disk is no reason to go back.
   std::optional<RunPoint> load(const std::function<bool(RunPoint)>& wanted,
                                const std::function<void(RunPoint, const Safetensors&)>& restore) const;
 

@@ -40,8 +40,8 @@ std::optional<std::int64_t> number_at_end(std::string_view name) {
 /// Everything about a configuration that no single field shows. Each check reports at the field a user would change.
 class Checker {
  public:
-  Checker(ConfigSource& source, RunConfig& config, fs::path folder, bool with_weights)
-      : source_(source), config_(config), folder_(std::move(folder)), with_weights_(with_weights) {}
+  Checker(ConfigSource& source, RunConfig& config, fs::path folder, std::vector<std::string> overridden, bool with_weights)
+      : source_(source), config_(config), folder_(std::move(folder)), overridden_(std::move(overridden)), with_weights_(with_weights) {}
 
   void check() {
     check_unfinished();
@@ -99,6 +99,13 @@ class Checker {
     config_detail::for_each_real(config_.model, "model", {}, look);
   }
 
+  /// The absolute path of a file that a setting names: one of the file beside it, one of an override in the working directory.
+  std::string located(const std::string& path, const std::string& file) const {
+    const auto sets_it = [&](const std::string& given) { return path == given || path.starts_with(given + "."); };
+    const bool is_override = std::any_of(overridden_.begin(), overridden_.end(), sets_it);
+    return canonical_path((is_override ? fs::path() : folder_) / expanded_path(file)).string();
+  }
+
   /// Reads shapes of own data, and K and L from them.
   void check_data_files() {
     auto& data = config_.data;
@@ -106,8 +113,8 @@ class Checker {
                           auto&& accept) {
       if (!file || !source_.clean(path)) return;
       if (file->empty()) return source_.fail(path, "names no file");
-      file = fs::weakly_canonical(folder_ / *file).string();
       try {
+        file = located(path, *file);
         const auto header = read_npy_header(*file);
         if (header.shape.size() != dimensions) {
           source_.fail(path, fmt::format("{} has shape ({}), expected {}", *file, fmt::join(header.shape, ", "),
@@ -304,7 +311,11 @@ class Checker {
       source_.fail(source_.contains(path + ".from") ? path + ".from" : path,
                    "needs from: an earlier snapshot of this run, or a safetensors file");
     } else if (names_a_file(from)) {
-      from = fs::weakly_canonical(folder_ / from).string();
+      try {
+        from = located(path + ".from", from);
+      } catch (const Error& error) {
+        return source_.fail(path + ".from", error.what());
+      }
       if (with_weights_ && source_.clean(path + ".params")) check_weights(path + ".from", from, params);
     } else if (timed(i) && all_certain<SnapshotEvent>()) {
       check_snapshot(path + ".from", from, first_moment(i));
@@ -409,6 +420,7 @@ class Checker {
   ConfigSource& source_;
   RunConfig& config_;
   fs::path folder_;
+  std::vector<std::string> overridden_;
   bool with_weights_;
   std::map<std::string, std::size_t> names_;
 };
@@ -481,7 +493,7 @@ LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& o
   }
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
-  Checker(source, config, path.parent_path(), with_weights).check();
+  Checker(source, config, path.parent_path(), overridden, with_weights).check();
   if (std::find(overridden.begin(), overridden.end(), "seed") != overridden.end()) refuse_seed_without_effect(source, config);
   source.throw_if_violated();
 
@@ -515,8 +527,22 @@ std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds, static_cast<double>(cores))));
 }
 
+namespace {
+
+/// `config` with the times of events written as in `like` where they mean the same step.
+RunConfig with_times_of(const RunConfig& like, RunConfig config) {
+  for (std::size_t i = 0; i < std::min(config.events.size(), like.events.size()); ++i) {
+    auto& at = schedule_of(config.events[i]).at;
+    const auto& other = schedule_of(like.events[i]).at;
+    if (at && other && at->step(config.train.steps) == other->step(like.train.steps)) at = other;
+  }
+  return config;
+}
+
+}  // namespace
+
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config) {
-  const auto old_leaves = flatten(with_seeds(old_config)), new_leaves = flatten(with_seeds(new_config));
+  const auto old_leaves = flatten(with_times_of(new_config, with_seeds(old_config))), new_leaves = flatten(with_seeds(new_config));
   const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()),
       new_values(new_leaves.begin(), new_leaves.end());
   std::vector<std::string> found;

@@ -170,7 +170,8 @@ RunConfig with_seeds(RunConfig config);
 std::int64_t threads_for(const RunConfig& config, std::int64_t cores);
 
 /// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
-/// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows.
+/// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows. Times of events are the same
+/// where they mean the same step, each in its own run: 50% of 20000 and 10000.
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config);
 
 }  // namespace mnemo

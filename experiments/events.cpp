@@ -55,6 +55,10 @@ std::string_view kind_of(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kKind; }, event);
 }
 
+Schedule& schedule_of(EventConfig& event) {
+  return std::visit([](auto& e) -> Schedule& { return e.schedule; }, event);
+}
+
 const Schedule& schedule_of(const EventConfig& event) {
   return std::visit([](const auto& e) -> const Schedule& { return e.schedule; }, event);
 }

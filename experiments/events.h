@@ -222,6 +222,7 @@ using EventConfig = std::variant<SwitchEvent, SnapshotEvent, FreezeEvent, Unfree
                                  FeaturesEvent>;
 
 std::string_view kind_of(const EventConfig& event);
+Schedule& schedule_of(EventConfig& event);
 const Schedule& schedule_of(const EventConfig& event);
 std::string& name_of(EventConfig& event);
 const std::string& name_of(const EventConfig& event);

@@ -223,7 +223,7 @@ std::int64_t step_of(const Safetensors& weights) {
 }
 
 Safetensors final_weights(const fs::path& run) {
-  if (!fs::exists(run / "final.safetensors")) refuse(run, "this run is not over (it has no final.safetensors)");
+  if (!path_exists(run / "final.safetensors")) refuse(run, "this run is not over (it has no final.safetensors)");
   return Safetensors::read(run / "final.safetensors");
 }
 
@@ -280,7 +280,7 @@ void write_sequences(PickleWriter& out, const fs::path& run, const RunConfig& co
     const auto stored = run / fmt::format("sequences/phase_{}.npy", phase);
     std::optional<NpyRows> rows;
     std::optional<SequenceTable> table;
-    if (fs::exists(stored)) {
+    if (path_exists(stored)) {
       rows.emplace(stored);
     } else {
       table = table_of_phase(config, phase);
@@ -376,7 +376,7 @@ std::map<std::int64_t, fs::path> whole_snapshots(const fs::path& run, const RunC
     const auto add = [&](std::int64_t step) {
       if (step % settings.epoch_steps != 0) return;
       const auto path = run / fmt::format("snapshots/{}.safetensors", event.snapshot(step));
-      if (fs::exists(path)) found.emplace(step / settings.epoch_steps, path);
+      if (path_exists(path)) found.emplace(step / settings.epoch_steps, path);
     };
     if (event.schedule.at && event.schedule.at->step(config.train.steps) == 0) add(0);
     for (std::int64_t step = event.schedule.every.value_or(steps); step < steps; step += *event.schedule.every) add(step);
@@ -396,7 +396,7 @@ class Record {
       sets_.emplace_back(run / "eval" / fmt::format("phase_{}", phase), config.eval.validation_stride);
     }
     // by step, and by name at equal steps
-    if (fs::exists(run / "probes")) {
+    if (path_exists(run / "probes")) {
       for (const auto& entry : fs::directory_iterator(run / "probes")) {
         if (entry.path().extension() == ".json") probes_.push_back(entry.path());
       }
@@ -632,7 +632,7 @@ class Record {
     std::vector<std::pair<std::string, fs::path>> once;  // in the order of the file
     for_each<SnapshotEvent>(config_, [&](const SnapshotEvent& event) {
       const auto path = run_ / fmt::format("snapshots/{}.safetensors", event.name);
-      if (event.schedule.at && fs::exists(path)) once.emplace_back(event.name, path);
+      if (event.schedule.at && path_exists(path)) once.emplace_back(event.name, path);
     });
     name_the_one_at_the_switch(once);
     const auto write_all = [&](const char* key, auto&& write_one) {

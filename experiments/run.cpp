@@ -262,26 +262,36 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   const bool grows = old_steps != config_.train.steps;
   const auto wanted = [&](RunPoint point) { return !(grows && point.step >= old_steps && point.actions > 0); };
   // says `running` before any file goes back to a checkpoint: a run that was done must not seem so when it is killed on the way
-  const auto begin_status = [&] {
-    if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps);
+  const auto begin_status = [&](std::int64_t step, double loss) {
+    if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps, step, loss);
+    status_->progress(step, loss);
+  };
+  const auto write_config = [&] {
+    write_atomically(directory_.file("config.yaml"), to_yaml(config_));
+    write_meta("");
   };
   const auto resumed = checkpoints_.load(wanted, [&](RunPoint point, const Safetensors& file) {
     if (previous) refuse_fired_percentages(*previous, point);
-    begin_status();
+    begin_status(point.step, file.get<double>("log.last_loss", 1)[0]);
     restore(point, file);
   });
   if (!resumed) {
-    begin_status();
+    if (const auto result = directory_.result()) {
+      throw Error(ExitCode::data, fmt::format("{}: holds no checkpoint to go on from, but this run has results ({}). Put its checkpoints back; "
+                                              "only --restart, which moves this run aside, starts anew",
+                                              directory_.file("checkpoints").string(), result->string()));
+    }
+    begin_status(0, last_loss_);
     directory_.begin({});
     forget_phases();
+    write_config();  // from here on it resumes by its own config.yaml
     start_phase(first_table(config_, [this] { poll(); }));
   }
   if (resumed && grows) {
     save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
     forget_outputs_of_the_end(old_steps);
   }
-  write_atomically(directory_.file("config.yaml"), to_yaml(config_));
-  write_meta("");
+  if (resumed) write_config();
   write_phase_files();
   if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();
@@ -401,6 +411,7 @@ void Run::trained() {
   if (pack_.device().device.is_cpu()) check_finite();
   ++steps_since_log_;
   point_ = {point_.step + 1, 0};
+  status_->progress(point_.step, last_loss_);
   progress_->update(point_.step, progress_note_);
 }
 
@@ -465,7 +476,7 @@ void Run::open_series() {
     directory_.series(name, ranks);
     if (const auto columns = further_columns(std::ssize(ranks), table->num_sequences()); !columns.empty()) directory_.arrays("eval/" + name, columns);
     const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
-    if (!config_.eval.by_position || fs::exists(bins_file)) continue;
+    if (!config_.eval.by_position || path_exists(bins_file)) continue;
     std::vector<std::int64_t> edges;
     for (const auto& [begin, end] : rank_bins(table->num_sequences())) edges.insert(edges.end(), {begin, end});
     write_npy(bins_file, view_of(edges.data(), {std::ssize(edges) / 2, 2}));
@@ -600,7 +611,7 @@ void Run::write_phase_files() {
   std::vector<std::int64_t> starts;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
     starts.push_back(phases_[phase].begin);
-    if (config_.output.sequences && !fs::exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
+    if (config_.output.sequences && !path_exists(directory_.file(fmt::format("sequences/phase_{}.npy", phase)))) {
       directory_.write_sequences(static_cast<std::int64_t>(phase), phases_[phase].table);
     }
   }
@@ -710,15 +721,19 @@ void Run::forget_outputs_of_the_end(std::int64_t old_steps) const {
 }
 
 void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) const {
-  for (const auto& event : config_.events) {
-    const auto& at = schedule_of(event).at;
-    if (!at || !at->relative()) continue;
-    const auto before = at->step(previous.train.steps), after = at->step(config_.train.steps);
+  std::string happened, pins;
+  for (std::size_t i = 0; i < config_.events.size(); ++i) {
+    const auto &planned = schedule_of(previous.events[i]).at, &at = schedule_of(config_.events[i]).at;
+    if (!planned || !at) continue;
+    const auto before = planned->step(previous.train.steps), after = at->step(config_.train.steps);
     if (before == after || !(RunPoint{before, 0} < point)) continue;
-    throw Error(ExitCode::config, fmt::format("event '{}' at {} happened at step {} already; with train.steps = {} it would belong at {}. "
-                                              "Give this longer run another name",
-                                              name_of(event), at->to_text(), before, config_.train.steps, after));
+    happened += fmt::format("event '{}' at {} happened at step {} already; with train.steps = {} it would belong at {}\n",
+                            name_of(config_.events[i]), at->to_text(), before, config_.train.steps, after);
+    pins += fmt::format(" events.{}.at={}", i, before);
   }
+  if (pins.empty()) return;
+  throw Error(ExitCode::config, fmt::format("{}Give this longer run another name, or go on with this one and what happened where it did:\n  {} run={}{}",
+                                            happened, options_.command, *config_.run, pins));
 }
 
 void Run::write_meta(const std::string& end) {

@@ -110,12 +110,13 @@ void EvaluationSeries::append(std::int64_t step, std::uint8_t moment, std::int64
 
 // ---- StatusFile
 
-StatusFile::StatusFile(fs::path path, std::int64_t steps) : path_(std::move(path)), steps_(steps) {
+StatusFile::StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss)
+    : path_(std::move(path)), steps_(steps), step_(step), loss_(loss) {
   write();
   heartbeat_ = std::thread([this] {
     std::unique_lock lock(mutex_);
-    while (!ending_) {
-      if (wake_.wait_for(lock, std::chrono::seconds(10)) == std::cv_status::timeout) write();
+    for (std::chrono::seconds wait(1); !ending_; wait = std::min(2 * wait, std::chrono::seconds(10))) {
+      if (wake_.wait_for(lock, wait) == std::cv_status::timeout) write();
     }
   });
 }
@@ -131,7 +132,6 @@ StatusFile::~StatusFile() {
 }
 
 void StatusFile::progress(std::int64_t step, double loss) {
-  std::lock_guard lock(mutex_);
   step_ = step;
   loss_ = loss;
 }
@@ -146,7 +146,7 @@ void StatusFile::write() {
   const auto now = static_cast<std::int64_t>(std::time(nullptr));
   try {
     write_atomically(path_, fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"heartbeat\": {}}}\n",
-                                        state_, step_, steps_, json_number(loss_), now),
+                                        state_, step_.load(), steps_, json_number(loss_), now),
                      /*durable=*/false);
   } catch (const Error&) {
     // a full disk shows in the next checkpoint; the heartbeat must not end a run
@@ -156,8 +156,8 @@ void StatusFile::write() {
 Status read_status(const fs::path& run_directory) {
   try {
     const auto status = json::parse(read_file(run_directory / "status.json", 1 << 16));
-    return {status.at("state").get<std::string>(), status.at("step").get<std::int64_t>(),
-            status.at("steps").get<std::int64_t>()};
+    return {status.at("state").get<std::string>(), status.at("step").get<std::int64_t>(), status.at("steps").get<std::int64_t>(),
+            status.value("heartbeat", std::int64_t{0})};
   } catch (const std::exception&) {
     return {};
   }
@@ -166,6 +166,22 @@ Status read_status(const fs::path& run_directory) {
 // ---- RunDirectory
 
 RunDirectory::RunDirectory(fs::path path) : path_(std::move(path)), metrics_(path_ / kMetrics) {}
+
+std::optional<fs::path> RunDirectory::result() const {
+  const auto holds_more_than = [](const fs::path& path, std::uintmax_t bytes) {
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    return error ? error == std::errc::permission_denied : size > bytes;
+  };
+  if (holds_more_than(file(kMetrics), 0)) return file(kMetrics);
+  for (const auto& set : entries_of(file("eval"))) {
+    if (holds_more_than(set / "step.npy", npy_header(Dtype::i64, {}).size())) return set;
+  }
+  std::error_code unknown;
+  if (fs::is_regular_file(file("final.safetensors"), unknown)) return file("final.safetensors");
+  if (read_status(path_).step > 0) return file("status.json");
+  return {};
+}
 
 void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   // all are verified before any is cut: another checkpoint may need what this one does not

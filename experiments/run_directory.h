@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -64,15 +65,16 @@ class EvaluationSeries {
   GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, moment, step
 };
 
-/// status.json, renewed by a thread of its own so that a hung run shows. Says `running` when made, and `failed` in the end
-/// where nothing else was said. A failed write is only a warning's worth and is ignored.
+/// status.json, renewed by a thread of its own so that a hung run shows: after seconds at first, then every ten. Says `running` when made,
+/// and `failed` in the end where nothing else was said. A failed write is only a warning's worth and is ignored.
 class StatusFile {
  public:
-  StatusFile(fs::path path, std::int64_t steps);
+  StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss);
   ~StatusFile();
   StatusFile(const StatusFile&) = delete;
   StatusFile& operator=(const StatusFile&) = delete;
 
+  /// Waits for nothing.
   void progress(std::int64_t step, double loss);
   /// Writes now.
   void state(const std::string& state);
@@ -84,8 +86,8 @@ class StatusFile {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::string state_ = "running";
-  std::int64_t step_ = 0;
-  double loss_ = 0;
+  std::atomic<std::int64_t> step_;
+  std::atomic<double> loss_;
   bool ending_ = false;
   std::thread heartbeat_;
 };
@@ -93,7 +95,7 @@ class StatusFile {
 /// Content of status.json, as far as a resume needs it.
 struct Status {
   std::string state;
-  std::int64_t step = 0, steps = 0;
+  std::int64_t step = 0, steps = 0, heartbeat = 0;
 };
 /// Empty state when there is no readable status.
 Status read_status(const fs::path& run_directory);
@@ -116,6 +118,8 @@ class RunDirectory {
   const fs::path& path() const { return path_; }
   fs::path file(const std::string& name) const { return path_ / name; }
 
+  /// A file that shows that a run has got somewhere. Throws Error{io} where that cannot be seen.
+  std::optional<fs::path> result() const;
   /// Starts the append-only files, empty or from the marks of a checkpoint (Error{data} when they do not fit; nothing is changed then).
   void begin(const FileMarks& marks, const Poll& poll = {});
   /// The series of a set; made, and brought to the marks of begin(), when first asked for.

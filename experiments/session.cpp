@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/shell.h"
 #include "experiments/attention_measures.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/summary.h"
@@ -12,6 +13,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <ctime>
 #include <new>
 #include <numeric>
 
@@ -19,17 +21,11 @@ namespace mnemo {
 
 namespace {
 
-std::optional<fs::path> environment_cache() {
-  const char* root = std::getenv("MNEMO_CACHE");
-  return root != nullptr && *root != '\0' ? std::optional<fs::path>(root) : std::nullopt;
-}
-
-/// The run directory of a request. A config.yaml that stands in its own run directory means that directory.
+/// The run directory of a request. A config.yaml that stands in its own run directory means that directory, unless --cache is given.
 fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
-  std::error_code unknown;
-  const bool own = request.config_path.filename() == "config.yaml" && fs::exists(folder / "meta.json", unknown);
-  if (own && !request.cache && !environment_cache()) return folder;
+  const bool own = request.config_path.filename() == "config.yaml" && path_exists(folder / "meta.json");
+  if (own && !request.cache) return folder;
   return request.cache.value_or(default_cache()) / *config.group / *config.run;
 }
 
@@ -39,13 +35,55 @@ void move_aside(const fs::path& directory) {
   make_directories(old);
   for (int k = 1;; ++k) {
     const auto target = old / fmt::format("{}.{}", directory.filename().string(), k);
-    if (fs::exists(target)) continue;
+    if (path_exists(target)) continue;
     std::error_code failure;
     fs::rename(directory, target, failure);
     if (failure) throw Error(ExitCode::cannot_create, fmt::format("{}: cannot move to {}: {}", directory.string(), target.string(), failure.message()));
     log_info("the earlier run is now {}", target.string());
     return;
   }
+}
+
+/// Anything of a run, as far as it got: else there is nothing to move aside.
+bool holds_run(const fs::path& directory) {
+  return path_exists(directory / "config.yaml") || path_exists(directory / "meta.json") || RunDirectory(directory).result();
+}
+
+/// Where the file system has no locks, the heartbeat of a run shows that another process works on it.
+void refuse_living_run(const fs::path& directory) {
+  constexpr std::int64_t kLost = 60;  // seconds
+  const auto status = read_status(directory);
+  const auto age = static_cast<std::int64_t>(std::time(nullptr)) - status.heartbeat;
+  if (status.state == "running" && std::abs(age) < kLost) {
+    throw Error(ExitCode::locked, fmt::format("{}: this file system has no locks, and a process worked here {} s ago. If it was killed, try again in a minute",
+                                              directory.string(), age));
+  }
+  log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
+}
+
+/// The configuration that a directory was made with. Throws where that is another run, or one that diverged.
+std::optional<RunConfig> earlier_config(const fs::path& directory, LoadedConfig& loaded) {
+  if (!path_exists(directory / "config.yaml")) return {};
+  auto previous = stored_config(directory);
+  auto& config = loaded.config;
+  if (!loaded.threads_given) config.threads = previous.threads;  // sums differ between thread counts
+  if (const auto found = differences(previous, config); !found.empty()) {
+    throw Error(ExitCode::config, fmt::format("{} holds a run with other settings:\n  {}\nGive this one another name (name: ...), "
+                                              "override on the command line (a.b=value names the run), or move the old one aside with --restart",
+                                              directory.string(), fmt::join(found, "\n  ")));
+  }
+  const auto status = read_status(directory);
+  if (status.state == "diverged") {
+    throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
+                                                "--restart repeats this one", directory.string(), status.step));
+  }
+  return previous;
+}
+
+bool is_over(const fs::path& directory, const RunConfig& config) {
+  const auto status = read_status(directory);
+  const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+  return at_end && path_exists(directory / "final.safetensors");
 }
 
 std::string megabytes(double bytes) {
@@ -134,30 +172,28 @@ void print_result(const fs::path& directory, const RunConfig& config) {
   }
 }
 
-/// The command as it was typed, less what would start anew.
-std::string resume_command(const TrainRequest& request) {
-  if (request.options.command.empty()) return fmt::format("mnemo train {}", request.config_path.string());
-  constexpr std::string_view kRestart = " --restart";
-  auto command = request.options.command;
-  if (const auto at = command.find(kRestart); request.restart && at != command.npos) command.erase(at, kRestart.size());
-  return command;
+/// A command of this program about a file or folder of a run, for a shell in any folder.
+std::string command_of(const TrainRequest& request, const std::string& verb, const fs::path& path) {
+  return fmt::format("{} {} {}", quoted(request.options.program), verb, quoted(canonical_path(path).string()));
 }
 
 }  // namespace
 
-fs::path default_cache() { return environment_cache().value_or("cache"); }
+fs::path default_cache() {
+  const char* root = std::getenv("MNEMO_CACHE");
+  return root != nullptr && *root != '\0' ? expanded_path(root) : fs::path("cache");
+}
 
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
-  if (!fs::exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
+  if (!path_exists(path)) throw Error(ExitCode::data, fmt::format("{}: is no run directory (it has no config.yaml)", run_directory.string()));
   return load_config(path, {}, /*with_weights=*/false).config;
 }
 
 std::int64_t threads_of(const TrainRequest& request) {
   const auto loaded = load_config(request.config_path, request.overrides, /*with_weights=*/false);
   const auto directory = directory_of(request, loaded.config);
-  std::error_code unknown;
-  const bool has_run = !request.restart && fs::exists(directory / "config.yaml", unknown);
+  const bool has_run = !request.restart && path_exists(directory / "config.yaml");
   return loaded.threads_given || !has_run ? loaded.config.threads : stored_config(directory).threads;
 }
 
@@ -169,45 +205,38 @@ ExitCode train(const TrainRequest& request) {
     return ExitCode::done;
   }
   log_to_terminal(request.options.progress == ProgressStyle::none ? LogLevel::warning : LogLevel::info);
-  std::error_code unknown;
-  if (request.restart && fs::exists(directory, unknown)) {
-    const DirectoryLock nobody_else(directory);
-    move_aside(directory);
-  }
-  make_directories(directory);
-  const DirectoryLock lock(directory);
-  if (lock.unsupported()) log_warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
   auto& config = loaded.config;
-  std::optional<RunConfig> previous;
-  if (fs::exists(directory / "config.yaml")) {
-    previous = stored_config(directory);
-    if (!loaded.threads_given) config.threads = previous->threads;  // sums differ between thread counts
-    if (const auto found = differences(*previous, config); !found.empty()) {
-      throw Error(ExitCode::config, fmt::format("{} holds a run with other settings:\n  {}\nGive this one another name (name: ...), "
-                                                "override on the command line (a.b=value names the run), or move the old one aside with --restart",
-                                                directory.string(), fmt::join(found, "\n  ")));
-    }
-    const auto status = read_status(directory);
-    if (status.state == "diverged") {
-      throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
-                                                  "--restart repeats this one", directory.string(), status.step));
-    }
-    const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
-    if (at_end && fs::exists(directory / "final.safetensors")) {
-      print_result(directory, config);
-      fmt::print("already done: {}\n", directory.string());
-      return ExitCode::done;
-    }
+  const auto already_done = [&] {
+    print_result(directory, config);
+    fmt::print("already done: {}\n", directory.string());
+    return ExitCode::done;
+  };
+  std::optional<DirectoryLock> lock;
+  try {
+    lock.emplace(directory);
+  } catch (const Error& error) {  // what is over can be read where nothing can be written
+    const bool may_be_over = error.code() != ExitCode::locked && !request.restart;
+    if (may_be_over && earlier_config(directory, loaded) && is_over(directory, config)) return already_done();
+    throw;
   }
+  if (lock->unsupported()) refuse_living_run(directory);
+  if (request.restart && holds_run(directory)) {
+    move_aside(directory);
+    lock.emplace(directory);
+  }
+  const auto previous = earlier_config(directory, loaded);
+  if (previous && is_over(directory, config)) return already_done();
   log_to_file(directory / "log.txt");
   const auto result = run_to_end(config, previous, directory, request.options);
   log_to_file({});
   if (result == ExitCode::stopped) {
-    fmt::print("stopped; everything up to here is saved. Resume with\n  {}\n", resume_command(request));
+    const auto hours = request.options.max_hours;
+    const auto limit = hours > 0 ? " --max-hours " + config_detail::to_flow(config_detail::scalar_node(hours)) : std::string();
+    fmt::print("stopped; everything up to here is saved. Resume with\n  {}{}\n", command_of(request, "train", directory / "config.yaml"), limit);
   } else {
     print_result(directory, config);
     fmt::print("results: {}\n", directory.string());
-    fmt::print("next:    {} plot {}\n", request.options.program, directory.string());
+    fmt::print("next:    {}\n", command_of(request, "plot", directory));
   }
   return result;
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Lay runs side by side by rank bin and presentations, beside the Bayes ceiling. Needs NumPy; --figure Matplotlib.
 
-What each number means is said where it is computed, in curves.py. Runs that differ in nothing but seeds are one member:
-its accuracies, losses and bits are means over the seeds, its presentations medians. Letters: T evaluations, S ranks of
-a bin, E bins, P phases, B bootstrap replicates.
+What each number means is said where it is computed, in curves.py. Runs that are done and differ in nothing but seeds
+are one member: its accuracies, losses and bits are means over the seeds, its presentations medians. Each phase is
+compared over the ranks that all runs in it have scored; a run that never reached it has no say. Letters: T evaluations,
+S ranks of a bin, E bins, P phases, B bootstrap replicates.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import compare_output
@@ -22,7 +22,7 @@ import curves
 import members
 import mnemo_io
 import numpy as np
-from members import Member
+from members import Member, Scope
 
 Rows = list  # of dicts with equal keys: a table
 
@@ -63,7 +63,7 @@ def check_threshold(
 
 def measure(
     run: dict[str, Any],
-    bins: Sequence[curves.Bin],
+    scope: Scope,
     threshold: tuple[bool, float],
     replicates: int,
     seed: int = 0,
@@ -74,20 +74,33 @@ def measure(
     Returns
     -------
     dict
-        phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, seen (E,), resampled (E, B), bits_before,
-        bits_end, bits_bayes scalars}}; swaps {(event, set): {before, unswapped, swapped (E,), step}}; parameters;
-        stride; curves from `bin_curves`
+        phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, presentations_after, seen (E,), resampled
+        (E, B), bits_before, bits_end, bits_bayes, stride scalars; first, previous: the same of the run's first and of
+        the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set): {before, unswapped,
+        swapped (E,), step}}; parameters; curves from `bin_curves`
     """
-    result: dict[str, Any] = {"phases": {}, "parameters": num_parameters(run), "curves": curves.bin_curves(run, bins)}
-    for phase in curves.phases(run):
-        columns = curves.phase_columns(run["sets"], phase)
-        result["phases"][phase] = _phase_numbers(run, phase, columns, bins)
-        result["phases"][phase].update(
-            _presentations(run, phase, columns, bins, threshold, replicates, seed, only_seed)
-        )
-        result["stride"] = curves.stride(columns["rank"])
-    result["swaps"] = _swaps(run, bins)
-    return result
+    known: dict[Any, dict[str, Any] | None] = {}
+
+    def numbers(phase: int, over: int) -> dict[str, Any] | None:
+        bins, ranks = scope.bins[over], scope.ranks[over]
+        columns = curves.phase_columns(run["sets"], phase, ranks)
+        key = phase, tuple(bins), ranks.tobytes()
+        if columns is not None and key not in known:
+            known[key] = _phase_numbers(run, phase, columns, bins)
+            known[key].update(_presentations(run, phase, columns, bins, threshold, replicates, seed, only_seed))
+        return known.get(key)
+
+    phases = curves.phases(run)
+    found = {phase: numbers(phase, phase) for phase in phases}
+    return {
+        "phases": {
+            phase: {**own, "first": numbers(phases[0], phase) if phase != phases[0] else None,
+                    "previous": numbers(phase - 1, phase) if phase - 1 in phases else None}
+            for phase, own in found.items() if own is not None
+        },
+        "swaps": _swaps(run, scope), "parameters": num_parameters(run),
+        "curves": curves.bin_curves(run, scope.ranks, scope.bins),
+    }  # fmt: skip
 
 
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
@@ -101,6 +114,7 @@ def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.B
     floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run["theory"], rank, phase))
     numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
     numbers["bits_bayes"] = math.nan if whole else curves.stored_bits(floor, *bits)
+    numbers["stride"] = curves.stride(rank)
     return numbers
 
 
@@ -114,31 +128,34 @@ def _presentations(
     seed: int,
     only_seed: bool,
 ) -> dict[str, np.ndarray]:
-    """Presentations to the threshold by bin, the same for resampled ranks, and how many were seen in all."""
+    """Presentations to the threshold by bin, at the evaluation before, for resampled ranks, and seen in all.
+
+    NaN where there is nothing to learn: a ceiling that is no better than chance.
+    """
     rows, rank = np.flatnonzero(columns["phase"] == phase), columns["rank"]
-    ceiling = curves.limits(run["theory"], rank, phase)[1]
+    ceiling, chance = curves.limits(run["theory"], rank, phase)[1], curves.chance(run)[1]
     if ceiling is not None:
         check_threshold(run, threshold, curves.bin_mean(ceiling, rank, bins), bins)
-    target = curves.target_accuracy(threshold, ceiling, len(rank), curves.chance(run)[1])
-    point, seen, sizes = np.full(len(bins), np.nan), np.full(len(bins), np.nan), np.zeros(len(bins), int)
+    target = curves.target_accuracy(threshold, ceiling, len(rank), chance)
+    point, after, seen = (np.full(len(bins), np.nan) for _ in range(3))
     resampled = np.full((len(bins), replicates), np.nan)
     for index, ranks in enumerate(bins):
         inside = curves.bin_columns(rank, ranks)
         wanted = target[inside]
-        sizes[index] = len(wanted)
-        if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all():
+        learnable = ceiling is None or len(wanted) == 0 or ceiling[inside].mean() > chance + 1e-9
+        if len(wanted) == 0 or len(rows) == 0 or not np.isfinite(wanted).all() or not learnable:
             continue
         accuracy, presentations = (columns[key][:, inside][rows] for key in ("accuracy", "presentations"))
         generator = np.random.default_rng([seed, index])  # the same ranks in every phase: ratios are paired
         found = curves.bootstrap_presentations(accuracy, presentations, wanted, replicates, generator)
-        point[index], resampled[index] = found
+        after[index], point[index], resampled[index] = found
         seen[index] = presentations[-1].mean()
         if len(wanted) == 1:
             resampled[index] = np.nan if only_seed else point[index]  # one rank of one seed says nothing of its spread
-    return {"presentations": point, "resampled": resampled, "seen": seen, "size": sizes}
+    return {"presentations": point, "presentations_after": after, "resampled": resampled, "seen": seen}
 
 
-def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[str, Any]]:
+def _swaps(run: dict, scope: Scope) -> dict[tuple[str, str], dict[str, Any]]:
     """Sets `EVENT.phase_<k>` of swap tests beside `phase_<k>`, which was scored at the same step without the swap."""
     result = {}
     for name, swapped in run["sets"].items():
@@ -151,10 +168,12 @@ def _swaps(run: dict, bins: Sequence[curves.Bin]) -> dict[tuple[str, str], dict[
         before = curves.moments(plain, phase, run["switches"])[1]
         if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):
             continue
+        plain, swapped = (curves.select_ranks(columns, scope.ranks[phase]) for columns in (plain, swapped))
         values = {"before": plain["accuracy"][min(before, row)], "unswapped": plain["accuracy"][row]}
         values["swapped"] = swapped["accuracy"][-1]
+        bins = scope.bins[phase]
         result[event, base] = {key: curves.bin_mean(value, plain["rank"], bins) for key, value in values.items()}
-        result[event, base]["step"] = step
+        result[event, base].update(step=step, phase=phase)
     return result
 
 
@@ -173,30 +192,32 @@ def compare(
         distances: lists of flat records, numbers or None
     """
     wanted = curves.parse_threshold(threshold)
-    common = members.common_ranks(members.all_paths(compared))
-    bins = members.bins_of(common, compared, edges)
-    result: dict[str, Any] = {"threshold": threshold, "notes": members.notes(compared, threshold), "members": []}
+    scope = members.scope_of(compared, edges)
+    result: dict[str, Any] = {"threshold": threshold, "notes": members.notes(compared, scope, threshold), "members": []}
     tables: dict[str, Rows] = {name: [] for name in compare_output.TITLES if name != "ranking"}
     all_seeds = []
     for member in compared:
-        runs = [members.read(path, common) for path in member["paths"]]
-        seeds = [measure(run, bins, wanted, replicates, i, len(runs) == 1) for i, run in enumerate(runs)]
+        runs = [mnemo_io.read_run(path) for path in member["paths"]]
+        seeds = [measure(run, scope, wanted, replicates, i, len(runs) == 1) for i, run in enumerate(runs)]
         result["members"].append({
-            "name": member["name"], "runs": [str(path) for path in member["paths"]],
+            "name": member["name"], "runs": [str(path) for path in member["paths"]], "state": member["state"] or "done",
             "settings": mnemo_io.settings_line(runs[0]), "parameters": seeds[0]["parameters"],
         })  # fmt: skip
-        tables["bins"] += _bin_rows(member["name"], seeds, bins)
-        tables["swaps"] += _swap_rows(member["name"], seeds, bins)
+        tables["bins"] += _bin_rows(member["name"], seeds, scope)
+        tables["switches"] += _switch_rows(member["name"], seeds, scope)
+        tables["swaps"] += _swap_rows(member["name"], seeds, scope)
         tables["memory"] += _memory_rows(member["name"], seeds)
         all_seeds.append((member["name"], seeds))
     for name in dict.fromkeys(row["run"] for row in tables["bins"] if math.isnan(row["ceiling"]) and wanted[0]):
         result["notes"].append(
             f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
         )
-    tables["switches"] = _switch_rows(tables["bins"])
+    result["notes"] += too_coarse(tables["bins"])
+    if any(row["ranks"] <= row["last_rank"] - row["first_rank"] for row in tables["bins"]):
+        result["notes"].append("ranks 0-9 (1): 1 of these ranks was scored")
     for (member, (name, seeds)), (peer, (other, others)) in itertools.combinations(zip(compared, all_seeds), 2):
         if members.same_task(member, peer):
-            tables["distances"] += distance_rows(name, seeds, other, others, bins)
+            tables["distances"] += distance_rows(name, seeds, other, others, scope)
         else:
             result["notes"].append(f"no distance of {name} from {other}: {OTHER_TASK}")
     order = {member["name"]: index for index, member in enumerate(compared)}
@@ -205,43 +226,40 @@ def compare(
     return {**result, **tables}
 
 
-def _ranks(ranks: curves.Bin) -> dict[str, int]:
-    return {"first_rank": int(ranks[0]), "last_rank": int(ranks[1]) - 1}
-
-
 def _common_phases(seeds: Sequence[dict]) -> list[int]:
     return [phase for phase in seeds[0]["phases"] if all(phase in numbers["phases"] for numbers in seeds)]
 
 
-def _bin_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+def _bin_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     rows = []
     keys = [f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS] + ["ceiling", "floor", "seen"]
     for phase in _common_phases(seeds):
         numbers = [seed["phases"][phase] for seed in seeds]
-        first = [seed["phases"][min(seed["phases"])] for seed in seeds] if phase else []
-        for index, ranks in enumerate(bins):
+        for index, label in enumerate(scope.labels(phase)):
             means = {key: float(np.mean([number[key][index] for number in numbers])) for key in keys}
-            reached = np.array([number["presentations"][index] for number in numbers])
+            reached, after = (
+                np.array([number[key][index] for number in numbers]) for key in ("presentations", "presentations_after")
+            )
             resampled = np.array([number["resampled"][index] for number in numbers])
             median, low, high = curves.median_over_seeds(reached, resampled, np.random.default_rng(0))
-            times = {"presentations": median, "presentations_low": low, "presentations_high": high}
-            size = int(numbers[0]["size"][index])
-            rows.append({"run": name, **_ranks(ranks), "ranks": size, "phase": phase, **means,
-                         **{key: float(value) for key, value in times.items()},
-                         **_speedup(first, numbers, index)})  # fmt: skip
+            times = {"presentations_after": np.median(after), "presentations": median,
+                     "presentations_low": low, "presentations_high": high}  # fmt: skip
+            times = {key: float(value) for key, value in times.items()}
+            rows.append({"run": name, **label, "phase": phase, **means, **times, **_speedup(numbers, index)})
     return rows
 
 
-def _speedup(first: Sequence[dict], numbers: Sequence[dict], index: int) -> dict[str, float]:
+def _speedup(numbers: Sequence[dict], index: int) -> dict[str, float]:
     """Presentations in the first phase / in this one, with interval; the bound holds where one is censored."""
     keys = ("speedup", "speedup_low", "speedup_high", "speedup_bound")
-    if not first:
+    pairs_of_phases = [(new["first"], new) for new in numbers if new["first"] is not None]
+    if not pairs_of_phases:
         return dict.fromkeys(keys, math.nan)
 
     def ratios(key: str, most: str | None = None) -> np.ndarray:
-        pairs = [(old[key][index], new[key][index]) for old, new in zip(first, numbers)]
+        pairs = [(old[key][index], new[key][index]) for old, new in pairs_of_phases]
         if most:
-            limits = [(old[most][index], new[most][index]) for old, new in zip(first, numbers)]
+            limits = [(old[most][index], new[most][index]) for old, new in pairs_of_phases]
             pairs = np.minimum(pairs, limits)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.array([old / new for old, new in pairs])
@@ -250,27 +268,52 @@ def _speedup(first: Sequence[dict], numbers: Sequence[dict], index: int) -> dict
     return dict(zip(keys, map(float, [*values, np.median(ratios("presentations", most="seen"))])))
 
 
-def _switch_rows(bin_rows: Rows) -> Rows:
-    """Drop and recovery between the phases of each run and bin."""
-    by_key = {(row["run"], row["first_rank"], row["phase"]): row for row in bin_rows}
+def too_coarse(rows: Rows) -> list[str]:
+    """Pairs of runs whose presentations to the threshold lie between evaluations too far apart to tell which is first.
+
+    Each number lies between two evaluations; where two such stretches overlap, their difference says nothing.
+    """
+    reached = [row for row in rows if math.isfinite(row["presentations"])]
+    places: dict[tuple[str, str], list[str]] = {}
+    for one, other in itertools.combinations(reached, 2):
+        same = (one["first_rank"], one["phase"]) == (other["first_rank"], other["phase"])
+        after = max(one["presentations_after"], other["presentations_after"])
+        if same and after < min(one["presentations"], other["presentations"]):
+            ranks = curves.bin_label((one["first_rank"], one["last_rank"] + 1))
+            places.setdefault((one["run"], other["run"]), []).append(f"{ranks} of phase {one['phase']}")
+    return [
+        f"{one} and {other}: evaluations are too far apart to tell which needed fewer presentations: "
+        f"{', '.join(found)}; a smaller eval.every can"
+        for (one, other), found in places.items()
+    ]
+
+
+def _switch_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
+    """Drop and recovery between each phase and the one before, over the same ranks."""
     rows = []
-    for (name, first, phase), row in by_key.items():
-        old = by_key.get((name, first, phase - 1))
-        if old is not None:
-            drop, recovery = curves.switch_drop(old["accuracy_before"], row["accuracy_start"], row["accuracy_before"])
-            rows.append({"run": name, "first_rank": first, "last_rank": row["last_rank"], "switch": phase,
-                         "drop": float(drop), "recovery": float(recovery)})  # fmt: skip
+    for phase in _common_phases(seeds):
+        numbers = [seed["phases"][phase] for seed in seeds]
+        if any(number["previous"] is None for number in numbers):
+            continue
+        for index, label in enumerate(scope.labels(phase)):
+            before, start, after = (
+                np.mean([number[key][index] for number in part])
+                for part, key in (([number["previous"] for number in numbers], "accuracy_before"),
+                                  (numbers, "accuracy_start"), (numbers, "accuracy_before"))
+            )  # fmt: skip
+            drop, recovery = curves.switch_drop(before, start, after)
+            rows.append({"run": name, **label, "switch": phase, "drop": float(drop), "recovery": float(recovery)})
     return rows
 
 
-def _swap_rows(name: str, seeds: Sequence[dict], bins: Sequence[curves.Bin]) -> Rows:
+def _swap_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     rows = []
     for event, base in seeds[0]["swaps"]:
         found = [seed["swaps"][event, base] for seed in seeds if (event, base) in seed["swaps"]]
         means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "unswapped", "swapped")}
         recovery = curves.swap_recovery(**means)
-        for index, ranks in enumerate(bins):
-            row = {"run": name, "event": event, "set": base, **_ranks(ranks), "step": found[0]["step"]}
+        for index, label in enumerate(scope.labels(found[0]["phase"])):
+            row = {"run": name, "event": event, "set": base, **label, "step": found[0]["step"]}
             row.update({key: float(value[index]) for key, value in means.items()}, recovery=float(recovery[index]))
             rows.append(row)
     return rows
@@ -284,40 +327,38 @@ def _memory_rows(name: str, seeds: Sequence[dict]) -> Rows:
         parameters = seeds[0]["parameters"]
         row = {"run": name, "phase": phase, **bits, "parameters": parameters}
         row["bits_per_parameter"] = bits["bits_before"] / parameters
-        row["share_of_bayes"] = bits["bits_before"] / bits["bits_bayes"]
-        row["rank_stride"] = seeds[0]["stride"]
+        row["share_of_bayes"] = float(curves.share(bits["bits_before"], bits["bits_bayes"]))
+        row["rank_stride"] = seeds[0]["phases"][phase]["stride"]
         rows.append(row)
     return rows
 
 
-def distance_rows(
-    name: str, seeds: Sequence[dict], other: str, others: Sequence[dict], bins: Sequence[curves.Bin]
-) -> Rows:
+def distance_rows(name: str, seeds: Sequence[dict], other: str, others: Sequence[dict], scope: Scope) -> Rows:
     """Distances of two members by bin and phase: the mean over all pairs of their seeds."""
     rows = []
     for phase in (phase for phase in _common_phases(seeds) if phase in _common_phases(others)):
-        for index, ranks in enumerate(bins):
+        for index, label in enumerate(scope.labels(phase)):
             pairs = [
                 curves.curve_distance(*(tuple(x[:, index] for x in run["curves"][phase]) for run in (a, b)))
                 for a in seeds
                 for b in others
             ]
             distance, decades = np.mean(pairs, axis=0)
-            rows.append({"run": name, "other": other, "phase": phase, **_ranks(ranks),
+            rows.append({"run": name, "other": other, "phase": phase, **label,
                          "distance": float(distance), "decades": float(decades)})  # fmt: skip
     return rows
 
 
 def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[int] | None) -> dict[str, Any]:
     """The candidates by their mean distance from the target, nearest first, with the settings that tell them apart."""
-    common = members.common_ranks(members.all_paths((target, *candidates)))
-    bins = members.bins_of(common, (target, *candidates), edges)
+    scope = members.scope_of((target, *candidates), edges)
 
     def of(member: Member) -> list[dict]:
-        runs = (members.read(path, common) for path in member["paths"])
-        return [{"curves": found, "phases": found} for found in (curves.bin_curves(run, bins) for run in runs)]
+        runs = (mnemo_io.read_run(path) for path in member["paths"])
+        found = [curves.bin_curves(run, scope.ranks, scope.bins) for run in runs]
+        return [{"curves": of_phase, "phases": of_phase} for of_phase in found]
 
-    said = members.notes((target, *candidates), "")[1:]
+    said = members.notes((target, *candidates), scope, "")[1:]
     said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
     wanted, varying, rows = of(target), members.differing_settings(candidates), []
     for member in candidates:
@@ -329,7 +370,7 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
         except ValueError as error:  # a sweep may hold a run that has not begun
             said.append(f"left out: {error}")
             continue
-        distances = distance_rows(target["name"], wanted, member["name"], found, bins)
+        distances = distance_rows(target["name"], wanted, member["name"], found, scope)
         finite = [row for row in distances if math.isfinite(row["distance"])]
         settings = dict(members.flat(member["config"]))
         rows.append({
@@ -365,12 +406,20 @@ def _parser() -> argparse.ArgumentParser:
   mnemo compare TRANSFORMER --against cache/dam_sweep        which of these runs has the most similar curves?
   mnemo compare RUN --format csv --table swaps               one table for a spreadsheet
 
+A run that is not done stands by itself; runs with equal data and weights count as one seed.
 A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of the ranks; 0.9 is an accuracy.
 Intervals are 95 % bootstrap intervals over ranks and seeds, the same at every call.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run directory, or a folder of runs")
-    parser.add_argument("--against", metavar="DIR", help="rank the runs in DIR by their distance from RUN")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=mnemo_io.path_argument, help="run directory, or a folder of runs"
+    )
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        type=mnemo_io.path_argument,
+        help="rank the runs in DIR by their distance from RUN",
+    )
     parser.add_argument(
         "--threshold",
         metavar="T",
@@ -387,7 +436,9 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("--each", action="store_true", help="do not join seeds of one experiment")
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
     parser.add_argument("--table", choices=tuple(compare_output.TITLES), help="only this table (csv: default bins)")
-    parser.add_argument("--figure", metavar="OUT", type=Path, help="draw the curves: .png, .pdf or .svg")
+    parser.add_argument(
+        "--figure", metavar="OUT", type=mnemo_io.path_argument, help="draw the curves: .png, .pdf or .svg"
+    )
     parser.add_argument("--replicates", metavar="B", type=int, default=500, help="bootstrap replicates (default 500)")
     return parser
 
@@ -399,7 +450,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     compared = members.find(arguments.runs, arguments.each, [arguments.against] if arguments.against else [])
     try:
         if arguments.against is None:
+            compared, left_out = members.begun(compared)
             result = compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
+            result["notes"] += left_out
         elif len(compared) != 1:
             return mnemo_io.usage_error("--against wants one run (or the seeds of one), got " + str(len(compared)))
         else:

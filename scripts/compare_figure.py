@@ -6,12 +6,15 @@ Needs Matplotlib; the same runs give the same bytes.
 
 from __future__ import annotations
 
+import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import curves
 import members
+import mnemo_io
 import numpy as np
 import plot_run
 
@@ -31,18 +34,13 @@ def draw_to(output: Path, compared: Sequence[dict], edges: Sequence[int] | None)
     """
     if len(compared) > len(DASHES):
         raise ValueError(f"a figure tells at most {len(DASHES)} members apart, got {len(compared)}; name fewer runs")
-    import matplotlib
-
-    common = members.common_ranks(members.all_paths(compared))
-    bins = members.bins_of(common, compared, edges)
-    runs = [[members.read(path, common) for path in member["paths"]] for member in compared]
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
-        matplotlib.rcParams.update({"backend": "agg", **plot_run.STYLE})
-        plot_run.save(draw([member["name"] for member in compared], runs, bins), output)
+    scope = members.scope_of(compared, edges)
+    runs = [[mnemo_io.read_run(path) for path in member["paths"]] for member in compared]
+    with plot_run.matplotlib_style():
+        plot_run.save(draw([member["name"] for member in compared], runs, scope), output)
 
 
-def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[curves.Bin]) -> Any:
+def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], scope: members.Scope) -> Any:
     """The figure: `runs[i]` are the seeds of member i, as `mnemo_io.read_run` gives them."""
     from matplotlib.figure import Figure
 
@@ -51,42 +49,51 @@ def draw(names: Sequence[str], runs: Sequence[Sequence[dict]], bins: Sequence[cu
     figure = Figure(figsize=(width, 4.6), dpi=plot_run.DPI, facecolor="white")
     figure.subplots_adjust(left=0.62 / width, right=1 - LEGEND_INCHES / width, top=0.9, bottom=0.12, wspace=0.06)
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    colors = plot_run.bin_colors(len(bins))
+    bins = sorted({ranks for phase in scope.bins.values() for ranks in phase})
+    colors = dict(zip(bins, plot_run.bin_colors(len(bins))))
+    drawn: set[curves.Bin] = set()
     for phase, panel in enumerate(panels):
         for chance in sorted({curves.chance(run)[1] for seeds in runs for run in seeds}):
             panel.axhline(chance, color=plot_run.FAINT, linewidth=1.0, zorder=0.5)
         for seeds, dashes in zip(runs, DASHES):
             for run in seeds:
-                _draw_run(panel, run, phase, bins, colors, dashes, 1.7 if len(seeds) == 1 else 1.0)
+                drawn |= _draw_run(panel, run, phase, scope, colors, dashes, 1.7 if len(seeds) == 1 else 1.0)
         _finish(panel, "first sequences" if phase == 0 else f"after switch {phase}")
     panels[0].set_ylabel("accuracy")
-    _legend(figure, names, bins, colors, 1 - (LEGEND_INCHES - 0.06) / width)
+    _legend(figure, names, {ranks: colors[ranks] for ranks in bins if ranks in drawn}, panels,
+            1 - (LEGEND_INCHES - 0.06) / width)  # fmt: skip
     return figure
 
 
 def _draw_run(
-    panel: Any, run: dict, phase: int, bins: Sequence[curves.Bin], colors: list, dashes: tuple, linewidth: float
-) -> None:
-    if phase not in curves.phases(run):
-        return
-    presentations, accuracy = curves.bin_curves(run, bins)[phase]
-    rank = curves.phase_columns(run["sets"], phase)["rank"]
-    limit = curves.limits(run["theory"], rank, phase)[1]
-    ceiling = np.full(len(bins), np.nan) if limit is None else curves.bin_mean(limit, rank, bins)
-    for index, color in enumerate(colors):
+    panel: Any, run: dict, phase: int, scope: members.Scope, colors: dict, dashes: tuple, linewidth: float
+) -> set[curves.Bin]:
+    """Draws the bins of a phase that were presented, and returns them."""
+    drawn: set[curves.Bin] = set()
+    columns = curves.phase_columns(run["sets"], phase, scope.ranks.get(phase))
+    if columns is None:
+        return drawn
+    bins = scope.bins[phase]
+    presentations, accuracy = curves.bin_curves(run, scope.ranks, scope.bins)[phase]
+    limit = curves.limits(run["theory"], columns["rank"], phase)[1]
+    ceiling = np.full(len(bins), np.nan) if limit is None else curves.bin_mean(limit, columns["rank"], bins)
+    for index, ranks in enumerate(bins):
         seen = presentations[:, index] > 0
         if not seen.any():
             continue
-        x = presentations[seen, index]
+        drawn.add(ranks)
+        x, color = presentations[seen, index], colors[ranks]
         style = {"linestyle": (0, dashes) if dashes else "-", "dash_capstyle": "butt"}
         marker = {"marker": "o", "markersize": 3.2} if len(x) <= plot_run.FEW_ROWS else {}
         panel.plot(x, accuracy[seen, index], color=color, linewidth=linewidth, zorder=Z_CURVE, **style, **marker)
-        panel.plot(x[[0, -1]], ceiling[[index, index]], color=color, zorder=Z_CEILING, **plot_run.DOTTED)
+        if limit is not None:
+            panel.plot(x[[0, -1]], ceiling[[index, index]], color=color, zorder=Z_CEILING, **plot_run.DOTTED)
+    return drawn
 
 
 def _finish(panel: Any, title: str) -> None:
     panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    plot_run.log_ticks(panel.xaxis, lambda value: f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:g}")
     panel.set_xlabel("presentations (mean over the ranks of a bin)")
     panel.set_title(title, loc="left", color=plot_run.INK)
     low, _ = panel.get_ylim()
@@ -96,7 +103,9 @@ def _finish(panel: Any, title: str) -> None:
     panel.tick_params(length=3, width=0.8)
 
 
-def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], colors: list, left: float) -> None:
+def _legend(
+    figure: Any, names: Sequence[str], colors: dict[curves.Bin, Any], panels: Sequence[Any], left: float
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -104,10 +113,9 @@ def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], color
         for name, dashes in zip(names, DASHES)
     ]
     handles.append(Line2D([], [], linestyle="none", label=" "))
-    labels = [curves.bin_label(ranks).replace("-", "–") for ranks in bins]
-    handles += [Line2D([], [], color=color, linewidth=2.2, label=label) for color, label in zip(colors, labels)]
-    handles.append(Line2D([], [], linestyle="none", label=" "))
-    handles.append(Line2D([], [], color=plot_run.INK, label="Bayes ceiling", **plot_run.DOTTED))
+    handles += plot_run.bin_handles(colors)
+    if any(line.get_zorder() == Z_CEILING for panel in panels for line in panel.lines):
+        handles.append(Line2D([], [], color=plot_run.INK, label="Bayes ceiling", **plot_run.DOTTED))
     handles.append(Line2D([], [], color=plot_run.FAINT, linewidth=1.0, label="chance"))
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(left, 0.905), fontsize=8.5, handlelength=2.4,
@@ -117,4 +125,6 @@ def _legend(figure: Any, names: Sequence[str], bins: Sequence[curves.Bin], color
 
 def cut(name: str, length: int = 24) -> str:
     """A name that fits the legend: a line a directory, of whose name the end tells more than the start."""
-    return "/\n".join(part if len(part) <= length else "..." + part[-length + 3 :] for part in name.split("/"))
+    name, bracket, state = os.fsencode(name).decode("utf-8", "replace").partition(" (")  # what is no text is not drawn
+    name = "/\n".join(part if len(part) <= length else "..." + part[-length + 3 :] for part in name.split("/"))
+    return "\n".join([name, *textwrap.wrap(f"({state}", length)]) if bracket else name

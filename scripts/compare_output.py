@@ -23,17 +23,18 @@ TITLES = {
 def _number(value: Any, digits: int) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:,.{digits}f}" if math.isfinite(value) else "inf"
+    return f"{value:,.{digits}f}"  # inf and -inf as they are
 
 
 def _presentations_text(row: dict[str, Any]) -> str:
-    """`1,234 [1,020, 1,500]`; `> 2,000` where most seeds never got there."""
+    """`1,020 to 1,234 [1,100, 1,500]`: between two evaluations; `> 2,000` where most seeds never got there."""
     if math.isnan(row["presentations"]):
         return "-"
     if math.isinf(row["presentations"]):
         return f"> {row['seen']:,.4g}" if row["seen"] < 100 else f"> {row['seen']:,.0f}"
     digits = 0 if row["presentations"] >= 100 else 1
-    return _number(row["presentations"], digits) + _interval(row, "presentations", digits)
+    after = f"{_number(row['presentations_after'], digits)} to " if row["presentations"] else ""
+    return after + _number(row["presentations"], digits) + _interval(row, "presentations", digits)
 
 
 def _interval(row: dict[str, Any], key: str, digits: int) -> str:
@@ -48,6 +49,8 @@ def _speedup_text(row: dict[str, Any]) -> str:
     if math.isnan(row["speedup"]):
         return "-"
     if math.isinf(row["speedup"]) or row["speedup"] == 0.0:  # the first phase never got there, or this one did not
+        if not 0.0 < row["speedup_bound"] < math.inf:  # one phase was there before its first presentation
+            return "-"
         return f"{'<' if row['speedup'] == 0.0 else '>'} {_number(row['speedup_bound'], 2)}x"
     return f"{_number(row['speedup'], 2)}x" + _interval(row, "speedup", 2)
 
@@ -56,7 +59,9 @@ def _cells(table: str, row: dict[str, Any]) -> dict[str, str]:
     """One line of a table as it is printed: {heading: text}."""
     ranks = {}
     if "first_rank" in row:
-        ranks = {"ranks": curves.bin_label((row["first_rank"], row["last_rank"] + 1)).split(" ")[1]}
+        label = curves.bin_label((row["first_rank"], row["last_rank"] + 1)).split(" ")[1]
+        whole = row["ranks"] == row["last_rank"] - row["first_rank"] + 1
+        ranks = {"ranks": label if whole else f"{label} ({row['ranks']})"}
     three = {key: _number(value, 3) for key, value in row.items() if isinstance(value, float)}
     if table == "bins":
         accuracy = {f"acc. {m}" if m == "start" else m: three[f"accuracy_{m}"] for m in ("start", "before", "end")}

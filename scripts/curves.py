@@ -6,7 +6,6 @@ row of a subset. Letters: T evaluations, S evaluated ranks, K sequences, E bins.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,8 +137,10 @@ def stride(rank: np.ndarray) -> int | None:
 # Phases ---------------------------------------------------------------------------------------------------------------
 
 
-def phase_columns(sets: dict[str, dict[str, np.ndarray]], phase: int) -> dict[str, np.ndarray] | None:
-    """The sequences of one phase, as often as they were scored, in its own phase and after it.
+def phase_columns(
+    sets: dict[str, dict[str, np.ndarray]], phase: int, ranks: np.ndarray | None = None
+) -> dict[str, np.ndarray] | None:
+    """The sequences of one phase, as often as they were scored, in its own phase and after it; cut to `ranks`.
 
     That is set `phase_<k>`; where there is none, the rows of `train` while the phase was current; None without either.
     """
@@ -147,26 +148,9 @@ def phase_columns(sets: dict[str, dict[str, np.ndarray]], phase: int) -> dict[st
     if columns is None and "train" in sets:
         rows = np.flatnonzero(sets["train"]["phase"] == phase)
         columns = {name: array if name == "rank" else array[rows] for name, array in sets["train"].items()}
+    if columns is not None and ranks is not None:
+        columns = select_ranks(columns, ranks)
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
-
-
-def cut_ranks(
-    sets: dict[str, dict[str, np.ndarray]], common: dict[int, np.ndarray]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Sets cut to the ranks in `common` of their phase; `train`, whose phase changes, to those in all of it.
-
-    A swap test's set `EVENT.phase_<k>` goes with `phase_<k>`; other sets stay as they are.
-    """
-    result = {}
-    for name, columns in sets.items():
-        _, _, phase = name.rpartition("phase_")
-        if name == "train" and common:
-            ranks = [rank for rank in common.values() if len(rank)]
-            keep = functools.reduce(np.intersect1d, ranks) if ranks else np.empty(0, np.int64)
-        else:
-            keep = common.get(int(phase)) if phase.isdigit() and phase != name else None
-        result[name] = columns if keep is None else select_ranks(columns, keep)
-    return result
 
 
 def moments(
@@ -198,14 +182,17 @@ def phases(run: dict[str, Any]) -> list[int]:
     return found
 
 
-def bin_curves(run: dict[str, Any], bins: Sequence[Bin]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """{phase: (presentations, accuracy)}, (T, E) each, while the phase was current."""
+def bin_curves(
+    run: dict[str, Any], ranks: dict[int, np.ndarray], bins: dict[int, Sequence[Bin]]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """{phase: (presentations, accuracy)}, (T, E) each, while the phase was current, over some ranks of each phase."""
     result = {}
     for phase in phases(run):
-        columns = phase_columns(run["sets"], phase)
-        rows = np.flatnonzero(columns["phase"] == phase)
-        means = (bin_mean(columns[key][rows], columns["rank"], bins) for key in ("presentations", "accuracy"))
-        result[phase] = tuple(means)
+        columns = phase_columns(run["sets"], phase, ranks[phase])
+        if columns is not None:
+            rows = np.flatnonzero(columns["phase"] == phase)
+            values = (columns[key][rows] for key in ("presentations", "accuracy"))
+            result[phase] = tuple(bin_mean(value, columns["rank"], bins[phase]) for value in values)
     return result
 
 
@@ -258,8 +245,9 @@ def presentations_to(
 ) -> np.ndarray:
     """Presentations at the first evaluation whose mean accuracy reaches the mean target; inf where none does.
 
-    Not interpolated: the true number lies between the evaluation before and this one, so it is an upper bound. inf says
-    that the threshold lies beyond the last evaluation (censored), never that it cannot be reached.
+    Not interpolated: the true number lies between the evaluation before (`presentations_before`) and this one, so it is
+    an upper bound. inf says that the threshold lies beyond the last evaluation (censored), never that it cannot be
+    reached.
 
     Parameters
     ----------
@@ -285,6 +273,14 @@ def presentations_to(
     return np.where(reached[first, columns], presentations[first, columns], np.inf)
 
 
+def presentations_before(presentations: np.ndarray, reached: float) -> float:
+    """Presentations at the evaluation before the one that reached a threshold, from those of all evaluations.
+
+    0 where the first one did; those of the last one where none did (`reached` is inf).
+    """
+    return float(presentations[presentations < reached].max(initial=0.0))
+
+
 def resampling(size: int, replicates: int, generator: np.random.Generator) -> np.ndarray:
     """Bootstrap weights (S, B) for `presentations_to`: column b holds how often each of S ranks was drawn, over S."""
     drawn = generator.integers(0, size, (replicates, size))
@@ -294,15 +290,21 @@ def resampling(size: int, replicates: int, generator: np.random.Generator) -> np
 
 def bootstrap_presentations(
     accuracy: np.ndarray, presentations: np.ndarray, target: np.ndarray, replicates: int, generator: np.random.Generator
-) -> tuple[float, np.ndarray]:
-    """`presentations_to` of the mean over S ranks, and of `replicates` means over resampled ranks, (B,)."""
+) -> tuple[float, float, np.ndarray]:
+    """`presentations_before` and `presentations_to` of the mean over S ranks, and of `replicates` means, resampled."""
     accuracy, presentations = accuracy.astype(np.float64), presentations.astype(np.float64)
     size = len(target)
-    point = presentations_to(accuracy, presentations, target, np.full((size, 1), 1 / size))[0]
+    mean = np.full((size, 1), 1 / size)
+    point = presentations_to(accuracy, presentations, target, mean)[0]
+    before = presentations_before(presentations @ mean, point)
     block = max(1, MAX_WEIGHTS // size)
     counts = [min(block, replicates - begin) for begin in range(0, replicates, block)]
     drawn = (resampling(size, count, generator) for count in counts)
-    return point, np.concatenate([presentations_to(accuracy, presentations, target, weights) for weights in drawn])
+    return (
+        before,
+        point,
+        np.concatenate([presentations_to(accuracy, presentations, target, weights) for weights in drawn]),
+    )
 
 
 def median_over_seeds(values: np.ndarray, resampled: np.ndarray, generator: np.random.Generator) -> np.ndarray:

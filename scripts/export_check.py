@@ -573,7 +573,7 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: 0 all hold, 64 usage, 65 something would fail, 74 a file is missing or cannot be read""",
     )
-    parser.add_argument("tree", metavar="TREE", type=Path, help="exported tree, group, run directory or file")
+    parser.add_argument("tree", metavar="TREE", type=mnemo_io.path_argument, help="exported tree, group, run or file")
     return parser
 
 

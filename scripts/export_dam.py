@@ -224,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: 0 done, 64 usage, 65 the run has not what a record holds (the reason is said), 73 no torch, 74 I/O""",
     )
-    parser.add_argument("words", metavar="RUN RECORD", nargs="+", type=Path, help="run directory, archive to write")
+    parser.add_argument(
+        "words", metavar="RUN RECORD", nargs="+", type=mnemo_io.path_argument, help="run directory, archive to write"
+    )
     return parser
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -421,22 +422,33 @@ def _parser() -> argparse.ArgumentParser:
 
 exit codes: 0 done, 64 usage, 65 no record that can be mapped (the reason is said), 73 the directory exists, 74 I/O""",
     )
-    parser.add_argument("record", metavar="OLD.pkl", help="record of a transformer (.pkl) or a DAM (.pt)")
-    parser.add_argument("--to", metavar="DIR", type=Path, help="run directory to write (default cache/imported/NAME)")
+    parser.add_argument(
+        "record",
+        metavar="OLD.pkl",
+        type=mnemo_io.path_argument,
+        help="record of a transformer (.pkl) or a DAM (.pt)",
+    )
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        type=mnemo_io.path_argument,
+        help="run directory to write (default cache/imported/NAME)",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = mnemo_io.parse_arguments(_parser(), argv)
-    cache = Path(os.environ.get("MNEMO_CACHE") or "cache")
-    folder = arguments.to or cache / "imported" / Path(arguments.record).stem
+    cache = mnemo_io.expanded_path(os.environ.get("MNEMO_CACHE") or "cache")
+    folder = arguments.to or cache / "imported" / arguments.record.stem
     if folder.exists():
         print(f"error: {folder}: exists; --to names another directory", file=sys.stderr)
         return EXIT_CANNOT_CREATE
     for what in import_record(arguments.record, folder):
         print(f"left out: {what}")
     print(f"results: {folder}")
-    print(f"next:    mnemo {'compare' if (folder / 'eval').is_dir() else 'show'} {folder}")
+    program, verb = os.environ.get("MNEMO_PROGRAM", "mnemo"), "compare" if (folder / "eval").is_dir() else "show"
+    print(f"next:    {shlex.quote(program)} {verb} {shlex.quote(str(folder.resolve()))}")
     return 0
 
 

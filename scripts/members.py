@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import curves
 import mnemo_io
 import numpy as np
 
-Member = dict  # {"name": str, "paths": [Path, ...], "config": {...}}
+# {"name": str, "paths": [Path, ...], "config": {...}, "state": str or None once done, "copies": [(Path, Path), ...]}
+Member = dict
 
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
 
@@ -33,30 +33,71 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
+def runs_in(folder: mnemo_io.PathLike) -> list[Path]:
+    """The run in this folder, or the runs one level below; FileNotFoundError where there is none."""
+    found = mnemo_io.find_runs(folder)
+    if not found:
+        reason = "holds no run (no config.yaml in it or one level below)"
+        raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
+    return found
+
+
 def find(
     arguments: Sequence[mnemo_io.PathLike], each: bool = False, beside: Sequence[mnemo_io.PathLike] = ()
 ) -> list[Member]:
     """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`.
 
-    Their names also differ from those of the runs in `beside`.
+    A run that is not done is a member of its own: another step is no other seed. Nor is a run with the data and weights
+    of one before it: it goes into `copies`. Names also differ from those of the runs in `beside`.
     """
     paths: dict[Path, None] = {}
     for argument in arguments:
-        found = mnemo_io.find_runs(argument)
-        if not found:
-            reason = "holds no run (no config.yaml in it or one level below)"
-            raise FileNotFoundError(2, reason if Path(argument).exists() else "no such directory", str(argument))
-        paths.update(dict.fromkeys(found))
+        paths.update(dict.fromkeys(runs_in(argument)))
     result: dict[Any, Member] = {}
-    others = [path for argument in beside for path in mnemo_io.find_runs(argument)]
+    originals: dict[Any, Path] = {}
+    others = [path for argument in beside for path in runs_in(argument)]
     for path, name in zip(paths, short_names([*paths, *others])):
         config = mnemo_io.read_config(path / "config.yaml")
-        key = name if each else json.dumps(experiment(config), sort_keys=True)
-        result.setdefault(key, {"name": name, "paths": [], "config": config})["paths"].append(path)
+        state = unfinished(path)
+        key = name if each or state else json.dumps(experiment(config), sort_keys=True)
+        new = {"name": name, "paths": [], "config": config, "state": state, "copies": []}
+        member = result.setdefault(key, new)
+        original = originals.setdefault((key, random_numbers(config, path)), path)
+        if original is path:
+            member["paths"].append(path)
+        else:
+            member["copies"].append((path, original))
     for member in result.values():
         count = len(member["paths"])
-        member["name"] += f" ({count} seeds)" if count > 1 else ""
+        member["name"] += f" ({member['state']})" if member["state"] else f" ({count} seeds)" if count > 1 else ""
     return list(result.values())
+
+
+def unfinished(path: Path) -> str | None:
+    """None for a run that is done, else `stopped at step 2351 of 6000`."""
+    status = mnemo_io.read_json(path / "status.json") if (path / "status.json").is_file() else {}
+    state, step, steps = (str(status.get(key, "unknown")).replace("_", " ") for key in ("state", "step", "steps"))
+    return None if state == "done" else f"{state} at step {step} of {steps}"
+
+
+def random_numbers(config: dict[str, Any], path: Path) -> Any:
+    """The seeds of data and of weights, which `seed` sets where they are null; the path where they are not known."""
+    blocks = (mnemo_io.section({"config": config}, name) for name in ("data", "model"))
+    seeds = tuple(config.get("seed") if block.get("seed") is None else block["seed"] for block in blocks)
+    return path if None in seeds else seeds
+
+
+def begun(compared: Sequence[Member]) -> tuple[list[Member], list[str]]:
+    """The members that were evaluated at all, and what to say of the others; all of them where none was."""
+
+    def is_scored(path: Path) -> bool:
+        run = mnemo_io.read_run(path)
+        return any(curves.phase_columns(run["sets"], phase) for phase in range(len(run["switches"]) + 1))
+
+    found = [member for member in compared if all(is_scored(path) for path in member["paths"])]
+    others = (member["name"] for member in compared if member not in found)
+    left_out = [f"left out: {name}: nothing has been evaluated yet" for name in others]
+    return (found, left_out) if found else (list(compared), [])
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -75,37 +116,39 @@ def differing_settings(compared: Sequence[Member]) -> list[str]:
     return [name for name in names if any(setting.get(name) != settings[0].get(name) for setting in settings)]
 
 
-def common_ranks(paths: Sequence[Path]) -> dict[int, np.ndarray]:
-    """True ranks that every run has scored, by phase; a run without set `phase_<k>` counts with its `train`."""
-    result: dict[int, np.ndarray] = {}
-    scored = [{file.parent.name: file for file in path.glob("eval/*/rank.npy")} for path in paths]
-    names = {name for files in scored for name in files if re.fullmatch(r"phase_[0-9]{1,9}", name)}
-    for phase in sorted(int(name[len("phase_") :]) for name in names) or [0]:
-        for files in scored:
-            file = files.get(f"phase_{phase}", files.get("train"))
-            if file is not None:
-                rank = mnemo_io.read_npy(file, np.int64, 1)
-                result[phase] = np.intersect1d(result[phase], rank) if phase in result else rank
-    return result
+class Scope(NamedTuple):
+    """What is compared in each phase: the true ranks that every run in it has scored, and their bins."""
+
+    ranks: dict[int, np.ndarray]
+    bins: dict[int, list[curves.Bin]]
+
+    def labels(self, phase: int) -> Iterator[dict[str, int]]:
+        """Of each bin: first_rank, last_rank, and how many ranks of it were scored."""
+        for first, end in self.bins[phase]:
+            inside = np.searchsorted(self.ranks[phase], (first, end))
+            yield {"first_rank": int(first), "last_rank": int(end) - 1, "ranks": int(inside[1] - inside[0])}
 
 
-def read(path: Path, common: dict[int, np.ndarray]) -> dict[str, Any]:
-    """A run cut to the ranks that all compared runs have scored, so that means are over the same ranks."""
-    run = mnemo_io.read_run(path)
-    return {**run, "sets": curves.cut_ranks(run["sets"], common)}
+def scope_of(compared: Sequence[Member], edges: Sequence[int] | None) -> Scope:
+    """The scope of members, in bins of the smallest K or of --bins. A run says nothing of a phase it never reached."""
+    common: dict[int, np.ndarray] = {}
+    size: dict[int, int] = {}
+    for path in all_paths(compared):
+        run = mnemo_io.read_run(path)
+        for phase in range(len(run["switches"]) + 1):
+            columns = curves.phase_columns(run["sets"], phase)
+            if columns is not None:
+                common[phase] = np.intersect1d(common.get(phase, columns["rank"]), columns["rank"])
+                size[phase] = min(size.get(phase, mnemo_io.num_sequences(run)), mnemo_io.num_sequences(run))
+    bins = {phase: curves.rank_bins(size[phase], edges) for phase in common}
+    for phase, rank in common.items():
+        scored = [ranks for ranks in bins[phase] if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
+        bins[phase] = scored or bins[phase]
+    return Scope(common, bins)
 
 
 def all_paths(compared: Sequence[Member]) -> list[Path]:
     return [path for member in compared for path in member["paths"]]
-
-
-def bins_of(common: dict[int, np.ndarray], compared: Sequence[Member], edges: Sequence[int] | None) -> list[curves.Bin]:
-    """Rank bins of the smallest K, or of --bins."""
-    runs = (mnemo_io.read_run(member["paths"][0]) for member in compared)
-    smallest = min(mnemo_io.num_sequences(run) for run in runs)
-    scored = np.concatenate([*common.values(), np.empty(0, np.int64)])
-    bins = curves.rank_bins(smallest, edges)
-    return [ranks for ranks in bins if ((scored >= ranks[0]) & (scored < ranks[1])).any()] or bins
 
 
 def same_task(a: Member, b: Member) -> bool:
@@ -113,27 +156,44 @@ def same_task(a: Member, b: Member) -> bool:
     return curves.names_sequences(a["config"]) == curves.names_sequences(b["config"])
 
 
-def notes(compared: Sequence[Member], threshold: str) -> list[str]:
+def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]:
     """What a reader must know before comparing the members."""
-    told = f"the first evaluation at which the bin's mean accuracy reaches {threshold} (> x: not by x)"
-    result = [f"presentations: mean over the ranks of a bin at {told}"]
-    for key, what in (("length", "L"), ("num_sequences", "K"), ("zipf_exponent", "the Zipf exponent")):
-        values = list(dict.fromkeys(member["config"].get("data", {}).get(key) for member in compared))
+    told = f"the last evaluation at which a bin's mean accuracy is below {threshold} to the first at which it is not"
+    result = [f"presentations: mean over the ranks of a bin, from {told} (> x: not by x)"]
+    for member in compared:
+        if member["state"]:
+            result.append(f"{member['name']}: not done, so no seed among others; its end is the last evaluation it has")
+        for path, original in member["copies"]:
+            reason = f"data and weights are those of {original} (equal data.seed, model.seed)"
+            result.append(f"{path}: left out, no other seed: {reason}")
+    apart = "compared by presentations, each against its own ceiling"
+    often = "of a noisy curve more frequent evaluations reach a threshold earlier"
+    for block, key, what, so in (
+        ("data", "length", "L", apart), ("data", "num_sequences", "K", apart),
+        ("data", "zipf_exponent", "the Zipf exponent", apart), ("data", "file", "the data file", apart),
+        ("train", "steps", "the number of steps", "the end is the last evaluation of each"),
+        ("eval", "every", "eval.every", often),
+    ):  # fmt: skip
+        values = list(dict.fromkeys(mnemo_io.section(member, block).get(key) for member in compared))
         if len(values) > 1:
-            said = ", ".join(map(str, values))
-            result.append(f"{what} differs ({said}): compared by presentations, each against its own ceiling")
-    counts = {
-        len(mnemo_io.read_npy(file)) for path in all_paths(compared) for file in path.glob("eval/phase_0/rank.npy")
-    }
-    counts |= {len(rank) for phase, rank in common_ranks(all_paths(compared)).items() if phase == 0}
-    if len(counts) > 1:
-        result.append(f"all numbers are over the {min(counts)} ranks that every run has scored")
+            result.append(f"{what} differs ({', '.join(map(str, values))}): {so}")
+    result += _cut_ranks(compared, scope)
     for member in compared:
         if curves.names_sequences(member["config"]):
             result.append(
                 f"{member['name']}: names whole sequences (objective retrieval): chance is 1/K; no stored bits"
             )
-    files = {str(member["config"].get("data", {}).get("file")) for member in compared}
-    if len(files) > 1:
-        result.append("the data files differ: compared by presentations, each against its own ceiling")
     return result
+
+
+def _cut_ranks(compared: Sequence[Member], scope: Scope) -> Iterator[str]:
+    """In which phases numbers are over fewer ranks than some run has scored."""
+    most = dict.fromkeys(scope.ranks, 0)
+    for path in all_paths(compared):
+        sets = mnemo_io.read_sets(path)
+        for phase in most:
+            columns = curves.phase_columns(sets, phase)
+            most[phase] = max(most[phase], 0 if columns is None else len(columns["rank"]))
+    for phase, rank in scope.ranks.items():
+        if len(rank) < most[phase]:
+            yield f"phase {phase}: numbers are over the {len(rank)} ranks that every run in it has scored"

@@ -5,17 +5,20 @@
     run = mnemo_io.read_run("cache/freeze_attention/freeze_attention")
     run["metrics"]["train_loss"]                    # (N,) one value a log line
     run["sets"]["train"]["accuracy"]                # (T, S) evaluation x rank
+    run["by_position"]["phase_0"]["accuracy"]       # (T, E, P) evaluation x rank bin x position, where it was asked for
     mnemo_io.to_frame(run, "phase_0")               # long pandas table
 
 A run may be read while it is written: a torn last line is left out, and the number of evaluations comes from step.npy.
 Corrupt files raise ValueError with a message `FILE: what is wrong`; missing ones raise OSError.
-Letters: N log lines, T evaluations, S evaluated ranks, K sequences, L bits a sequence.
+Letters: N log lines, T evaluations, S evaluated ranks, E rank bins, P predicted positions, K sequences, L bits a
+sequence.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import codecs
 import contextlib
 import csv
 import errno
@@ -28,7 +31,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
@@ -42,6 +45,12 @@ METRIC_COLUMNS = {
 SET_COLUMNS = {
     "step": np.int64, "moment": np.uint8, "phase": np.int64, "rank": np.int64, "presentations": np.int64,
     "last_seen": np.int64, "loss": np.float32, "accuracy": np.float32,
+}  # fmt: skip
+ROW_COLUMNS = ("step", "moment", "phase")  # one number an evaluation
+ATTENTION_AXES = {  # of an evaluation's array, what each dimension counts: title, distance, first
+    "vertical_bars": (("head", 1, 0), ("position", 5, 0), ("later_position", 5, 1)),
+    "decorrelation": (("position", 5, 0), ("head", 1, 0), ("other_head", 1, 0)),
+    "attn_reps": (("sequence", 1, 0), ("head", 1, 0), ("query", 1, 0), ("key", 1, 0)),
 }  # fmt: skip
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 MAP_FROM_BYTES = 1 << 20  # smaller files are read at once: each memory map holds a file descriptor
@@ -97,9 +106,7 @@ def _require_int(value: Any, what: str, where: str) -> int:
 # config.yaml ----------------------------------------------------------------------------------------------------------
 
 _KEY = re.compile(r'("?)([A-Za-z0-9_][A-Za-z0-9_.\-]*)\1:(?: +|$)')  # "on" is quoted: old YAML reads a boolean
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-_FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
-_SPECIAL_FLOATS = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # the engine's; it quotes text that looks so
 _WORDS = {"null": None, "true": True, "false": False}
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
@@ -137,8 +144,8 @@ def parse_config(text: str, where: str = "config") -> dict[str, Any]:
 
 def _config_lines(text: str, where: str) -> Iterator[Line]:
     for number, line in enumerate(text.split("\n"), 1):
-        if re.search(r"[\x00-\x1f\x7f\ufeff]", line):
-            raise ValueError(f"{where}:{number}: tab, control character or byte-order mark")
+        if re.search(r"[\x00-\x1f\x7f]", line):
+            raise ValueError(f"{where}:{number}: tab or control character")
         content = line.strip(" ")
         if content and not content.startswith("#"):
             yield number, len(line) - len(line.lstrip(" ")), content
@@ -209,12 +216,10 @@ def _parse_scalar(text: str, where: str, in_list: bool = False) -> Any:
         return _unquote(text, where)
     if text in _WORDS:
         return _WORDS[text]
-    if text in _SPECIAL_FLOATS:
-        return _SPECIAL_FLOATS[text]
-    if _INT.match(text):
-        return int(text) if len(text) <= 20 else float(text)
-    if any(c.isdigit() for c in text) and _FLOAT.match(text):
-        return float(text)
+    number = _NUMBER.fullmatch(text)
+    if number is not None:
+        is_integer = number.group(2) is None and number.group(3) is None
+        return int(text) if is_integer and len(text) <= 20 else float(text)
     if re.match(r"[-+]?0[0-9]+$", text):
         raise ValueError(f"{where}: a number with a leading zero: {text}")
     starts_wrong = not text or text[0] in "[]{}#&*!|>'%@`," or re.match(r"[-?:]( |$)", text)
@@ -422,6 +427,7 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
     dict
         step, phase (T,) and rank (S,) int64; presentations, last_seen (T, S) int64; loss, accuracy (T, S) float32;
         moment (T,) uint8: 0 before the events of the step, 1 after one of them changed data or weights.
+        completed (T, S) uint8 where it was asked for: 1 if greedy continuation gives the sequence.
         T is what step.npy says; where the engine has appended more to the other files, those rows are left out.
     """
     path = Path(path)
@@ -432,7 +438,8 @@ def read_set(path: PathLike) -> dict[str, np.ndarray]:
     if (rank < 0).any():
         raise ValueError(f"{path / 'rank.npy'}: ranks must be >= 0")
     result = {}
-    for name, dtype in SET_COLUMNS.items():
+    columns = {**SET_COLUMNS, **({"completed": np.uint8} if (path / "completed.npy").is_file() else {})}
+    for name, dtype in columns.items():
         file = path / f"{name}.npy"
         if name in ("step", "rank"):
             result[name] = step if name == "step" else rank
@@ -467,6 +474,45 @@ def read_sets(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
     return {folder.name: read_set(folder) for folder in sorted(folders, key=lambda folder: _set_order(folder.name))}
 
 
+def read_by_position(run: PathLike, sets: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """What `eval.by_position` writes beside sets, by set.
+
+    Returns
+    -------
+    dict
+        {set: {step, phase (T,), bins (E, 2) first rank and one past the last, position (P,) 0-based of the bit that is
+        predicted, loss, accuracy (T, E, P) float32: means over the ranks of a bin, NaN where it holds none}}
+    """
+    result = {}
+    for name, columns in sets.items():
+        folder, rows = Path(run) / "eval" / name, len(columns["step"])
+        if not (folder / "by_position_bins.npy").is_file() or not rows:
+            continue
+        bins = read_npy(folder / "by_position_bins.npy", np.int64, 2)
+        found = {key: read_npy(folder / f"by_position_{key}.npy", np.float32, 3) for key in ("loss", "accuracy")}
+        for key, array in found.items():
+            if len(array) < rows or array.shape[1:] != (len(bins), found["loss"].shape[2]):
+                raise ValueError(f"{folder / f'by_position_{key}.npy'}: shape {array.shape} does not fit its set")
+        result[name] = {key: columns[key] for key in ROW_COLUMNS} | {"bins": bins}
+        result[name].update({key: array[:rows] for key, array in found.items()})
+    return result
+
+
+def read_series(folder: PathLike) -> dict[str, np.ndarray]:
+    """step.npy (T,) and the arrays NAME.npy (T, ...) beside it, of `attention/` or `measures/`; {} without."""
+    folder = Path(folder)
+    if not (folder / "step.npy").is_file():
+        return {}
+    step = read_npy(folder / "step.npy", np.int64, 1)  # first: it is written last
+    result = {"step": step}
+    for file in sorted(folder.glob("*.npy")):
+        array = read_npy(file)
+        if array.ndim == 0 or len(array) < len(step):
+            raise ValueError(f"{file}: shape {array.shape}, but step.npy has {len(step)} rows")
+        result.setdefault(file.stem, array[: len(step)])
+    return result
+
+
 def _set_order(name: str) -> tuple[int, int, str]:
     match = re.fullmatch(r"phase_([0-9]{1,9})", name)
     if match:
@@ -474,8 +520,8 @@ def _set_order(name: str) -> tuple[int, int, str]:
     return {"train": 0, "novel": 2}.get(name, 3), 0, name
 
 
-def _phase_files(folder: Path) -> Iterator[tuple[int, Path]]:
-    found = ((re.fullmatch(r"phase_([0-9]{1,9})\.npy", file.name), file) for file in folder.glob("phase_*.npy"))
+def _phase_files(folder: Path, prefix: str = "phase") -> Iterator[tuple[int, Path]]:
+    found = ((re.fullmatch(prefix + r"_([0-9]{1,9})\.npy", file.name), file) for file in folder.glob(f"{prefix}_*.npy"))
     yield from sorted((int(match.group(1)), file) for match, file in found if match)
 
 
@@ -486,7 +532,8 @@ def read_theory(run: PathLike) -> dict[int, dict[str, Any]]:
     -------
     dict
         {phase: {"floor": (K,) loss in nats, "ceiling": (K,) accuracy, and the scalars of theory.json: loss_floor,
-        accuracy_ceiling, entropy, retrieval_ceiling, accuracy_ceiling_unweighted}}
+        accuracy_ceiling, entropy, retrieval_ceiling, accuracy_ceiling_unweighted; with eval.by_position also
+        "floor_by_position", "ceiling_by_position": (E, P), means over the ranks of a bin}}
     """
     folder = Path(run) / "theory"
     result: dict[int, dict[str, Any]] = {}
@@ -495,6 +542,11 @@ def read_theory(run: PathLike) -> dict[int, dict[str, Any]]:
         if table.shape[1] != 2:
             raise ValueError(f"{file}: shape must be (K, 2), is {table.shape}")
         result[phase] = {"floor": table[:, 0], "ceiling": table[:, 1]}
+    for phase, file in _phase_files(folder, "by_position"):
+        table = read_npy(file, np.float64, 3)
+        if table.shape[2] != 2:
+            raise ValueError(f"{file}: shape must be (bins, positions, 2), is {table.shape}")
+        result.setdefault(phase, {}).update(floor_by_position=table[..., 0], ceiling_by_position=table[..., 1])
     for file in (folder / "theory.json", Path(run) / "theory.json"):
         if not file.is_file():
             continue
@@ -541,7 +593,9 @@ def read_run(path: PathLike) -> dict[str, Any]:
     -------
     dict
         path, config, status, meta; metrics {column: (N,)}; sets {name: see read_set}; theory {phase: see read_theory};
-        switches [{phase, step}]; sequences {phase: (K, L)}; snapshots {name: {tensor: array}}; final {tensor: array}
+        switches [{phase, step}]; sequences {phase: (K, L)}; snapshots {name: {tensor: array}}; final {tensor: array};
+        by_position {set: see read_by_position}; attention {step (T,), vertical_bars (T, H, 20, 20), decorrelation
+        (T, 20, H, H), attn_reps (T, N, H, L, L)} as asked for; measures {step (N,), name: (N, L)} of a DAM
     """
     path = Path(path)
     if not (path / "config.yaml").is_file():
@@ -550,7 +604,7 @@ def read_run(path: PathLike) -> dict[str, Any]:
         reason = f"not a run directory (no config.yaml){hint}" if path.is_dir() else "no such directory"
         raise FileNotFoundError(2, reason, str(path))
     no_metrics = {name: np.empty(0, dtype) for name, dtype in METRIC_COLUMNS.items()}
-    return {
+    run = {
         "path": path,
         "config": read_config(path / "config.yaml"),
         "status": _optional(read_json, path / "status.json", {}),
@@ -562,7 +616,14 @@ def read_run(path: PathLike) -> dict[str, Any]:
         "sequences": read_sequences(path),
         "snapshots": read_snapshots(path),
         "final": _optional(read_safetensors, path / "final.safetensors", {}),
+        "attention": read_series(path / "attention"),
+        "measures": read_series(path / "measures"),
     }
+    run["by_position"] = read_by_position(path, run["sets"])
+    first = 0 if section(run, "model").get("positions") == "from_0" else 1
+    for columns in run["by_position"].values():
+        columns["position"] = first + np.arange(columns["loss"].shape[2])
+    return run
 
 
 def find_runs(path: PathLike) -> list[Path]:
@@ -635,37 +696,78 @@ def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.n
     return theory["floor"][rank], theory["ceiling"][rank]
 
 
-def long_form(columns: dict[str, np.ndarray], rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """A set as one line per evaluation and rank: each of its columns becomes an array (T * S,)."""
-    num_rows, size = len(columns["step"][rows]), len(columns["rank"])
-    result = {}
-    for name in SET_COLUMNS:
-        if name == "rank":
-            result[name] = np.tile(columns[name], num_rows)
-        elif columns[name].ndim == 1:
-            result[name] = np.repeat(columns[name][rows], size)
-        else:
-            result[name] = np.asarray(columns[name][rows]).reshape(-1)
+class Table(NamedTuple):
+    """Arrays of one shape: what tells rows apart, what the further dimensions count, and the values, (T, ...) each."""
+
+    rows: dict[str, np.ndarray]
+    axes: list[dict[str, np.ndarray]]
+    values: dict[str, np.ndarray]
+
+
+def table_names(run: dict[str, Any]) -> list[str]:
+    """What `table`, `to_frame` and --csv --set know by name, beside `metrics`."""
+    names = [*run["sets"], *(f"by_position/{name}" for name in run["by_position"])]
+    names += [f"attention/{name}" for name in run["attention"] if name not in ("step", "moment")]
+    return names + (["measures"] if run["measures"] else [])
+
+
+def table(run: dict[str, Any], what: str) -> Table:
+    """A set, `by_position/SET`, `attention/NAME` or `measures`."""
+    kind, _, name = what.rpartition("/")
+    if not kind and what in run["sets"]:
+        columns = dict(run["sets"][what])
+        return Table({key: columns.pop(key) for key in ROW_COLUMNS}, [{"rank": columns.pop("rank")}], columns)
+    if kind == "by_position":
+        columns = dict(run["by_position"][name])
+        rows, bins = {key: columns.pop(key) for key in ROW_COLUMNS}, columns.pop("bins")
+        axes = [{"first_rank": bins[:, 0], "last_rank": bins[:, 1] - 1}, {"position": columns.pop("position")}]
+        return Table(rows, axes, columns)
+    arrays = dict(run[kind or what])
+    rows = {key: arrays.pop(key) for key in ("step", "moment") if key in arrays}
+    values = {name: arrays[name]} if kind else arrays
+    shape = next(iter(values.values())).shape[1:]
+    _require(all(array.shape[1:] == shape for array in values.values()), f"{what}: arrays of different shapes")
+    counted = ATTENTION_AXES.get(name, ()) if kind else (("position", 1, 0),)
+    if len(counted) != len(shape):
+        counted = tuple((f"index_{axis}", 1, 0) for axis in range(len(shape)))
+    axes = [{title: first + step * np.arange(size)} for (title, step, first), size in zip(counted, shape)]
+    return Table(rows, axes, values)
+
+
+def long_form(table: Table, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+    """A table as one line per element: each of its columns becomes an array (T * ...,)."""
+    shape = next(iter(table.values.values())).shape[1:]
+    result = {name: np.repeat(column[rows], math.prod(shape)) for name, column in table.rows.items()}
+    count = len(next(iter(table.rows.values()))[rows])
+    for axis, columns in enumerate(table.axes):
+        for name, column in columns.items():
+            along = column.reshape([-1 if other == axis else 1 for other in range(len(shape))])
+            result[name] = np.tile(np.broadcast_to(along, shape).reshape(-1), count)
+    result.update({name: np.asarray(array[rows]).reshape(-1) for name, array in table.values.items()})
     return result
 
 
 def to_frame(run: dict[str, Any], what: str = "metrics") -> Any:
-    """A pandas DataFrame: `metrics` (one line a log line) or a set by name (one line per evaluation and rank)."""
+    """A pandas DataFrame: `metrics` (one line a log line) or what `table_names` lists (one line per element)."""
     try:
         import pandas
     except ImportError as error:
         raise ImportError("to_frame needs pandas (pip install pandas); everything else needs NumPy alone") from error
     if what == "metrics":
         return pandas.DataFrame(run["metrics"])
-    if what not in run["sets"]:
-        raise KeyError(f"no set {what!r}; there are: {', '.join(['metrics', *run['sets']])}")
-    return pandas.DataFrame(long_form(run["sets"][what]))
+    if what not in table_names(run):
+        raise KeyError(f"no set {what!r}; there are: {', '.join(['metrics', *table_names(run)])}")
+    return pandas.DataFrame(long_form(table(run, what)))
 
 
 def flatten(run: dict[str, Any]) -> dict[str, np.ndarray]:
     """Everything numeric under flat names: `metrics/step`, `sets/train/loss`, `theory/0/floor`, `final/wte.weight`."""
     result = {f"metrics/{name}": column for name, column in run["metrics"].items()}
-    result.update({f"sets/{s}/{name}": array for s, columns in run["sets"].items() for name, array in columns.items()})
+    for kind in ("sets", "by_position"):
+        for s, columns in run[kind].items():
+            result.update({f"{kind}/{s}/{name}": array for name, array in columns.items()})
+    for kind in ("attention", "measures"):
+        result.update({f"{kind}/{name}": array for name, array in run[kind].items()})
     for phase, entry in run["theory"].items():
         numeric = {k: v for k, v in entry.items() if isinstance(v, (int, float, np.ndarray))}
         result.update({f"theory/{phase}/{name}": np.asarray(value) for name, value in numeric.items()})
@@ -682,17 +784,17 @@ def flatten(run: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def write_csv(run: dict[str, Any], what: str, file: Any) -> None:
-    """Writes `metrics` or a set as CSV, floats with as many digits as they need."""
+    """Writes `metrics` or a table as CSV, floats with as many digits as they need."""
     writer = csv.writer(file, lineterminator="\n")
     if what == "metrics":
         writer.writerow(run["metrics"])
         writer.writerows(zip(*(column.astype(str) for column in run["metrics"].values())))
         return
-    columns = run["sets"][what]
-    writer.writerow(SET_COLUMNS)
-    for row in range(len(columns["step"])):  # a row at a time: a set may be larger than memory
-        lines = long_form(columns, slice(row, row + 1))
-        writer.writerows(zip(*(lines[name].astype(str) for name in SET_COLUMNS)))
+    found = table(run, what)
+    writer.writerow(long_form(found, slice(0, 0)))
+    for row in range(len(found.rows["step"])):  # a row at a time: a set may be larger than memory
+        lines = long_form(found, slice(row, row + 1))
+        writer.writerows(zip(*(column.astype(str) for column in lines.values())))
 
 
 def write_atomically(path: PathLike, write: Callable[[Any], None], binary: bool = True) -> None:
@@ -726,9 +828,13 @@ def summary(run: dict[str, Any]) -> str:
         lines.append(f"train     loss {last['train_loss']:.4f}, accuracy {last['train_accuracy']:.4f} {at}")
     names = ", ".join([*run["snapshots"], *(["final"] if run["final"] else [])])
     lines.append(f"weights   {names or 'none'}")
+    names = (name for name in table_names(run) if name not in run["sets"])
+    further = dict.fromkeys("by_position/SET" if name.startswith("by_position/") else name for name in names)
+    lines += [f"further   {', '.join(further)}"] if further else []
     if run["sets"]:
         width = max(8, *(len(name) for name in run["sets"]))
         titles = f"{'rows':>5} {'ranks':>7} {'step':>9} {'loss':>8} {'floor':>8} {'acc.':>7} {'ceiling':>8}"
+        titles += " completed" if any("completed" in columns for columns in run["sets"].values()) else ""
         lines += ["", f"{'set':{width}} {titles}", *(_summary_row(run, name, width) for name in run["sets"])]
         lines += ["loss (nats) and accuracy: means over the ranks at the last row; floor, ceiling: Bayes, same ranks"]
     return "\n".join(lines) + "\n"
@@ -742,7 +848,8 @@ def _summary_row(run: dict[str, Any], name: str, width: int) -> str:
     loss, accuracy = (float(columns[key][-1].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
     bounds = limits(run, name, int(columns["phase"][-1]))
     floor, ceiling = ("-", "-") if bounds is None else (f"{bounds[0].mean():.4f}", f"{bounds[1].mean():.4f}")
-    return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}"
+    completed = f" {columns['completed'][-1].mean():9.4f}" if "completed" in columns else ""
+    return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}{completed}"
 
 
 def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -757,6 +864,20 @@ def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return checked
 
 
+def expanded_path(text: str) -> Path:
+    """The path with `~` or `~/` at its begin replaced by $HOME: a shell does not do it after `=`."""
+    if not text.startswith("~"):
+        return Path(text)
+    if text[1:2] not in ("", "/"):
+        raise ValueError(f"{text}: only ~ and ~/ mean a home folder here; write the path out (./{text})")
+    if not os.environ.get("HOME"):
+        raise ValueError(f"{text}: HOME is not set; write the path out")
+    return Path(os.environ["HOME"], text[2:])
+
+
+path_argument = argument(expanded_path)
+
+
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """`parser.parse_args` that exits with 64, as all of mnemo does, on a usage error."""
     try:
@@ -769,6 +890,14 @@ def usage_error(message: str) -> int:
     """Prints a usage error and returns its exit code."""
     _complain(f"{message} (--help shows how)")
     return EXIT_USAGE
+
+
+def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a terminal's alphabet lacks: the bytes of a path (lone surrogates) as they came, all else escaped."""
+    if isinstance(error, UnicodeEncodeError) and "\udc80" <= error.object[error.start] <= "\udcff":
+        return os.fsencode(error.object[error.start]), error.start + 1
+    error.end = error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 class _Output(io.FileIO):
@@ -789,6 +918,7 @@ def guarded(command: Callable[[], int]) -> int:
 
     Lost output is an error too, but for a closed pipe: 141, and nothing is said. Ctrl-C ends without a traceback.
     """
+    codecs.register_error("as_given", _as_given)
     for descriptor in range(3):  # a closed one would be the number of the next file that is opened
         try:
             os.fstat(descriptor)
@@ -800,7 +930,7 @@ def guarded(command: Callable[[], int]) -> int:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(output), encoding, line_buffering=output.isatty())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names outside the terminal's alphabet
+            stream.reconfigure(errors="as_given")
     code: Any = EXIT_IO
     failure = None
     try:
@@ -839,22 +969,33 @@ def _complain(message: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mnemo_io.py",
+        prog="mnemo show",
         description="Summary of a mnemo run directory; its numbers as CSV or NumPy archive. Changes nothing.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  mnemo_io.py cache/zipf/zipf                                 what ran, and where it stands
-  mnemo_io.py cache/zipf/zipf --csv metrics.csv               a line per log line
-  mnemo_io.py cache/zipf/zipf --csv train.csv --set train     a line per evaluation and rank
-  mnemo_io.py cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
-  mnemo_io.py cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
+  mnemo show cache/zipf/zipf                                 what ran, and where it stands
+  mnemo show cache/zipf/zipf --csv metrics.csv               a line per log line
+  mnemo show cache/zipf/zipf --csv train.csv --set train     a line per evaluation and rank
+  mnemo show cache/zipf/zipf --csv - --set phase_0 | head    to the terminal
+  mnemo show RUN --csv p.csv --set by_position/phase_0       a line per evaluation, rank bin and position
+  mnemo show cache/zipf/zipf --npz run.npz                   everything numeric: np.load("run.npz")["sets/train/loss"]
 
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing, or cannot be read or written""",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
-    parser.add_argument("--csv", metavar="OUT", help="write metrics.jsonl, or with --set a set, as CSV; - is stdout")
-    parser.add_argument("--set", metavar="NAME", help="with --csv: train, phase_0, novel, ... instead of the metrics")
-    parser.add_argument("--npz", metavar="OUT", help="write everything numeric as a NumPy archive")
+    parser.add_argument("run", metavar="RUN", type=path_argument, help="run directory, such as cache/GROUP/RUN")
+    parser.add_argument(
+        "--csv",
+        metavar="OUT",
+        type=path_argument,
+        help="write metrics.jsonl, or with --set a set, as CSV; - is stdout",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="NAME",
+        help="with --csv, instead of the metrics: train, phase_0, novel, ...; "
+        "by_position/SET, attention/NAME, measures where the run has them",
+    )
+    parser.add_argument("--npz", metavar="OUT", type=path_argument, help="write everything numeric as a NumPy archive")
     return parser
 
 
@@ -864,9 +1005,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return usage_error("--set goes with --csv")
     run = read_run(arguments.run)
     what = arguments.set or "metrics"
-    if what not in ("metrics", *run["sets"]):
-        return usage_error(f"{arguments.run} has no set {what!r}; it has: {', '.join(run['sets']) or 'none yet'}")
-    if arguments.csv == "-":
+    if what not in ("metrics", *table_names(run)):
+        known = ", ".join(table_names(run)) or "none yet"
+        return usage_error(f"{arguments.run} has no set {what!r}; it has: {known}")
+    if arguments.csv == Path("-"):
         write_csv(run, what, sys.stdout)
     elif arguments.csv:
         write_atomically(arguments.csv, lambda file: write_csv(run, what, file), binary=False)

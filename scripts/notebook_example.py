@@ -163,12 +163,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog="exit codes: 0 done, 64 usage, 65 corrupt data, 74 no such file"
     )
-    parser.add_argument("pattern", help="records, such as 'out/GROUP/*/*.pkl'")
-    parser.add_argument("-o", "--output", type=Path, default=Path("records.png"), help=".png, .pdf or .svg")
+    parser.add_argument("pattern", type=mnemo_io.path_argument, help="records, such as 'out/GROUP/*/*.pkl'")
+    parser.add_argument(
+        "-o", "--output", type=mnemo_io.path_argument, default=Path("records.png"), help=".png, .pdf or .svg"
+    )
     arguments = mnemo_io.parse_arguments(parser, argv)
     if arguments.output.suffix.lower() not in plot_run.METADATA:
         return mnemo_io.usage_error(f"{arguments.output}: the format must be one of {', '.join(plot_run.METADATA)}")
-    plot_run.save(draw(load_records(arguments.pattern)), arguments.output)
+    with plot_run.matplotlib_style():
+        plot_run.save(draw(load_records(str(arguments.pattern))), arguments.output)
     print(arguments.output)
     return 0
 

@@ -8,11 +8,13 @@ Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the sam
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,15 @@ def swap_tests(run: dict[str, Any], name: str) -> dict[str, dict[str, np.ndarray
     return {event: columns for event, columns in tests.items() if len(columns["step"]) and len(columns["rank"])}
 
 
+def panels() -> tuple[Any, dict[str, Any]]:
+    """An empty figure and its axes: loss over accuracy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+    figure.subplots_adjust(**MARGINS)  # fixed: two figures can be laid side by side, and the legend has its own column
+    return figure, dict(zip(("loss", "accuracy"), figure.subplots(2, 1, sharex=True)))
+
+
 def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool = False) -> Any:
     """The figure of a run.
 
@@ -115,11 +126,7 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
     log
         Logarithmic loss axis.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
-    figure.subplots_adjust(**MARGINS)  # fixed: two figures can be laid side by side, and the legend has its own column
-    axes = dict(zip(("loss", "accuracy"), figure.subplots(2, 1, sharex=True)))
+    figure, axes = panels()
     columns, old = run["sets"][name], first_sequences(run, name)
     rank = columns["rank"]
     bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
@@ -135,11 +142,17 @@ def draw(run: dict[str, Any], name: str, bins: Sequence[curves.Bin], log: bool =
             _draw_curves(panel, columns, rows, key, bins, colors, **SOLID)
         for marker, swapped in zip(itertools.cycle(MARKERS), swap_tests(run, name).values()):
             _draw_curves(panel, swapped, slice(None), key, bins, colors, marker=marker, **SWAPPED)
-    _finish_axes(axes, last_step, log, _highest(columns, bins, chance[0]))
+    finish_axes(axes, (0, last_step), "step", log, _highest(columns, bins, chance[0]))
     _draw_switches(axes, run, last_step)
-    _draw_title(figure, run)
-    _draw_legend(figure, run, name, bins, colors, old is not None)
+    draw_title(figure, run)
+    _draw_legend(figure, run, name, drawn(axes, dict(zip(bins, colors))), old is not None)
     return figure
+
+
+def drawn(axes: dict[str, Any], colors: dict[curves.Bin, Any]) -> dict[curves.Bin, Any]:
+    """The bins of which something is drawn."""
+    lines = [line for panel in axes.values() for line in panel.lines if np.isfinite(line.get_ydata()).any()]
+    return {ranks: color for ranks, color in colors.items() if any(line.get_color() == color for line in lines)}
 
 
 def _highest(columns: dict[str, np.ndarray], bins: Sequence[curves.Bin], chance: float) -> float:
@@ -164,10 +177,10 @@ def _draw_curves(
     means = curves.bin_mean(columns[key][rows], columns["rank"], bins)
     marker = {"marker": "o", "markersize": 3.2} if len(step) <= FEW_ROWS else {}
     for index in reversed(range(len(bins))):  # the first bin on top
-        panel.plot(step, _finite(means[:, index]), color=colors[index], zorder=3, **{**marker, **style})
+        panel.plot(step, finite(means[:, index]), color=colors[index], zorder=3, **{**marker, **style})
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
+def finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -187,7 +200,7 @@ def _draw_limits(
 def _draw_train_loss(panel: Any, run: dict[str, Any]) -> None:
     metrics = run["metrics"]
     for _, rows in curves.phase_segments(metrics["phase"]):
-        panel.plot(metrics["step"][rows], _finite(metrics["train_loss"][rows]), color=GREY, linewidth=0.8, zorder=1)
+        panel.plot(metrics["step"][rows], finite(metrics["train_loss"][rows]), color=GREY, linewidth=0.8, zorder=1)
 
 
 def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) -> None:
@@ -203,21 +216,17 @@ def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) ->
             labelled = entry["step"]
 
 
-def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
+def finish_axes(axes: dict[str, Any], span: tuple[int, int], label: str, log: bool, highest: float) -> None:
     axes["loss"].set_ylabel("loss (nats)")
     axes["accuracy"].set_ylabel("accuracy")
-    axes["accuracy"].set_xlabel("step")
-    axes["accuracy"].set_xlim(-0.012 * last_step, 1.012 * last_step)
+    axes["accuracy"].set_xlabel(label)
+    beside = 0.012 * (span[1] - span[0]) or 0.5
+    axes["accuracy"].set_xlim(span[0] - beside, span[1] + beside)
     axes["accuracy"].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes["accuracy"].xaxis.get_major_locator().set_params(integer=True)
     if log:
         axes["loss"].set_yscale("log")
-        low, high = axes["loss"].get_ylim()
-        axes["loss"].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 150 * low else (1.0,)))
-        axes["loss"].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes["loss"].yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes["loss"].yaxis, lambda value: f"{value:g}")
     else:
         axes["loss"].set_ylim(-0.02 * highest, highest)
     low, _ = axes["accuracy"].get_ylim()
@@ -226,10 +235,21 @@ def _finish_axes(axes: dict[str, Any], last_step: int, log: bool, highest: float
         panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
         panel.set_axisbelow(True)
         panel.tick_params(length=3, width=0.8)
-        panel.yaxis.set_label_coords(-0.075, 0.5)
+        panel.yaxis.set_label_coords(-0.090, 0.5)
 
 
-def _draw_title(figure: Any, run: dict[str, Any]) -> None:
+def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
+    """Labels that a logarithmic axis has room for: decades, 1-2-5 over two of them, even steps within a part of one."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
+    axis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=subs, numticks=7))
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def draw_title(figure: Any, run: dict[str, Any]) -> None:
     """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
     name, settings = mnemo_io.run_name(run), mnemo_io.settings_line(run, " · ")
     state = run["status"].get("state")
@@ -248,16 +268,19 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _draw_legend(
-    figure: Any, run: dict[str, Any], name: str, bins: Sequence[curves.Bin], colors: list, has_old: bool
-) -> None:
+def bin_handles(colors: dict[curves.Bin, Any]) -> list[Any]:
+    """Entries of a legend: the bins, and a gap."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=color, linewidth=2.2, label=curves.bin_label(ranks).replace("-", "–"))
-        for ranks, color in zip(bins, colors)
-    ]
-    handles.append(Line2D([], [], linestyle="none", label=" "))
+    labels = {curves.bin_label(ranks).replace("-", "–"): color for ranks, color in colors.items()}
+    handles = [Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in labels.items()]
+    return [*handles, Line2D([], [], linestyle="none", label=" ")]
+
+
+def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curves.Bin, Any], has_old: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = bin_handles(colors)
     if has_old:
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
@@ -269,6 +292,11 @@ def _draw_legend(
     if len(run["metrics"]["step"]):
         handles.append(Line2D([], [], color=GREY, linewidth=0.8, label="training loss"))
     handles.append(Line2D([], [], color=FAINT, linewidth=1.0, label="chance"))
+    legend(figure, run, name, handles)
+
+
+def legend(figure: Any, run: dict[str, Any], name: str, handles: Sequence[Any]) -> None:
+    """The column beside the panels, under the name of a set and how many of its ranks were scored."""
     step = curves.stride(run["sets"][name]["rank"])
     sampling = "all ranks" if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
     figure.legend(
@@ -276,6 +304,18 @@ def _draw_legend(
         title=_cut(f"{name}, {sampling}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5, handlelength=2.2,
         labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def matplotlib_style() -> Iterator[None]:
+    """Figures inside it look as they do here, whatever MPLBACKEND and a matplotlibrc say."""
+    os.environ["MPLBACKEND"] = "agg"  # one that Jupyter left names a module that need not be there
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
 
 
 def save(figure: Any, path: Path) -> None:
@@ -288,33 +328,54 @@ def save(figure: Any, path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="plot_run.py",
+        prog="mnemo plot",
         description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  plot_run.py cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
-  plot_run.py cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
-  plot_run.py cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
-  plot_run.py cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
+  mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
+  mnemo plot cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
+  mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
+  mnemo plot cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
+  mnemo plot cache/zipf/zipf --by-position              loss and accuracy against the position in a sequence
 
 The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, such as cache/GROUP/RUN")
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help=".png, .pdf or .svg (default RUN/figure.png)")
+    parser.add_argument(
+        "run", metavar="RUN", type=mnemo_io.path_argument, help="run directory, such as cache/GROUP/RUN"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=mnemo_io.path_argument,
+        help=".png, .pdf or .svg (default RUN/figure.png, RUN/by_position.png)",
+    )
     parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
     bin_edges = mnemo_io.argument(lambda text: curves.parse_edges(text, MAX_BINS))
     parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
+    parser.add_argument(
+        "--by-position", action="store_true", help="against the predicted bit, of a run with eval.by_position"
+    )
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = mnemo_io.parse_arguments(_parser(), argv)
-    output = arguments.output or Path(arguments.run) / "figure.png"
-    if output.suffix.lower() not in METADATA:
-        return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
-    run = mnemo_io.read_run(arguments.run)
+def _figure_by_position(run: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], Any] | int:
+    """What draws it, or an exit code."""
+    import position_figure
+
+    name = arguments.set or position_figure.default_set(run)
+    if arguments.bins:
+        return mnemo_io.usage_error("--bins does not go with --by-position, whose bins are those of the run's files")
+    if name not in run["by_position"]:
+        known = ", ".join(run["by_position"])
+        return mnemo_io.usage_error(f"{arguments.run} has no set {name!r} by position; it has: {known}")
+    return lambda: position_figure.draw(run, name, arguments.log)
+
+
+def _figure_by_step(run: dict[str, Any], arguments: argparse.Namespace) -> Callable[[], Any] | int:
+    """What draws it, or an exit code."""
     current = curves.current_sequences(run["sets"])
     if current is not None:
         run["sets"]["current"] = current
@@ -325,12 +386,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     bins = curves.rank_bins(size, arguments.bins)
     if not bins:
         return mnemo_io.usage_error(f"no bin of --bins holds a rank below {size}")
-    import matplotlib
+    return lambda: draw(run, name, bins, arguments.log)
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # no one's matplotlibrc changes the figure
-        matplotlib.rcParams.update({"backend": "agg", **STYLE})
-        save(draw(run, name, bins, arguments.log), output)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = mnemo_io.parse_arguments(_parser(), argv)
+    output = arguments.output or Path(arguments.run) / ("by_position.png" if arguments.by_position else "figure.png")
+    if output.suffix.lower() not in METADATA:
+        return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
+    run = mnemo_io.read_run(arguments.run)
+    figure = (_figure_by_position if arguments.by_position else _figure_by_step)(run, arguments)
+    if isinstance(figure, int):
+        return figure
+    with matplotlib_style():
+        save(figure(), output)
     print(output)
     return 0
 

@@ -7,6 +7,7 @@ run=cache/quickstart/quickstart
 build/release/mnemo train configs/quickstart.yaml
 build/release/mnemo plot "$run" >/dev/null
 echo
+here=$(printf %q "$PWD")  # the commands work in any folder
 echo "figure:  $run/figure.png"
-echo "numbers: build/release/mnemo show $run"
-echo "change:  build/release/mnemo train configs/quickstart.yaml train.lr=3e-3"
+echo "numbers: $here/build/release/mnemo show $here/$run"
+echo "change:  $here/build/release/mnemo train $here/configs/quickstart.yaml train.lr=3e-3 --cache $here/cache"

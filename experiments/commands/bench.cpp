@@ -255,7 +255,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   add_number(command, "--capacity", request->capacity, in_range(1, 1 << 30), "slots of an associative memory, instead of the configuration's")->default_str("");
   command->add_flag("--plain-cells", request->plain_cells, "with --config: every row and position, nothing shared");
   command->add_flag("--all-units", request->all_units, "with --config: dead units are computed too");
-  command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->needs("--config");
+  command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->transform(home_expanded())->needs("--config");
   command->add_flag("--paced", request->paced, "each round waits for a line on standard input, for interleaved measurements");
   command->callback([=, &chosen] { chosen = [=] { return bench(*request); }; });
 }

@@ -2,6 +2,7 @@
 
 #include "core/config.h"
 #include "core/error.h"
+#include "core/files.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ namespace mnemo {
 
 /// What main() knows about how it was called.
 struct Invocation {
-  std::string program;  ///< argv[0]
+  std::string program;  ///< argv[0], absolute unless it was looked up in PATH
   std::string command;  ///< the whole command line, quoted where a shell needs it
 };
 
@@ -30,10 +31,22 @@ CLI::Option* add_number(CLI::App* command, const std::string& name, T& number, c
   return command->add_option_function<std::string>(name, read, help)->type_name("NUMBER")->default_str(fmt::format("{}", number));
 }
 
+/// Of an option that is a path: expands a leading ~.
+inline CLI::Validator home_expanded() {
+  return CLI::Validator([](std::string& text) {
+    try {
+      text = expanded_path(text).string();
+      return std::string();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  }, "");
+}
+
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
 void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
-void add_export(CLI::App& app, Command& chosen);
+void add_export(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);
 void add_theory(CLI::App& app, Command& chosen);
 void add_doctor(CLI::App& app, Command& chosen);

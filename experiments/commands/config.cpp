@@ -14,7 +14,7 @@ void add_config(CLI::App& app, Command& chosen) {
   auto path = std::make_shared<std::string>();
   auto overrides = std::make_shared<std::vector<std::string>>();
   auto fields = std::make_shared<bool>(false);
-  command->add_option("config", *path, "YAML file");
+  command->add_option("config", *path, "YAML file")->transform(home_expanded());
   command->add_option("overrides", *overrides, "a.b=value");
   command->add_flag("--fields", *fields, "list every setting");
   command->callback([=, &chosen] {

@@ -57,7 +57,7 @@ void write_scores(const fs::path& folder, const NamedSet& set, const Scores& sco
 fs::path weights_file(const fs::path& run, const std::string& name) {
   if (name == "final") return run / "final.safetensors";
   const auto snapshot = run / "snapshots" / (name + ".safetensors");
-  return fs::exists(snapshot) ? snapshot : fs::path(name);
+  return path_exists(snapshot) ? snapshot : fs::path(name);
 }
 
 std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& config) {
@@ -102,7 +102,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
                                 choose_device(request.device).device);
   const auto file = weights_file(request.run, request.weights);
-  if (!fs::exists(file)) {
+  if (!path_exists(file)) {
     throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));
   }
   const auto weights = Safetensors::read(file);
@@ -127,11 +127,11 @@ void add_evaluate(CLI::App& app, const Invocation&, Command& chosen) {
       "  mnemo evaluate cache/quickstart/quickstart --weights before_switch\n"
       "  mnemo evaluate cache/quickstart/quickstart --sequences mine.npy --out scores     (K, L) of 0 and 1");
   auto request = std::make_shared<EvaluateRequest>();
-  command->add_option("run", request->run, "run directory")->required();
-  command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")->capture_default_str();
-  command->add_option("--sequences", request->sequences, ".npy of 0/1 integers (K, L), scored instead of the run's sets");
+  command->add_option("run", request->run, "run directory")->required()->transform(home_expanded());
+  command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")->transform(home_expanded())->capture_default_str();
+  command->add_option("--sequences", request->sequences, ".npy of 0/1 integers (K, L), scored instead of the run's sets")->transform(home_expanded());
   add_number(command, "--stride", request->stride, in_range(1, 2147483647), "every n-th sequence");
-  command->add_option("--out", request->out, "folder for <set>/{rank,loss,accuracy}.npy");
+  command->add_option("--out", request->out, "folder for <set>/{rank,loss,accuracy}.npy")->transform(home_expanded());
   command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command->callback([=, &chosen] { chosen = [=] { return evaluate(*request); }; });
 }

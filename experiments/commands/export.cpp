@@ -1,6 +1,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/log.h"
+#include "core/shell.h"
 #include "experiments/commands/commands.h"
 #include "experiments/notebook_pickle.h"
 #include "experiments/run_directory.h"
@@ -15,17 +16,22 @@ namespace mnemo {
 namespace {
 
 struct ExportRequest {
+  std::string program;
   std::vector<std::string> runs;
   std::string tree, format, rows, sequences_name = "_all_sequences", check;
   std::int64_t epoch_steps = 0;
   bool flat = false, no_sequences = false, iter_files = false;
 };
 
-RunConfig finished_config(const fs::path& run) {
+RunConfig finished_config(const ExportRequest& request, const fs::path& run) {
   auto config = stored_config(run);
-  if (const auto status = read_status(run); status.state != "done" && status.state != "at_chance") {
-    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}); mnemo train {} goes on with it", run.string(),
-                                            status.state.empty() ? "unknown" : status.state, (run / "config.yaml").string()));
+  const auto status = read_status(run);
+  if (status.state == "diverged") {
+    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", run.string(), status.step));
+  }
+  if (status.state != "done" && status.state != "at_chance") {
+    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}). To go on with it:\n  {} train {}", run.string(),
+                                            status.state.empty() ? "unknown" : status.state, quoted(request.program), quoted(canonical_path(run / "config.yaml").string())));
   }
   return config;
 }
@@ -47,14 +53,14 @@ NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
 /// A name for the run in a group of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
 /// run a name belongs to, so that exporting it again replaces its files. It lies at the top, since cells list and glob the folders of groups.
 std::string name_in_tree(const fs::path& group, const std::string& name, const fs::path& run) {
-  const auto source = fs::weakly_canonical(run).string();
+  const auto source = canonical_path(run).string();
   const auto owners = group.parent_path() / ".sources" / group.filename();
   for (int k = 0;; ++k) {
     auto candidate = k == 0 ? name : fmt::format("{}_{}", name, k);
     const auto owner = owners / candidate;
-    if (fs::exists(owner) && read_file(owner) != source) continue;
-    const auto taken = [&](const char* suffix) { return fs::exists(group / (candidate + suffix)); };
-    if (!fs::exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
+    if (path_exists(owner) && read_file(owner) != source) continue;
+    const auto taken = [&](const char* suffix) { return path_exists(group / (candidate + suffix)); };
+    if (!path_exists(owner) && (taken("") || taken(".pkl") || taken(".pt"))) continue;
     make_directories(group);
     make_directories(owners);
     write_atomically(owner, source);
@@ -86,7 +92,7 @@ fs::path dam_record(const ExportRequest& request, const RunConfig& config, const
 
 /// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need epochs.
 void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
-  auto config = finished_config(run);
+  auto config = finished_config(request, run);
   if (std::holds_alternative<DamConfig>(config.model)) {
     dams.push_back(run.string());
     dams.push_back(dam_record(request, config, run).string());
@@ -134,7 +140,7 @@ ExitCode export_runs(const ExportRequest& request) {
 
 }  // namespace
 
-void add_export(CLI::App& app, Command& chosen) {
+void add_export(CLI::App& app, const Invocation& invocation, Command& chosen) {
   auto* command = app.add_subcommand("export", "Write the records that notebooks read");
   command->footer(
       "Examples:\n"
@@ -145,8 +151,9 @@ void add_export(CLI::App& app, Command& chosen) {
       "                                                               torch.load(PATH, weights_only=False) loads it)\n"
       "  mnemo export --check out                                     what would fail in a notebook");
   auto request = std::make_shared<ExportRequest>();
-  auto* runs = command->add_option("runs", request->runs, "run directories of finished runs");
-  auto* tree = command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect");
+  request->program = invocation.program;
+  auto* runs = command->add_option("runs", request->runs, "run directories of finished runs")->transform(home_expanded());
+  auto* tree = command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect")->transform(home_expanded());
   auto* flat = command->add_flag("--flat", request->flat, "in a tree: <group>/<run>.pkl, without sequences")->needs(tree);
   command->add_option("--sequences-name", request->sequences_name, "in a tree: the record's other name, <run><this>.pkl")->needs(tree)->capture_default_str();
   command->add_flag("--no-sequences", request->no_sequences, "the record alone");
@@ -154,7 +161,7 @@ void add_export(CLI::App& app, Command& chosen) {
   command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
   command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
   add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
-  auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->excludes(runs);
+  auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->transform(home_expanded())->excludes(runs);
   command->callback([=, &chosen] {
     if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");
     chosen = [=] { return export_runs(*request); };

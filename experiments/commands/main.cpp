@@ -1,17 +1,22 @@
 #include "experiments/commands/commands.h"
 
 #include "core/config.h"
+#include "core/files.h"
 #include "core/log.h"
 #include "core/output.h"
+#include "core/shell.h"
 #include "revision.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <clocale>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <sstream>
 #include <system_error>
 
@@ -19,11 +24,11 @@ namespace {
 
 using namespace mnemo;
 
-std::string quoted(const std::string& argument) {
-  if (!argument.empty() && argument.find_first_of(" \t\n\"'\\$&;|<>(){}[]*?!#~`") == std::string::npos) return argument;
-  std::string text = "'";
-  for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
+/// The program as it can be called from any folder.
+std::string program_path(const char* name) {
+  std::error_code unknown;
+  const auto path = fs::absolute(name, unknown).lexically_normal();
+  return std::string_view(name).find('/') == std::string_view::npos || unknown ? name : path.string();
 }
 
 /// glibc would give large temporaries back to the kernel after each operation and fault them in again.
@@ -50,14 +55,24 @@ int after_output(int code) {
   return lost && code == 0 ? report_lost_output(errno != 0 ? errno : EIO) : code;
 }
 
+/// What is wrong with a command line: a first word that is no command is named.
+std::string problem_of(const CLI::App& app, const std::string& first_word, const CLI::ParseError& error) {
+  std::vector<std::string> names;
+  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(command->get_name());
+  const bool is_command = std::find(names.begin(), names.end(), first_word) != names.end();
+  if (first_word.empty() || first_word[0] == '-' || is_command) return error.what();
+  return fmt::format("no command '{}'; there are {}", first_word, fmt::join(names, ", "));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   occupy_standard_streams();
   keep_memory();
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write()
-  Invocation invocation{argv[0], {}};
+  Invocation invocation{program_path(argv[0]), {}};
   for (int i = 0; i < argc; ++i) invocation.command += (i > 0 ? " " : "") + quoted(argv[i]);
+  ::setenv("MNEMO_PROGRAM", invocation.program.c_str(), 1);  // for the commands that scripts print
 
   CLI::App app("mnemo: how do sequence models memorise? Trains them on Zipf-sampled binary sequences, through switches.", "mnemo");
   app.set_version_flag("--version", fmt::format("mnemo {} ({})", MNEMO_VERSION, MNEMO_REVISION));
@@ -66,7 +81,7 @@ int main(int argc, char** argv) {
   Command chosen;
   add_train(app, invocation, chosen);
   add_evaluate(app, invocation, chosen);
-  add_export(app, chosen);
+  add_export(app, invocation, chosen);
   add_config(app, chosen);
   add_theory(app, chosen);
   add_doctor(app, chosen);
@@ -76,7 +91,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() != 0) {
-      print_to_stderr(fmt::format("{}\nSee: {} --help\n", error.what(), invocation.program));
+      print_to_stderr(fmt::format("{}\nSee: {} --help\n", problem_of(app, argc > 1 ? argv[1] : "", error), invocation.program));
       return static_cast<int>(ExitCode::usage);
     }
     std::ostringstream text;
@@ -93,6 +108,8 @@ int main(int argc, char** argv) {
     return static_cast<int>(ExitCode::config);
   } catch (const Error& error) {
     return report(error.code(), error.what());
+  } catch (const fs::filesystem_error& error) {
+    return report(ExitCode::io, fmt::format("{}: {}", error.path1().string(), error.code().message()));
   } catch (const std::bad_alloc&) {
     return report(ExitCode::resources, "out of memory");
   } catch (const std::exception& error) {

@@ -30,16 +30,18 @@ constexpr Script kScripts[] = {
 /// $MNEMO_PYTHON, the project's own environment where there is one, or python3.
 std::string python() {
   const char* named = std::getenv("MNEMO_PYTHON");
-  if (named != nullptr && *named != '\0') return named;
+  if (named != nullptr && *named != '\0') return expanded_path(named).string();
   const auto own = fs::path(MNEMO_SOURCE_DIR) / ".venv/bin/python";
-  return fs::exists(own) ? own.string() : "python3";
+  return ::access(own.c_str(), X_OK) == 0 ? own.string() : "python3";  // it may lead where this user may not go
 }
 
 }  // namespace
 
 ExitCode run_script(const std::string& file, const std::vector<std::string>& arguments) {
   const auto path = fs::path(project_folder("scripts")) / file;
-  if (!fs::exists(path)) throw Error(ExitCode::cannot_create, fmt::format("{}: is missing; reinstall mnemo", path.string()));
+  if (::access(path.c_str(), R_OK) != 0) {
+    throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be read: {}; reinstall mnemo", path.string(), std::strerror(errno)));
+  }
   const auto interpreter = python();
   std::vector<std::string> words{interpreter, path.string()};
   words.insert(words.end(), arguments.begin(), arguments.end());
@@ -54,7 +56,7 @@ ExitCode run_script(const std::string& file, const std::vector<std::string>& arg
 std::string project_folder(const std::string& name) {
   std::error_code none;
   const auto installed = fs::read_symlink("/proc/self/exe", none).parent_path().parent_path() / "share/mnemo" / name;
-  return fs::exists(installed) ? installed.string() : (fs::path(MNEMO_SOURCE_DIR) / name).string();
+  return fs::exists(installed, none) ? installed.string() : (fs::path(MNEMO_SOURCE_DIR) / name).string();
 }
 
 void add_scripts(CLI::App& app, Command& chosen) {

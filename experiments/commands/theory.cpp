@@ -65,7 +65,7 @@ void add_theory(CLI::App& app, Command& chosen) {
   auto overrides = std::make_shared<std::vector<std::string>>();
   auto phase = std::make_shared<std::int64_t>(0);
   auto json = std::make_shared<bool>(false);
-  command->add_option("config", *path, "YAML file")->required();
+  command->add_option("config", *path, "YAML file")->required()->transform(home_expanded());
   command->add_option("overrides", *overrides, "a.b=value");
   add_number(command, "--phase", *phase, in_range(0, 4294967295), "0 = before the first switch");
   command->add_flag("--json", *json, "one JSON object");

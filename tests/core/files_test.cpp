@@ -15,7 +15,10 @@
 #include <cerrno>
 #include <cstdarg>
 #include <cstdlib>
+#include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -40,6 +43,13 @@ struct ScopedFault {
   ~ScopedFault() { fault = {}; }
 };
 
+std::function<void()> before_lock;  // what another process does before the next lock is taken
+
+bool is_directory(int fd) {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
 bool interrupted() {
   static bool odd = false;
   odd = !odd;
@@ -59,7 +69,10 @@ ssize_t pread(int fd, void* bytes, size_t count, off_t offset) {
   if (fault.hits("pread") || interrupted()) return -1;
   return syscall(SYS_pread64, fd, bytes, fault.slow ? std::min<size_t>(count, 3) : count, offset);
 }
-int fsync(int fd) { return fault.hits("fsync") || interrupted() ? -1 : static_cast<int>(syscall(SYS_fsync, fd)); }
+int fsync(int fd) {
+  const bool fails = fault.hits("fsync") || (is_directory(fd) && fault.hits("fsync of a directory"));
+  return fails || interrupted() ? -1 : static_cast<int>(syscall(SYS_fsync, fd));
+}
 int close(int fd) {
   const auto result = static_cast<int>(syscall(SYS_close, fd));
   return fault.hits("close") ? -1 : result;
@@ -69,6 +82,7 @@ int fcntl(int fd, int command, ...) {
   va_start(arguments, command);
   void* argument = va_arg(arguments, void*);
   va_end(arguments);
+  if (command == F_OFD_SETLK && before_lock) std::exchange(before_lock, nullptr)();
   return fault.hits("fcntl") ? -1 : static_cast<int>(syscall(SYS_fcntl, fd, command, argument));
 }
 }
@@ -415,7 +429,7 @@ TEST(DirectoryLock, EndsWithAKilledProcess) {
 
 TEST(DirectoryLock, GoesOnWhereTheFileSystemHasNoLocks) {
   const TemporaryDirectory directory;
-  for (int error : {ENOLCK, EOPNOTSUPP, ENOTSUP, EINVAL}) {
+  for (int error : {ENOLCK, EOPNOTSUPP, ENOTSUP, EINVAL, ENOSYS, EBADF}) {
     const ScopedFault no_locks({"fcntl", error});
     EXPECT_TRUE(DirectoryLock(directory.path()).unsupported());
   }
@@ -423,9 +437,77 @@ TEST(DirectoryLock, GoesOnWhereTheFileSystemHasNoLocks) {
   expect_error(ExitCode::io, "LOCK: cannot lock", [&] { DirectoryLock lock(directory.path()); });
 }
 
-TEST(DirectoryLock, NeedsTheDirectory) {
+TEST(DirectoryLock, MakesTheDirectoryWhereItCan) {
   const TemporaryDirectory directory;
-  expect_error(ExitCode::cannot_create, "missing/LOCK", [&] { DirectoryLock lock(directory / "missing"); });
+  EXPECT_FALSE(DirectoryLock(directory / "missing").unsupported());
+  EXPECT_TRUE(fs::exists(directory / "missing/LOCK"));
+  spill(directory / "file", "");
+  expect_error(ExitCode::cannot_create, "file/below", [&] { DirectoryLock lock(directory / "file/below"); });
+}
+
+TEST(DirectoryLock, IsOnTheDirectoryThatHasTheNameNow) {
+  for (const bool is_replaced : {false, true}) {
+    for (const bool was_locked : {false, true}) {
+      const TemporaryDirectory directory;
+      const auto run = directory / "run", old = directory / "old";
+      fs::create_directory(run);
+      std::optional<DirectoryLock> forerunner;
+      if (was_locked) forerunner.emplace(run);
+      before_lock = [&] {
+        fs::rename(run, old);
+        if (is_replaced) fs::create_directory(run);
+      };
+      const DirectoryLock lock(run);
+      EXPECT_EQ(nlohmann::json::parse(slurp(run / "LOCK")).at("pid"), ::getpid());
+      expect_error(ExitCode::locked, "in use by process", [&] { DirectoryLock second(run); });
+      forerunner.reset();
+      EXPECT_NO_THROW(DirectoryLock{old});
+    }
+  }
+}
+
+TEST(EntriesOf, ToldApartNoneAndUnknown) {
+  const TemporaryDirectory directory;
+  EXPECT_TRUE(entries_of(directory / "missing").empty());
+  EXPECT_TRUE(entries_of(directory.path()).empty());
+  spill(directory / "file", "");
+  EXPECT_EQ(entries_of(directory.path()), std::vector<fs::path>{directory / "file"});
+  expect_error(ExitCode::io, "file: cannot list this directory: Not a directory", [&] { entries_of(directory / "file"); });
+  fs::create_symlink(directory / "missing", directory / "link");
+  expect_error(ExitCode::io, "link: cannot list this link: No such file", [&] { entries_of(directory / "link"); });
+}
+
+TEST(AtomicFile, NeedsNoFileSystemThatFlushesDirectories) {
+  const TemporaryDirectory directory;
+  for (int error : {EINVAL, ENOSYS, EOPNOTSUPP, EPERM}) {
+    const ScopedFault no_flush({"fsync of a directory", error});
+    EXPECT_NO_THROW(write_atomically(directory / "a", "text"));
+  }
+  const ScopedFault broken({"fsync of a directory", EIO});
+  expect_error(ExitCode::io, directory.path().string() + ": cannot write", [&] { write_atomically(directory / "a", "text"); });
+}
+
+TEST(Paths, WhatCannotBeLookedAtIsNeitherThereNorAbsent) {
+  const TemporaryDirectory folder;
+  fs::create_symlink(folder / "loop", folder / "loop");
+  EXPECT_TRUE(path_exists(folder / "."));
+  EXPECT_FALSE(path_exists(folder / "absent" / "file"));
+  for (const auto& path : {folder / "loop", folder / std::string(300, 'n')}) {
+    expect_error(ExitCode::io, path.string() + ": cannot look for it: ", [&] { path_exists(path); });
+    expect_error(ExitCode::io, path.string() + ": cannot look for it: ", [&] { canonical_path(path); });
+  }
+  EXPECT_EQ(canonical_path("absent/../file"), fs::current_path() / "file");
+}
+
+TEST(Paths, ALeadingTildeIsTheHomeFolder) {
+  ::setenv("HOME", "/home/me", 1);
+  EXPECT_EQ(expanded_path("~"), "/home/me");
+  EXPECT_EQ(expanded_path("~/"), "/home/me");
+  EXPECT_EQ(expanded_path("~/a/~"), "/home/me/a/~");
+  for (const char* path : {"", "a", "./~", "a/~/b"}) EXPECT_EQ(expanded_path(path), path);
+  expect_error(ExitCode::usage, "~you/x: only ~ and ~/ mean a home folder", [] { expanded_path("~you/x"); });
+  ::unsetenv("HOME");
+  expect_error(ExitCode::usage, "~: HOME is not set", [] { expanded_path("~"); });
 }
 
 }  // namespace

@@ -11,8 +11,11 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
+#include <functional>
+#include <iterator>
 #include <map>
 #include <optional>
+#include <sstream>
 
 namespace mnemo {
 namespace {
@@ -294,9 +297,8 @@ TEST(Rerun, ResumeCommandOfARestartDoesNotRestart) {
   ASSERT_EQ(place.train().code, ExitCode::done);
   auto request = place.request();
   request.restart = true;
-  request.options.command = "mnemo train tiny.yaml --restart --cache x";
   request.options.stop = [] { return true; };
-  EXPECT_THAT(Place::carry_out(request).text, HasSubstr("Resume with\n  mnemo train tiny.yaml --cache x\n"));
+  EXPECT_THAT(Place::carry_out(request).text, HasSubstr(fmt::format("Resume with\n  mnemo train {}\n", (place.run() / "config.yaml").string())));
 }
 
 TEST(Rerun, ConfigInItsOwnRunDirectoryResumesThere) {
@@ -397,6 +399,32 @@ TEST(Extension, IsRefusedAfterAPercentageHasFiredAndChangesNothing) {
   expect_same(results(place.run()), before);
   EXPECT_EQ(place.status().at("state"), "done");
   EXPECT_THAT(place.train().text, HasSubstr("already done"));
+}
+
+TEST(Extension, GoesOnWithThePrintedCommandThatPinsWhatHasFired) {
+  std::string config = kConfig;
+  for (auto at = config.find("at: 12"); at != config.npos; at = config.find("at: 12")) config.replace(at, 6, "at: 50%");
+  const Place place(config);
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  auto longer = place.request({"train.steps=40"});
+  longer.options.command = "mnemo train tiny.yaml train.steps=40";
+  const auto refused = Place::carry_out(longer);
+  ASSERT_EQ(refused.code, ExitCode::config);
+  const auto begin = refused.text.find(longer.options.command);
+  ASSERT_NE(begin, refused.text.npos) << refused.text;
+  std::istringstream printed(refused.text.substr(begin, refused.text.find('\n', begin) - begin));
+  const std::vector<std::string> words{std::istream_iterator<std::string>(printed), {}};
+  const std::vector<std::string> overrides(words.begin() + 3, words.end());
+  EXPECT_THAT(overrides, ::testing::ElementsAre("train.steps=40", "run=tiny", "events.1.at=12", "events.2.at=12", "events.3.at=12", "events.4.at=12"));
+  auto elsewhere = overrides;
+  elsewhere.back() = "events.4.at=13";
+  EXPECT_THAT(place.train(elsewhere).text, HasSubstr("events.4.at: 50% -> 13"));
+  const auto outcome = place.train(overrides);
+  ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  EXPECT_THAT(outcome.text, HasSubstr("resumed at step 24 of 40"));
+  auto files = results(place.run(), 40), expected = longer_reference().files;
+  files.erase("end"), expected.erase("end");  // the ends that were planned differ
+  expect_same(files, expected);
 }
 
 TEST(Extension, MovesAPercentageThatHasNotFired) {
@@ -542,6 +570,90 @@ TEST(Damage, NoCheckpointLeftSaysHowToStartAnew) {
   request.restart = true;
   EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
   expect_same(results(place.run()), reference().files);
+}
+
+TEST(Damage, CheckpointsThatAreMissingOrCannotBeListedAreNotNone) {
+  const auto remove_all = [](const fs::path& folder) { fs::remove_all(folder); };
+  const std::vector<std::pair<ExitCode, std::function<void(const fs::path&)>>> ways{
+      {ExitCode::data, remove_all},
+      {ExitCode::data, [&](const fs::path& folder) { remove_all(folder), fs::create_directory(folder); }},
+      {ExitCode::io, [&](const fs::path& folder) { remove_all(folder), fs::create_symlink("nowhere", folder); }},
+      {ExitCode::io, [&](const fs::path& folder) { remove_all(folder), spill(folder, "no folder"); }}};
+  for (const auto& [code, lose] : ways) {
+    const Place place;
+    stop_twice(place);
+    const auto folder = place.run() / "checkpoints", kept = place.cache() / "kept";
+    const auto status = place.status();
+    const auto metrics = place.metrics();
+    fs::copy(folder, kept);
+    lose(folder);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      const auto refused = place.train();
+      EXPECT_EQ(refused.code, code) << refused.text;
+      EXPECT_THAT(refused.text, HasSubstr(folder.string()));
+      EXPECT_THAT(refused.text, HasSubstr("only --restart"));
+    }
+    EXPECT_EQ(place.status(), status);
+    EXPECT_EQ(place.metrics(), metrics);
+    fs::remove_all(folder);
+    fs::rename(kept, folder);
+    EXPECT_EQ(place.train().code, ExitCode::done);
+    expect_same(results(place.run()), reference().files);
+  }
+}
+
+TEST(Damage, AFinishedRunWithoutCheckpointsDoesNotGrow) {
+  const Place place;
+  ASSERT_EQ(place.train().code, ExitCode::done);
+  const auto metrics = place.metrics();
+  fs::remove_all(place.run() / "checkpoints");
+  const auto refused = place.train({"train.steps=40"});
+  EXPECT_EQ(refused.code, ExitCode::data);
+  EXPECT_THAT(refused.text, HasSubstr("only --restart"));
+  EXPECT_EQ(place.metrics(), metrics);
+  EXPECT_THAT(place.train().text, HasSubstr("already done"));
+}
+
+TEST(Damage, ARunWithoutResultsNeedsNoCheckpoint) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(1).code, ExitCode::stopped);
+  fs::remove_all(place.run() / "checkpoints");
+  const auto outcome = place.train();
+  EXPECT_EQ(outcome.code, ExitCode::done) << outcome.text;
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Restart, MovesOnlyWhatHoldsARun) {
+  const Place place;
+  auto request = place.request();
+  request.restart = true;
+  make_directories(place.run());
+  spill(place.run() / "LOCK", "");
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
+  const auto old = place.run().parent_path() / ".old";
+  EXPECT_FALSE(fs::exists(old));
+  fs::remove(place.run() / "config.yaml");  // results without a name
+  fs::remove(place.run() / "meta.json");
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
+  EXPECT_TRUE(fs::exists(old / "tiny.1/metrics.jsonl"));
+  expect_same(results(place.run()), reference().files);
+}
+
+TEST(Resume, StatusSaysTheStepFromTheFirstMoment) {
+  const Place place;
+  ASSERT_EQ(place.train_until_poll(40).code, ExitCode::stopped);
+  const auto before = place.status();
+  ASSERT_GT(before.at("step"), 0);
+  nlohmann::json first;
+  auto request = place.request();
+  request.options.stop = [&] {
+    if (first.is_null()) first = place.status();  // while data are prepared
+    return false;
+  };
+  ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
+  EXPECT_EQ(first.at("state"), "running");
+  EXPECT_EQ(first.at("step"), before.at("step"));
+  EXPECT_EQ(first.at("loss"), before.at("loss"));
 }
 
 TEST(Damage, OfAppendedFilesIsNeverPassedOver) {

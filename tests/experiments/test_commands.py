@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import BINARY, DATA, DONE, Place, call, environment, make_place, mnemo_io, start
+from engine import BINARY, DATA, DONE, USAGE, Place, call, environment, make_place, mnemo_io, start
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,17 @@ def test_evaluate_names_what_is_missing(place: Place, tmp_path: Path) -> None:
     assert "is no run directory" in mnemo("evaluate", tmp_path, code=DATA)
 
 
+def test_export_tells_a_diverged_run_from_an_unfinished_one(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place.run, run)
+    status = json.loads((run / "status.json").read_text()) | {"step": 120}
+    (run / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
+    assert f"mnemo train {run / 'config.yaml'} goes on with it" in mnemo("export", run, code=DATA)
+    (run / "status.json").write_text(json.dumps(status | {"state": "diverged"}))
+    message = mnemo("export", run, code=DATA)
+    assert "diverged at step 120 and is not resumed" in message and "goes on" not in message
+
+
 def test_theory_is_what_the_run_wrote(place: Place) -> None:
     written = json.loads((place.run / "theory.json").read_text())["phases"]
     for phase in (0, 1):
@@ -133,7 +145,7 @@ def test_a_dry_run_refuses_data_that_a_run_would(place: Place, tmp_path: Path) -
     weights[3], bits[1, 2] = -1, 2
     np.save(tmp_path / "weights.npy", weights)
     np.save(tmp_path / "bits.npy", bits)
-    for override, message in (("data.weights=weights.npy", "weight -1 of rank 3"), ("data.file=bits.npy", "holds 2")):
+    for override, message in (("data.weights=weights.npy", "weight -1 of row 3"), ("data.file=bits.npy", "holds 2")):
         key, name = override.split("=")
         assert message in mnemo("train", place.config, f"{key}={tmp_path / name}", "--dry-run", code=DATA)
 
@@ -203,3 +215,38 @@ def test_bench_losses_do_not_depend_on_the_savings(tmp_path: Path) -> None:
 )
 def test_bench_refuses(arguments: list[str], message: str) -> None:
     assert message in mnemo("bench", *arguments, code=64)
+
+
+NUMBERLIKE = "e1 E7 e-3 e5.5 e1e1 1e3 1e-08 1.e5 1e400 0 00 -0 007 1_000 1.0 5. 0x10 0b1 0o7"
+WORDS = "null Null NULL yes no y n on off true True TRUE false e inf nan NaN _1 _ 12-30 2001-01-01 -a --x - -1 a- a.b"
+
+
+def test_names_read_back_as_they_were_given(tmp_path: Path) -> None:
+    names = [*NUMBERLIKE.split(), *WORDS.split()]
+    path = tmp_path / "a b: #c \"'\\,[]{}&*!|>%@`\u2028\x85\ufeff\u00e4 - .npy"
+    np.save(path, np.arange(80, dtype=np.uint8).reshape(10, 8) % 2)
+    events = [{"kind": "snapshot", "at": 1, "name": name} for name in names]
+    config = {"name": "e1", "data": {"num_sequences": 10, "length": 8, "file": str(path)}, "events": events,
+              "model": {"kind": "one_layer_attention", "heads": 1, "head_dim": 8, "mlp_layers": 1},
+              "train": {"steps": 10, "batch_size": 2, "lr": 1e-3}, "eval": {"every": 5}}  # fmt: skip
+    (tmp_path / "names.yaml").write_text(json.dumps(config, ensure_ascii=False))
+    read = mnemo_io.parse_config(mnemo("config", tmp_path / "names.yaml"))
+    assert (read["name"], read["group"], read["run"], read["data"]["file"]) == ("e1", "e1", "e1", str(path))
+    assert [event["name"] for event in read["events"]] == names
+
+
+@pytest.mark.parametrize("run", ["=a", "+1", "1,5", "e+5", "lr=1e-3,seed=0"])
+def test_run_names_read_back_as_they_were_given(place: Place, run: str) -> None:
+    assert mnemo_io.parse_config(mnemo("config", place.config, f'run="{run}"'))["run"] == run
+
+
+def test_a_word_that_is_no_command_is_named() -> None:
+    done = call([str(BINARY), "trian", "tiny.yaml"])
+    assert done.returncode == USAGE
+    assert done.stderr.splitlines()[0].startswith("no command 'trian'; there are train, evaluate, ")
+
+
+@pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
+def test_numbers_read_back_as_numbers(place: Place, number: str) -> None:
+    read = mnemo_io.parse_config(mnemo("config", place.config, f"train.eps={number}"))
+    assert read["train"]["eps"] == float(number)

@@ -102,8 +102,9 @@ def test_a_swap_keeps_what_is_stored(tmp_path: Path) -> None:
 def test_measures_stand_beside_the_losses(tmp_path: Path) -> None:
     place = make_dam(tmp_path, steps=100)
     assert place.train().returncode == DONE
-    metrics = mnemo_io.read_run(place.run)["metrics"]
-    measures = {path.stem: np.load(path) for path in (place.run / "measures").glob("*.npy")}
+    run = mnemo_io.read_run(place.run)
+    metrics, measures = run["metrics"], {path.stem: np.load(path) for path in (place.run / "measures").glob("*.npy")}
+    assert all(np.array_equal(run["measures"][name], array, equal_nan=True) for name, array in measures.items())
     assert np.array_equal(measures.pop("step"), metrics["step"])
     used = ["A_correlation_offdiag_mean", "A_logits_mean", "A_sharpness", "B_logits_mean"]
     assert sorted(measures) == sorted([*used, "A_raw_logits_mean", "A_raw_correlation_offdiag_mean"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine import CONFIG, DONE, Place, make_place, results
+from engine import CONFIG, DONE, Place, make_place, mnemo_io, results
 
 PREFIX, L = 3, 8
 
@@ -70,6 +70,21 @@ def test_completed_sequences_have_every_later_bit_right(places: tuple[Place, Pla
         assert np.all(completed[right > L - 1.5] == 1)  # all of them right
         seen |= set(completed.ravel().tolist())
     assert seen == {0, 1}
+
+
+def test_the_reader_gives_all_of_it(places: tuple[Place, Place]) -> None:
+    folder = places[1].run
+    run = mnemo_io.read_run(folder)
+    assert list(run["by_position"]) == list(run["sets"])
+    for name, found in run["by_position"].items():
+        assert np.array_equal(found["accuracy"], np.load(folder / f"eval/{name}/by_position_accuracy.npy"))
+        assert np.array_equal(found["bins"], np.load(folder / f"eval/{name}/by_position_bins.npy"))
+        assert found["position"].tolist() == list(range(1, L))
+        assert np.array_equal(run["sets"][name]["completed"], np.load(folder / f"eval/{name}/completed.npy"))
+    decorrelation = np.load(folder / "attention/decorrelation.npy")
+    assert np.array_equal(run["attention"]["decorrelation"], decorrelation, equal_nan=True)
+    assert run["attention"]["step"].tolist() == run["sets"]["train"]["step"].tolist()
+    assert mnemo_io.read_run(places[0].run)["by_position"] == mnemo_io.read_run(places[0].run)["attention"] == {}
 
 
 def test_a_prefix_as_long_as_the_sequence_is_refused(tmp_path: Path) -> None:

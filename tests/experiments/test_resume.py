@@ -189,7 +189,7 @@ def test_a_signal_before_the_first_step_is_kept(place: Place, expected: dict[str
 def test_a_time_limit_stops(place: Place) -> None:
     stopped = place.train("--max-hours", "1e-7")
     assert stopped.returncode == STOPPED, stopped.stderr
-    assert "--max-hours 1e-7" in stopped.stdout.splitlines()[-1]
+    assert float(stopped.stdout.splitlines()[-1].rpartition(" --max-hours ")[2]) == 1e-7
     assert place.status()["state"] == "stopped"
 
 
@@ -217,6 +217,35 @@ def test_two_processes_on_one_run(place: Place, expected: dict[str, bytes]) -> N
     assert first.returncode == DONE
     assert not (place.cache / "tiny" / ".old").exists()
     assert_same_results(place.run, expected)
+
+
+def test_train_and_restart_at_once(tmp_path: Path) -> None:
+    """Each folder has one process, and `.old` holds runs alone."""
+    place = make_place(tmp_path, 40)
+    trained = int(place.train().returncode == DONE)
+    for _ in range(5):
+        processes = [place.start(*arguments) for arguments in ((), ("--restart",), ("--restart",))]
+        for process in processes:
+            out, err = process.communicate(timeout=60)
+            assert process.returncode in (DONE, LOCKED), err
+            trained += "results: " in out
+    folders = [place.run, *(place.cache / "tiny" / ".old").iterdir()]
+    assert len(folders) == trained > 1
+    for folder in folders:
+        assert mnemo_io.read_json(folder / "status.json")["state"] == "done"
+        assert len(mnemo_io.read_json(folder / "meta.json")["sessions"]) == 1
+
+
+def test_status_says_the_step_from_the_first_second(tmp_path: Path) -> None:
+    place = make_place(tmp_path, 10_000_000)
+    process = place.start("train.log_every=1000000", "eval.every=10000000", "run=tiny")
+    status = place.run / "status.json"
+    wait_for(status.exists, process)
+    began = time.monotonic()
+    wait_for(lambda: place.status()["step"] > 0, process)
+    assert time.monotonic() - began < 8  # a second on an idle machine; only the tenth would say it of old
+    process.kill()
+    process.communicate()
 
 
 def test_a_killed_process_leaves_its_lock_free(place: Place, expected: dict[str, bytes]) -> None:

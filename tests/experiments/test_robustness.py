@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,12 +20,15 @@ from engine import (
     DATA,
     DONE,
     IO,
+    LOCKED,
     Place,
     assert_same_results,
     assert_whole,
+    environment,
     make_place,
     mnemo_io,
     point_of,
+    results,
     uninterrupted,
 )
 
@@ -151,26 +156,108 @@ def test_run_on_a_disk_that_became_read_only(mount: Mount, tmp_path: Path) -> No
     place = make_place(tmp_path, 40, cache=mount("size=4m"))
     assert place.train().returncode == DONE
     mount("ro")
-    refused = place.train()
+    again = place.train()
+    assert again.returncode == DONE, again.stderr
+    assert again.stdout.splitlines()[-1] == f"already done: {place.run}"
+    refused = place.train("train.steps=60")
     assert refused.returncode == CANNOT_CREATE
     assert str(place.run) in refused.stderr and "Read-only" in refused.stderr
 
 
-def test_cache_without_permission() -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder for a user whom permissions stop; pytest's own folders are closed to others."""
     if os.getuid() != 0 or subprocess.run([str(BINARY), "--version"], user=NOBODY, capture_output=True).returncode != 0:
         pytest.skip("needs root, and a binary that others may run")
-    # pytest's own folders are closed to others
     folder = Path(f"/tmp/mnemo_permission_{os.getpid()}")
-    try:
-        (folder / "cache").mkdir(parents=True)
-        place = make_place(folder, STEPS, cache=folder / "cache")
-        for mode, arguments in ((0o555, ()), (0o000, ("--restart",))):
-            os.chmod(folder / "cache", mode)
-            refused = place.train(*arguments, user=NOBODY, cwd="/")
-            assert refused.returncode == CANNOT_CREATE, refused.stderr
-            assert str(place.cache) in refused.stderr and "Permission denied" in refused.stderr
-    finally:
-        shutil.rmtree(folder)
+    (folder / "cache").mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_cache_without_permission(open_folder: Path) -> None:
+    place = make_place(open_folder, STEPS)
+    for mode, arguments in ((0o555, ()), (0o000, ("--restart",))):
+        os.chmod(place.cache, mode)
+        refused = place.train(*arguments, user=NOBODY, cwd="/")
+        assert refused.returncode == CANNOT_CREATE, refused.stderr
+        assert str(place.cache) in refused.stderr and "Permission denied" in refused.stderr
+
+
+def test_checkpoints_without_permission(open_folder: Path) -> None:
+    """What cannot be listed is not none, and nothing is cut."""
+    place = make_place(open_folder, 40)
+    os.chown(place.cache, NOBODY, NOBODY)
+    assert place.train(user=NOBODY, cwd="/").returncode == DONE
+    before = results(place.run)
+    for mode, code in ((0o000, IO), (0o300, IO), (0o400, DATA)):
+        os.chmod(place.run / "checkpoints", mode)
+        refused = place.train("train.steps=60", user=NOBODY, cwd="/")
+        assert refused.returncode == code, refused.stderr
+        message = refused.stderr.splitlines()[-1]
+        assert str(place.run / "checkpoints") in message and "only --restart" in message
+        assert_same_results(place.run, before)
+        assert place.status()["state"] == "done"
+    os.chmod(place.run / "checkpoints", 0o755)
+    grown = place.train("train.steps=60", user=NOBODY, cwd="/")
+    assert grown.returncode == DONE and "resumed at step 40 of 60" in grown.stderr
+
+
+WITHOUT_LOCKS = r"""
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static int answer(int fd, int command, void* argument) {
+  if (command != F_OFD_SETLK) return syscall(SYS_fcntl, fd, command, argument);
+  errno = ENOSYS;
+  return -1;
+}
+#define ANSWER(name)                                  \
+  int name(int fd, int command, ...) {                \
+    va_list arguments;                                \
+    va_start(arguments, command);                     \
+    void* argument = va_arg(arguments, void*);        \
+    va_end(arguments);                                \
+    return answer(fd, command, argument);             \
+  }
+#undef fcntl
+ANSWER(fcntl)
+ANSWER(fcntl64)
+int fsync(int fd) {
+  struct stat status;
+  if (fstat(fd, &status) == 0 && S_ISDIR(status.st_mode)) {
+    errno = EPERM;
+    return -1;
+  }
+  return syscall(SYS_fsync, fd);
+}
+"""
+
+
+def test_file_system_without_locks(tmp_path: Path) -> None:
+    """It trains there; a fresh heartbeat keeps a second process away."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    (tmp_path / "shim.c").write_text(WITHOUT_LOCKS)
+    shim = tmp_path / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", shim, tmp_path / "shim.c"], check=True)
+    place = make_place(tmp_path, 40)
+    options = {"env": environment(LD_PRELOAD=str(shim))}
+    done = place.train(**options)
+    assert done.returncode == DONE, done.stderr
+    assert "this file system has no locks" in done.stderr
+    status = place.status()
+    for age, code in ((5, LOCKED), (3600, DONE)):
+        status |= {"state": "running", "heartbeat": int(time.time()) - age}
+        (place.run / "status.json").write_text(json.dumps(status))
+        second = place.train(**options)
+        assert second.returncode == code, second.stderr
+        assert ("try again in a minute" in second.stderr) == (code == LOCKED)
 
 
 # Corrupt files --------------------------------------------------------------------------------------------------------

@@ -342,6 +342,21 @@ TEST(Dam, MeasuresOfKnownWeights) {
   }
 }
 
+TEST(Dam, CorrelationsOfHeadsAlikeNeverExceedOne) {
+  auto config = small_dam();
+  for (config.heads = 2; config.heads < 12; ++config.heads) {
+    const std::int64_t L = 7;
+    const auto dam = make_dam(config, L);
+    const auto B_L = torch::arange(L, torch::kFloat64).square() / 7;
+    set_weights(*dam, B_L.expand({L, config.heads, L}), B_L.expand({config.heads, L}));
+    for (const auto& [name, value] : dam->measures().scalars) {
+      if (name != "A_correlation" && name != "B_correlation") continue;
+      EXPECT_LE(value, 1) << name << " of " << config.heads << " heads";
+      EXPECT_NEAR(value, 1, 1e-12) << name;
+    }
+  }
+}
+
 TEST(MemoryQueue, IsFirstInFirstOutAndCounts) {
   const auto first = SequenceTable::random(1, 0, 10, 8), second = SequenceTable::random(1, 1, 10, 8);
   MemoryQueue queue(4);

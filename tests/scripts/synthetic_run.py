@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
@@ -197,3 +199,43 @@ def make_run(tmp_path):
 @pytest.fixture
 def run_dir(make_run) -> Path:
     return make_run()
+
+
+def write_further(path: Path) -> Path:
+    """What `eval: {by_position, completion, attention}` and a DAM's measures add to a run directory."""
+    generator = np.random.default_rng(0)
+    sets = {folder.name: np.load(folder / "rank.npy") for folder in (path / "eval").iterdir()}
+    for name, rank in sets.items():
+        folder, rows = path / "eval" / name, len(np.load(path / "eval" / name / "step.npy"))
+        edges = [0, 10, 100, 1000][: 2 + int(rank.max() >= 10) + int(rank.max() >= 100)]
+        edges[-1] = int(rank.max()) + 1
+        bins = np.array(list(zip(edges, edges[1:])), np.int64)
+        np.save(folder / "by_position_bins.npy", bins)
+        for key, first, last in (("loss", LN2, 0.05), ("accuracy", 0.5, 0.98)):
+            curve = np.linspace(first, last, 15) + 0.1 * np.arange(len(bins))[:, None] * (1 if key == "loss" else -1)
+            steps = np.linspace(0, 1, max(rows, 1))[:rows, None, None]
+            np.save(folder / f"by_position_{key}.npy", (first + steps * (curve - first)).astype(np.float32))
+        np.save(folder / "completed.npy", generator.integers(0, 2, (rows, len(rank))).astype(np.uint8))
+    for file in (path / "theory").glob("phase_*.npy"):
+        bayes = np.stack([np.linspace(LN2, 0.02, 15), np.linspace(0.5, 0.99, 15)], axis=-1)
+        np.save(path / "theory" / file.name.replace("phase", "by_position"), np.stack([bayes, bayes, bayes]))
+    for folder, shapes in (("attention", {"vertical_bars": (4, 20, 20), "decorrelation": (20, 4, 4)}),
+                           ("measures", {"A_sharpness": (16,), "B_logits_mean": (16,)})):  # fmt: skip
+        (path / folder).mkdir()
+        np.save(path / folder / "step.npy", np.arange(3) * 100)
+        for name, shape in shapes.items():
+            np.save(path / folder / f"{name}.npy", generator.random((3, *shape), np.float32))
+    return path
+
+
+def overprinted(figure) -> list[tuple[str, str]]:
+    """Pairs of labels of a figure's axes that lie on each other once it is drawn."""
+    FigureCanvasAgg(figure).draw()
+    texts = [axis.label for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            texts += [tick.label1 for tick in ticks if tick.label1.get_visible() and low <= tick.get_loc() <= high]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    return [(a, b) for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]

@@ -5,25 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 
 import compare
 import compare_figure
+import compare_output
 import curves
 import members
 import mnemo_io
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, example_config, write_set, yaml_text
+from synthetic_run import REPOSITORY, Curves, example_config, overprinted, write_set, yaml_text
 
 SCRIPT = REPOSITORY / "scripts/compare.py"
 
 
-def call(*arguments):
+def call(*arguments, **environment):
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
 def result_of(capsys, *arguments):
@@ -42,6 +46,13 @@ def reseed(run_dir, seed, **changes):
     (run_dir / "config.yaml").write_text(yaml_text(config))
     for file in run_dir.glob("eval/phase_*/accuracy.npy"):
         np.save(file, np.load(file) - np.float32(0.004 * seed))
+    return run_dir
+
+
+def every_tenth(run_dir):
+    for folder in run_dir.glob("eval/phase_*"):
+        for name in ("rank", "presentations", "last_seen", "loss", "accuracy"):
+            np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[..., ::10])
     return run_dir
 
 
@@ -79,6 +90,46 @@ def test_differing_settings_name_what_tells_members_apart(make_run):
     assert members.differing_settings(members.find([a, b])) == ["model.heads", "train.lr"]
 
 
+def set_state(run_dir, state, step, steps=2000):
+    (run_dir / "status.json").write_text(json.dumps({"state": state, "step": step, "steps": steps}))
+    return run_dir
+
+
+@pytest.mark.parametrize("state", ["stopped", "running", "diverged", "at_chance", "failed"])
+def test_a_run_that_is_not_done_is_no_seed_among_others(make_run, capsys, state):
+    done = [reseed(make_run(f"s{seed}"), seed) for seed in range(2)]
+    other = set_state(reseed(make_run("s2", until=1500), 2), state, 1510)
+    result = result_of(capsys, *done, other)
+    names = ["s0 (2 seeds)", f"s2 ({state.replace('_', ' ')} at step 1510 of 2000)"]
+    assert [member["name"] for member in result["members"]] == names
+    assert any(note.startswith(f"{names[1]}: not done") for note in result["notes"])
+    means = [row for row in result["bins"] if row["run"] == names[0]]
+    assert means == result_of(capsys, *done)["bins"]
+    assert {row["run"] for row in result["memory"]} == set(names)
+
+
+def test_runs_that_ended_at_other_steps_say_so(make_run, capsys):
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b", steps=3000), 0, train__steps=3000)
+    assert "the number of steps differs (2000, 3000): the end is the last evaluation of each" in result_of(
+        capsys, a, set_state(b, "done", 3000, 3000)
+    )["notes"]  # fmt: skip
+
+
+def test_runs_with_equal_data_and_weights_are_no_seeds(make_run, capsys):
+    pinned = [reseed(make_run(f"s{seed}"), seed, data__seed=0, model__seed=0) for seed in range(3)]
+    follows = reseed(make_run("f0"), 0, data__seed=None, model__seed=None)
+    other = reseed(make_run("f1"), 1, data__seed=None)
+    result = result_of(capsys, *pinned, follows, other)
+    assert [(member["name"], len(member["runs"])) for member in result["members"]] == [("s0 (2 seeds)", 2)]
+    left_out = [note for note in result["notes"] if f"data and weights are those of {pinned[0]}" in note]
+    assert [note.split(":")[0] for note in left_out] == [str(path) for path in (*pinned[1:], follows)]
+    assert len(members.find(pinned, each=True)) == 3
+    config = pinned[0] / "config.yaml"  # seeds that nobody knows are not equal
+    for run in pinned[:2]:
+        (run / "config.yaml").write_text(re.sub(r"seed: .*", "seed: null", config.read_text()))
+    assert len(members.find(pinned[:2])[0]["paths"]) == 2
+
+
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +150,7 @@ def test_bins_hold_what_the_native_files_say(run_dir, capsys):
     assert rows[0]["ceiling"] == pytest.approx(ceiling)
     reached = first["accuracy"][: before + 1, :10].mean(axis=1) >= 0.5 + 0.9 * (ceiling - 0.5)
     assert rows[0]["presentations"] == pytest.approx(first["presentations"][reached.argmax(), :10].mean())
+    assert rows[0]["presentations_after"] == pytest.approx(first["presentations"][reached.argmax() - 1, :10].mean())
     assert rows[1]["speedup"] == pytest.approx(rows[0]["presentations"] / rows[1]["presentations"])
     assert rows[0]["speedup"] is None
     assert rows[1]["speedup_low"] <= rows[1]["speedup"] <= rows[1]["speedup_high"]
@@ -177,10 +229,7 @@ def test_different_lengths_are_said(make_run, capsys):
 
 
 def test_runs_that_scored_different_ranks_are_compared_over_the_common_ones(make_run, capsys):
-    full, sampled = reseed(make_run("full"), 0), reseed(make_run("sampled"), 0, model__heads=8)
-    for folder in sampled.glob("eval/phase_*"):
-        for name in ("rank", "presentations", "last_seen", "loss", "accuracy"):
-            np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[..., ::10])
+    full, sampled = reseed(make_run("full"), 0), every_tenth(reseed(make_run("sampled"), 0, model__heads=8))
     result = result_of(capsys, full, sampled)
     first, second = result["bins"][:2]
     assert (first["run"], second["run"], first["ranks"]) == ("full", "sampled", 1)
@@ -188,10 +237,79 @@ def test_runs_that_scored_different_ranks_are_compared_over_the_common_ones(make
     assert first["presentations_low"] is None  # one rank of one seed has no interval
     assert [row["distance"] for row in result["distances"]] == [0] * 6
     assert result["memory"][0]["rank_stride"] == 10
-    assert any("over the 20 ranks that every run has scored" in note for note in result["notes"])
+    assert "phase 0: numbers are over the 20 ranks that every run in it has scored" in result["notes"]
+    assert "ranks 0-9 (1): 1 of these ranks was scored" in result["notes"]
+    assert compare.main([str(sampled), "--replicates", "10"]) == 0
+    assert "\n0-9 (1) " in capsys.readouterr().out
     alone = result_of(capsys, full)
     assert alone["bins"][0]["ranks"] == 10
     assert not any("every run" in note for note in alone["notes"])
+
+
+@pytest.mark.parametrize("options", [{"switches": ()}, {"switches": (), "num_sequences": 50}, {"until": 500}])
+def test_a_run_that_never_reached_a_phase_leaves_its_numbers_alone(make_run, tmp_path, capsys, options):
+    full, other = make_run("full"), every_tenth(make_run("other", **options))
+    alone, both = result_of(capsys, full), result_of(capsys, full, other)
+    for table, key in (("bins", "phase"), ("memory", "phase"), ("switches", "switch")):
+        rows = [row for row in both[table] if row["run"] == "full" and row[key] == 1]
+        assert rows == [row for row in alone[table] if row[key] == 1] != [], table
+    assert both["bins"][0]["ranks"] == 1 and alone["bins"][0]["ranks"] == 10  # of phase 0 both have scored one
+    figures = [compare_figure.draw(["full"], [[mnemo_io.read_run(full)]], members.scope_of([{"paths": paths}], None))
+               for paths in ([full], [full, other])]  # fmt: skip
+    drawn = [
+        [line.get_ydata().tolist() for line in figure.axes[1].lines if line.get_zorder() == compare_figure.Z_CURVE]
+        for figure in figures
+    ]
+    assert drawn[0] == drawn[1] != []
+
+
+def test_nothing_is_learned_where_the_ceiling_is_no_better_than_chance(run_dir, capsys):
+    for phase, ceiling in ((0, 0.45), (1, 0.5)):
+        table = np.load(run_dir / f"theory/phase_{phase}.npy")
+        table[:10, 1] = ceiling
+        np.save(run_dir / f"theory/phase_{phase}.npy", table)
+    rows = result_of(capsys, run_dir)["bins"]
+    assert [rows[0]["presentations"], rows[1]["presentations"], rows[1]["speedup"]] == [None] * 3
+    assert rows[2]["seen"] is not None
+    assert compare.main([str(run_dir), "--table", "bins", "--replicates", "10"]) == 0
+    line = next(line for line in capsys.readouterr().out.split("\n") if line.startswith("0-9"))
+    assert line.split()[-2:] == ["-", "-"]
+
+
+def test_cells_have_signs_and_no_halves_of_numbers():
+    inf, nan = float("inf"), float("nan")
+    assert [compare_output._number(value, 1) for value in (inf, -inf, nan, None, -2.0)] == [
+        "inf",
+        "-inf",
+        "-",
+        "-",
+        "-2.0",
+    ]
+    limits = {"speedup_low": nan, "speedup_high": nan}
+    for speedup, bound, text in (
+        (inf, inf, "-"), (inf, 2.5, "> 2.50x"), (0.0, nan, "-"), (0.0, 0.0, "-"), (0.0, 0.5, "< 0.50x"),
+        (nan, nan, "-"), (3.0, 3.0, "3.00x"),
+    ):  # fmt: skip
+        assert compare_output._speedup_text({"speedup": speedup, "speedup_bound": bound, **limits}) == text
+    row = {"presentations_low": nan, "presentations_high": nan, "seen": 9.0}
+    for after, reached, text in ((200.0, 400.0, "200 to 400"), (0.0, 0.0, "0.0"), (9.0, inf, "> 9"), (nan, nan, "-")):
+        cell = compare_output._presentations_text({**row, "presentations_after": after, "presentations": reached})
+        assert cell == text
+
+
+def test_evaluations_too_far_apart_are_said(make_run, capsys):
+    def row(run, after, reached, phase=0):
+        return {"run": run, "first_rank": 0, "last_rank": 9, "phase": phase, "presentations_after": after,
+                "presentations": reached}  # fmt: skip
+
+    rows = [row("a", 10.0, 20.0), row("b", 15.0, 30.0), row("c", 20.0, 40.0), row("d", 40.0, float("inf"))]
+    said = compare.too_coarse([*rows, row("a", 0.0, 12.0, 1)])
+    assert [note.split(": ")[0] for note in said] == ["a and b", "b and c"]
+    assert said[0].endswith("ranks 0-9 of phase 0; a smaller eval.every can")
+    often, rarely = make_run("often", evaluations=100), reseed(make_run("rarely"), 0, eval__every=500, model__heads=8)
+    notes = result_of(capsys, often, rarely)["notes"]
+    assert any(note.startswith("eval.every differs (100, 500)") for note in notes)
+    assert any(note.startswith("often and rarely: evaluations are too far apart") for note in notes)
 
 
 def test_a_run_with_train_alone_and_without_theory_is_compared(run_dir, tmp_path, capsys):
@@ -285,7 +403,9 @@ def test_refusals_name_the_reason(run_dir, tmp_path):
         ["--format", "x"],
     ):
         assert call(run_dir, *wrong).returncode == 64, wrong
-    assert call(tmp_path / "absent").returncode == 74
+    for arguments in ([tmp_path / "absent"], [run_dir, "--against", tmp_path / "absent"]):
+        result = call(*arguments)
+        assert result.returncode == 74 and result.stderr == f"error: {tmp_path / 'absent'}: no such directory\n"
     (run_dir / "eval/phase_0/loss.npy").write_bytes(b"junk")
     assert call(run_dir).returncode == 65
 
@@ -310,12 +430,22 @@ def test_a_run_without_an_evaluation_says_so(make_run):
     assert "nothing has been evaluated yet" in result.stderr
 
 
+def test_a_run_without_an_evaluation_stops_no_others(make_run, tmp_path, capsys):
+    make_run("all/a")
+    young = set_state(make_run("all/b"), "running", 0)
+    (young / "eval").rename(tmp_path / "elsewhere")
+    result = result_of(capsys, tmp_path / "all", "--figure", tmp_path / "x.png")
+    assert [member["name"] for member in result["members"]] == ["a"]
+    assert result["notes"][-1] == "left out: b (running at step 0 of 2000): nothing has been evaluated yet"
+
+
 # Figure ---------------------------------------------------------------------------------------------------------------
 
 
 def figure_of(*paths):
     runs = [[mnemo_io.read_run(path)] for path in paths]
-    return compare_figure.draw([path.name for path in paths], runs, curves.rank_bins(200))
+    scope = members.scope_of([{"paths": paths}], None)
+    return compare_figure.draw([path.name for path in paths], runs, scope)
 
 
 def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
@@ -335,6 +465,26 @@ def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     assert figure.legends[0].get_window_extent().x0 >= figure.axes[-1].bbox.x1
 
 
+@pytest.mark.parametrize("most", [1.05, 2, 4, 40, 1e3, 1e8])
+def test_no_label_of_a_figure_is_printed_over_another(run_dir, most):
+    for phase in (0, 1):
+        file = run_dir / f"eval/phase_{phase}/presentations.npy"
+        shape = np.load(file).shape
+        np.save(file, np.geomspace(60, 60 * most, shape[0])[:, None].repeat(shape[1], 1).astype(np.int64))
+    assert overprinted(figure_of(run_dir)) == []
+
+
+def test_figure_names_bins_that_were_presented(run_dir):
+    for phase in (0, 1):
+        presentations = np.load(run_dir / f"eval/phase_{phase}/presentations.npy")
+        presentations[:, 100:] = 0
+        np.save(run_dir / f"eval/phase_{phase}/presentations.npy", presentations)
+    words = [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
+    assert "ranks 10–99" in words and "ranks 100–199" not in words
+    (run_dir / "theory").rename(run_dir / "elsewhere")
+    assert "Bayes ceiling" not in [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
+
+
 def test_figure_has_a_line_for_each_chance(make_run):
     a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 0, model__objective="retrieval")
     for paths, chances in (((a,), [0.5]), ((b,), [1 / 200]), ((a, b), [1 / 200, 0.5])):
@@ -342,9 +492,16 @@ def test_figure_has_a_line_for_each_chance(make_run):
         assert [line.get_ydata()[0] for line in lines] == pytest.approx(chances)
 
 
+def test_a_name_that_is_no_text_is_drawn(make_run, tmp_path):
+    name = os.fsdecode(b"\xd0")
+    assert compare.main([str(make_run(name)), "--replicates", "10", "--figure", str(tmp_path / "a.png")]) == 0
+    assert compare_figure.cut(name) == "\ufffd"
+
+
 def test_equal_runs_give_equal_figures(run_dir, tmp_path):
-    for name in ("a.png", "b.png"):
-        assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / name)]) == 0
+    assert compare.main([str(run_dir), "--replicates", "10", "--figure", str(tmp_path / "a.png")]) == 0
+    result = call(run_dir, "--replicates", "10", "--figure", tmp_path / "b.png", MPLBACKEND="module://not.there")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -60,14 +60,11 @@ def test_moments_are_right_after_and_before_the_switches_and_at_the_end():
     assert curves.moments(later, 0, two) == (None, None, 1)
 
 
-def test_cut_ranks_keeps_what_is_common():
-    sets = {"train": columns([0], [0, 10, 20], 0.9), "phase_0": columns([0], [0, 1, 10], 0.9),
-            "swap.phase_0": columns([0], [0, 1, 10], 0.9), "novel": columns([0], [0, 1], 0.5)}  # fmt: skip
-    cut = curves.cut_ranks(sets, {0: np.array([0, 10])})
-    assert {name: found["rank"].tolist() for name, found in cut.items()} == {
-        "train": [0, 10], "phase_0": [0, 10], "swap.phase_0": [0, 10], "novel": [0, 1]
-    }  # fmt: skip
-    assert cut["phase_0"]["accuracy"].shape == (1, 2)
+def test_columns_of_a_phase_are_cut_to_some_ranks():
+    sets = {"train": columns([0, 1], [0, 10, 20], 0.9), "phase_0": columns([0], [0, 1, 10], 0.9)}
+    assert curves.phase_columns(sets, 0, np.array([0, 10]))["rank"].tolist() == [0, 10]
+    assert curves.phase_columns(sets, 1, np.array([0, 20]))["accuracy"].shape == (1, 2)
+    assert curves.phase_columns(sets, 1, np.array([5])) is None
 
 
 def test_train_stands_in_for_a_phase_that_has_no_set_and_has_no_end_after_the_switch():
@@ -104,6 +101,14 @@ def test_presentations_to_is_the_first_evaluation_that_holds_or_censored():
     mean = np.full((2, 1), 0.5)
     assert curves.presentations_to(accuracy, presentations, np.full(2, 0.75), mean).tolist() == [5.5]
     assert curves.presentations_to(accuracy[:0], presentations[:0], target).tolist() == [np.inf, np.inf]
+
+
+def test_the_threshold_lies_between_two_evaluations():
+    accuracy, presentations = np.array([[0.5], [0.6], [0.9]]), np.array([[0], [10], [30]])
+    generator = np.random.default_rng(0)
+    for target, between in ((0.8, (10, 30)), (0.55, (0, 10)), (0.5, (0, 0)), (0.95, (30, np.inf))):
+        found = curves.bootstrap_presentations(accuracy, presentations, np.array([target]), 1, generator)
+        assert found[:2] == between
 
 
 def test_resampling_draws_as_many_ranks_as_there_are_with_replacement():

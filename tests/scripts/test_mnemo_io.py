@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import builtins
+import csv
+import io
 import json
 import math
 import os
@@ -11,7 +13,7 @@ import curves
 import mnemo_io
 import numpy as np
 import pytest
-from synthetic_run import REPOSITORY, example_config, safetensors_bytes, yaml_text
+from synthetic_run import REPOSITORY, example_config, safetensors_bytes, write_further, yaml_text
 
 SCRIPT = REPOSITORY / "scripts/mnemo_io.py"
 
@@ -335,7 +337,7 @@ events:
     params: [c_attn, "lm,head", mlp]
     "on": [phase_0]
     nested:
-      a: .inf
+      a: 1.5e+300
 output:
     pickle: none
     keep: 2
@@ -355,7 +357,7 @@ minus: -1.5
                 "at": "end",
                 "params": ["c_attn", "lm,head", "mlp"],
                 "on": ["phase_0"],
-                "nested": {"a": math.inf},
+                "nested": {"a": 1.5e300},
             },
         ],
         "output": {"pickle": "none", "keep": 2, "minutes": 0.5},
@@ -411,6 +413,87 @@ def test_to_frame(run_dir):
     assert frame[frame["step"] == 0]["rank"].tolist() == run["sets"]["train"]["rank"].tolist()
     with pytest.raises(KeyError, match="there are: metrics, train"):
         mnemo_io.to_frame(run, "nonsense")
+
+
+def test_what_was_asked_for_beside_the_sets_is_read(run_dir):
+    run = mnemo_io.read_run(write_further(run_dir))
+    found = run["by_position"]["phase_1"]
+    assert found["loss"].shape == found["accuracy"].shape == (11, 3, 15)
+    assert (found["bins"].tolist(), found["position"].tolist()) == (
+        [[0, 10], [10, 100], [100, 200]],
+        list(range(1, 16)),
+    )
+    assert found["step"].tolist() == run["sets"]["phase_1"]["step"].tolist()
+    assert run["sets"]["train"]["completed"].shape == run["sets"]["train"]["loss"].shape
+    assert run["theory"][1]["ceiling_by_position"].shape == (3, 15)
+    assert {name: array.shape for name, array in run["attention"].items()} == {
+        "step": (3,), "vertical_bars": (3, 4, 20, 20), "decorrelation": (3, 20, 4, 4)
+    }  # fmt: skip
+    assert run["measures"]["A_sharpness"].shape == (3, 16)
+    flat = mnemo_io.flatten(run)
+    for name in ("by_position/train/bins", "sets/novel/completed", "attention/step", "measures/B_logits_mean",
+                 "theory/0/floor_by_position"):  # fmt: skip
+        assert name in flat
+    assert (
+        mnemo_io.summary(run).count("by_position/SET, attention/decorrelation, attention/vertical_bars, measures") == 1
+    )
+    assert "completed\n" in mnemo_io.summary(run)
+
+
+def test_a_model_that_predicts_bit_0_counts_positions_from_it(run_dir):
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("  heads: 4\n", "  heads: 4\n  positions: from_0\n"))
+    assert mnemo_io.read_run(write_further(run_dir))["by_position"]["train"]["position"][0] == 0
+
+
+def test_rows_in_flight_of_further_arrays_are_cut(run_dir):
+    write_further(run_dir)
+    for folder in ("eval/train", "attention"):
+        np.save(run_dir / folder / "step.npy", np.load(run_dir / folder / "step.npy")[:2])
+    run = mnemo_io.read_run(run_dir)
+    assert len(run["by_position"]["train"]["loss"]) == len(run["sets"]["train"]["completed"]) == 2
+    assert len(run["attention"]["decorrelation"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "array"),
+    [("eval/train/by_position_loss.npy", np.zeros((22, 4, 15), np.float32)), ("attention/step.npy", np.arange(9)),
+     ("eval/train/by_position_accuracy.npy", np.zeros((3, 2, 15), np.float32)), ("measures/x.npy", np.zeros(())),
+     ("eval/train/completed.npy", np.zeros((22, 20))), ("theory/by_position_0.npy", np.zeros((3, 15, 3)))],
+)  # fmt: skip
+def test_further_arrays_of_another_shape_are_corrupt(run_dir, file, array):
+    write_further(run_dir)
+    np.save(run_dir / file, array)
+    with pytest.raises(ValueError, match=r"(by_position|attention|measures|completed|decorrelation).*\.npy"):
+        mnemo_io.read_run(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("what", "columns", "element", "where"),
+    [
+        ("phase_0", "step,moment,phase,rank,presentations,last_seen,loss,accuracy,completed", (3, 7), {"rank": 7}),
+        ("by_position/phase_0", "step,moment,phase,first_rank,last_rank,position,loss,accuracy", (3, 1, 4),
+         {"first_rank": 10, "last_rank": 99, "position": 5}),
+        ("attention/vertical_bars", "step,head,position,later_position,vertical_bars", (1, 3, 2, 4),
+         {"head": 3, "position": 10, "later_position": 21}),
+        ("attention/decorrelation", "step,position,head,other_head,decorrelation", (2, 2, 0, 3),
+         {"position": 10, "head": 0, "other_head": 3}),
+        ("measures", "step,position,A_sharpness,B_logits_mean", (1, 9), {"position": 9}),
+    ],
+)  # fmt: skip
+def test_tables_name_every_element(run_dir, what, columns, element, where):
+    run = mnemo_io.read_run(write_further(run_dir))
+    text = io.StringIO()
+    mnemo_io.write_csv(run, what, text)
+    lines = list(csv.DictReader(io.StringIO(text.getvalue())))
+    assert text.getvalue().split("\n")[0] == columns
+    table = mnemo_io.table(run, what)
+    name, array = list(table.values.items())[-1]
+    assert len(lines) == array.size
+    line = lines[int(np.ravel_multi_index(element, array.shape))]
+    assert {key: int(line[key]) for key in where} == where
+    assert int(line["step"]) == table.rows["step"][element[0]]
+    assert float(line[name]) == pytest.approx(float(array[element]))
 
 
 def test_to_frame_without_pandas(run_dir, monkeypatch):
@@ -488,7 +571,8 @@ def test_command_prints_a_summary(run_dir, tmp_path):
     assert result.returncode == 0, result.stderr
     for words in ("run       demo", "state     done, step 2000 of 2000", "step 1000 (to phase 1)", "phase_1", "novel"):
         assert words in result.stdout
-    assert call("--help").stdout.count("mnemo_io.py cache/") >= 4
+    assert call("--help").stdout.startswith("usage: mnemo show ")
+    assert call("--help").stdout.count("mnemo show cache/") >= 4
 
 
 def test_command_exit_codes(run_dir, tmp_path):
@@ -554,3 +638,24 @@ def test_npz_holds_everything_numeric(run_dir, tmp_path):
         assert archive["sequences/0"].dtype == np.uint8
         assert archive["snapshots/pre_switch/wte.weight"].shape == (2, 4)
         assert "metrics/lr" in archive
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "C.UTF-8"}])
+def test_paths_are_printed_as_given(make_run, tmp_path, locale):
+    folder = os.fsencode(tmp_path) + b"/\xd0\xb9\xff"
+    os.mkdir(folder)
+    os.replace(make_run(), folder + b"/run")
+    for arguments, code in (([b"--csv", folder + b"/m.csv"], 0), ([b"--csv", folder + b"/absent/m.csv"], 74)):
+        command = [sys.executable, SCRIPT, folder + b"/run", *arguments]
+        environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+        result = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+        assert result.returncode == code
+        assert arguments[1] in result.stdout + result.stderr
+
+
+def test_what_the_terminal_lacks_is_escaped():
+    code = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import mnemo_io\n"
+    code += "mnemo_io.guarded(lambda: print('\\u0439\\udcd0\\u2028'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=60, check=False)
+    assert result.stdout == b"\\u0439\xd0\\u2028\n"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import mnemo_io
 import notebook_example
@@ -22,6 +25,16 @@ def test_records_are_found_by_glob_and_drawn(pattern, tmp_path, capsys):
     assert notebook_example.main([pattern, "-o", str(tmp_path / "x.png")]) == 0
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert mnemo_io.guarded(lambda: notebook_example.main([str(tmp_path / "none*")])) == 74
+
+
+def test_equal_records_give_equal_bytes(pattern, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\n")
+    assert notebook_example.main([pattern, "-o", str(tmp_path / "a.png")]) == 0
+    environment = {**os.environ, "MPLBACKEND": "module://not.there", "MATPLOTLIBRC": str(tmp_path)}
+    command = [sys.executable, notebook_example.__file__, pattern, "-o", str(tmp_path / "b.png")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_curves_are_those_of_the_current_sequences(pattern):

@@ -8,11 +8,13 @@ import curves
 import mnemo_io
 import numpy as np
 import plot_run
+import position_figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, write_set
+from synthetic_run import REPOSITORY, Curves, overprinted, write_further, write_set
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
+JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
 
 
 def call(*arguments, **environment):
@@ -46,7 +48,8 @@ def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc/matplotlibrc").write_text("font.size: 20\nlines.linewidth: 7\n")
     plot_run.main([str(run_dir), "-o", str(tmp_path / "a.png")])
-    result = call(run_dir, "-o", tmp_path / "b.png", MATPLOTLIBRC=str(tmp_path / "rc"), TZ="Asia/Tokyo", LC_ALL="C")
+    other = {"MPLBACKEND": JUPYTER, "MATPLOTLIBRC": str(tmp_path / "rc"), "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    result = call(run_dir, "-o", tmp_path / "b.png", **other)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -54,7 +57,8 @@ def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
 def test_help_and_exit_codes(run_dir, tmp_path):
     result = call("--help")
     assert result.returncode == 0
-    assert "--bins 0,1,10,100,1000" in result.stdout
+    assert result.stdout.startswith("usage: mnemo plot ")
+    assert "mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000" in result.stdout
     result = call(tmp_path / "absent")
     assert (result.returncode, result.stderr.count("\n")) == (74, 1)
     (run_dir / "eval/train/loss.npy").write_bytes(b"junk")
@@ -129,6 +133,31 @@ def test_legend_names_what_is_drawn(make_run):
     assert "first sequences" not in labels(figure_of(switched, "phase_0"))
     assert "Bayes limit" not in labels(figure_of(switched, "novel"))
     assert labels(figure_of(switched, "novel"))[:2] == ["ranks 0–9", "ranks 10–15"]
+
+
+def test_legend_leaves_out_bins_of_which_nothing_is_drawn(make_run, tmp_path):
+    run_dir = make_run()
+    assert labels(figure_of(make_run("begun", until=-1)))[:2] == ["ranks 0–9", "ranks 10–99"]  # their limits
+    (run_dir / "theory").rename(tmp_path / "theory")
+    for name in ("loss", "accuracy"):
+        values = np.load(run_dir / f"eval/phase_0/{name}.npy")
+        values[:, :10] = np.nan
+        np.save(run_dir / f"eval/phase_0/{name}.npy", values)
+    assert labels(figure_of(run_dir, "phase_0"))[:2] == ["ranks 10–99", "ranks 100–199"]
+
+
+@pytest.mark.parametrize("least", [0.68, 0.3, 1e-2, 1e-4, 1e-6, 1e-12, 1e-30])
+def test_no_label_is_printed_over_another(run_dir, least):
+    for name in ("loss", "accuracy"):
+        file = run_dir / f"eval/phase_0/{name}.npy"
+        shape = np.load(file).shape
+        np.save(file, np.geomspace(0.7, least, shape[0])[:, None].repeat(shape[1], 1).astype(np.float32))
+    (run_dir / "theory").rename(run_dir / "elsewhere")
+    (run_dir / "metrics.jsonl").unlink()
+    figure = figure_of(run_dir, "phase_0", log=True)
+    assert overprinted(figure) == []
+    labels_inside = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert sum(bool(text) for text in labels_inside) >= 2
 
 
 def test_curves_are_bin_means_and_break_at_the_switch(run_dir):
@@ -222,3 +251,57 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
         assert sum(label.startswith("swap_mlp") for label in labels(figure)) == 1
     assert not any(label.startswith("swap") for label in labels(figure_of(run_dir, "phase_1")))
     assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0
+
+
+# By position ----------------------------------------------------------------------------------------------------------
+
+
+def test_by_position_draws_what_the_files_say_beside_the_bayes_predictor(run_dir):
+    run = mnemo_io.read_run(write_further(run_dir))
+    figure = position_figure.draw(run, "phase_0")
+    found, panel = run["by_position"]["phase_0"], figure.axes[1]
+    solid, dashed = (
+        [line for line in panel.lines if line.get_zorder() == 3 and line.get_linewidth() == style["linewidth"]]
+        for style in (plot_run.SOLID, plot_run.DASHED)
+    )
+    before = curves.rows_before(found["step"], 1000).stop - 1
+    assert [len(solid), len(dashed)] == [3, 3]
+    assert solid[-1].get_xdata().tolist() == list(range(1, 16))
+    assert solid[-1].get_ydata() == pytest.approx(found["accuracy"][before, 0])
+    assert dashed[-1].get_ydata() == pytest.approx(found["accuracy"][-1, 0])
+    bayes = [line for line in panel.lines if line.get_zorder() == 2]
+    assert bayes[-1].get_ydata() == pytest.approx(np.load(run_dir / "theory/by_position_0.npy")[0, :, 1])
+    assert labels(figure)[:3] == ["ranks 0–9", "ranks 10–99", "ranks 100–199"]
+    assert labels(figure)[4:] == ["step 1,000", "step 2,000", "Bayes limit, all ranks", "chance"]
+    assert overprinted(figure) == []
+
+
+def test_by_position_of_the_last_phase_is_drawn_once(run_dir):
+    run = mnemo_io.read_run(write_further(run_dir))
+    assert position_figure.default_set(run) == "phase_1"
+    assert list(position_figure.rows_of(run, "phase_1")) == [10]
+    assert list(position_figure.rows_of(run, "novel")) == [21]
+    assert "step 2,000" in labels(position_figure.draw(run, "phase_1"))
+
+
+def test_by_position_by_command(run_dir, tmp_path, capsys):
+    assert mnemo_io.guarded(lambda: plot_run.main([str(run_dir), "--by-position"])) == 65
+    assert "train with eval.by_position=true" in capsys.readouterr().err
+    write_further(run_dir)
+    assert plot_run.main([str(run_dir), "--by-position", "--log"]) == 0
+    result = call(run_dir, "--by-position", "--log", "-o", tmp_path / "b.png", MPLBACKEND=JUPYTER, LC_ALL="C")
+    assert result.returncode == 0, result.stderr
+    assert (run_dir / "by_position.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for wrong in (["--bins", "0,5"], ["--set", "phase_7"]):
+        assert plot_run.main([str(run_dir), "--by-position", *wrong]) == 64
+    for name in ("train", "novel", "phase_0"):
+        assert plot_run.main([str(run_dir), "--by-position", "--set", name, "-o", str(tmp_path / "x.png")]) == 0
+
+
+def test_by_position_without_theory(run_dir):
+    write_further(run_dir)
+    for file in (run_dir / "theory").glob("by_position_*.npy"):
+        file.unlink()
+    figure = position_figure.draw(mnemo_io.read_run(run_dir), "phase_0")
+    assert "Bayes limit, all ranks" not in labels(figure)
+    assert not [line for line in figure.axes[1].lines if line.get_zorder() == 2]
