@@ -250,11 +250,11 @@ TEST(Dam, AnEmptyMemoryTeachesNothing) {
   EXPECT_FALSE(torch::equal(dam->parameters.flat_RP(), before));
   // momentum does not move an emptied memory either
   const auto trained = dam->parameters.flat_RP().clone();
-  trainer.set_table(0, &table);
+  trainer.begin_phase(0, table);
   EXPECT_TRUE(dam->memory()->empty(0));
   trainer.step(2);
   EXPECT_TRUE(torch::equal(dam->parameters.flat_RP(), trained));
-  trainer.set_table(0, &table, /*clear_memory=*/false);
+  trainer.begin_phase(0, table, /*clear_memory=*/false);
   EXPECT_EQ(dam->memory()->bits(0).size(0), 8);
 }
 
