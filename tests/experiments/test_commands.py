@@ -99,10 +99,10 @@ def test_export_tells_a_diverged_run_from_an_unfinished_one(place: Place, tmp_pa
     shutil.copytree(place.run, run)
     status = json.loads((run / "status.json").read_text()) | {"step": 120}
     (run / "status.json").write_text(json.dumps(status | {"state": "stopped"}))
-    assert f"mnemo train {run / 'config.yaml'} goes on with it" in mnemo("export", run, code=DATA)
+    assert f"To go on with it:\n  {BINARY} train {run / 'config.yaml'}\n" in mnemo("export", run, code=DATA)
     (run / "status.json").write_text(json.dumps(status | {"state": "diverged"}))
     message = mnemo("export", run, code=DATA)
-    assert "diverged at step 120 and is not resumed" in message and "goes on" not in message
+    assert "diverged at step 120 and is not resumed" in message and "go on" not in message
 
 
 def test_theory_is_what_the_run_wrote(place: Place) -> None:
