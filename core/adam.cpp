@@ -16,11 +16,12 @@ template <class Real>
 void adam_step_cpu(const AdamBuffers<Real>& b) {
   constexpr std::int64_t kGrain = 1 << 15;
   for (std::int64_t replica = 0; replica < b.num_replicas; ++replica) {
-    if (!b.finite[replica]) continue;
+    if (!b.updates[replica]) continue;
     for (std::int64_t tensor = 0; tensor < b.num_tensors; ++tensor) {
-      if (b.frozen[tensor]) continue;
+      const auto row_tensor = replica * b.num_tensors + tensor;
+      if (b.frozen[row_tensor]) continue;
       const auto& scalars = b.scalars[replica];
-      const auto t = static_cast<double>(b.steps[tensor]);
+      const auto t = static_cast<double>(b.steps[row_tensor]);
       const AdamCoefficients<Real> coefficients(scalars, 1 - std::pow(scalars.beta1, t), 1 - std::pow(scalars.beta2, t));
       const auto begin = replica * b.row_size + b.offset[tensor];
       at::parallel_for(0, b.size[tensor], kGrain, [&, coefficients](std::int64_t from, std::int64_t to) {
@@ -47,34 +48,32 @@ Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : pa
   }
   offset_T_ = torch::tensor(offsets, torch::kInt64).to(flat.device());
   size_T_ = torch::tensor(sizes, torch::kInt64).to(flat.device());
-  steps_ = torch::zeros_like(offset_T_);
+  steps_ = torch::zeros({flat.size(0), static_cast<std::int64_t>(offsets.size())}, offset_T_.options());
   auto bytes = torch::empty({static_cast<std::int64_t>(scalars.size() * sizeof(AdamScalars))}, torch::kUInt8);
   std::memcpy(bytes.data_ptr(), scalars.data(), scalars.size() * sizeof(AdamScalars));
   scalars_R_ = bytes.to(flat.device());
 }
 
 void Adam::refresh_frozen() {
-  std::vector<std::uint8_t> frozen;
-  for (std::size_t i = 0; i < parameters_.specs().size(); ++i) frozen.push_back(parameters_.frozen(i));
-  if (frozen == frozen_) return;
-  frozen_ = std::move(frozen);
-  frozen_T_ = torch::tensor(torch::ArrayRef<std::uint8_t>(frozen_), torch::kUInt8).to(steps_.device());
-  trainable_T_ = 1 - frozen_T_.to(torch::kInt64);
+  if (parameters_.frozen_RT() == frozen_) return;
+  frozen_ = parameters_.frozen_RT();
+  frozen_RT_ = torch::tensor(torch::ArrayRef<std::uint8_t>(frozen_), torch::kUInt8).view(steps_.sizes()).to(steps_.device());
+  trainable_RT_ = 1 - frozen_RT_.to(torch::kInt64);
 }
 
-void Adam::step(const torch::Tensor& finite_R) {
+void Adam::step(const torch::Tensor& updates_R) {
   torch::NoGradGuard no_grad;
   refresh_frozen();
-  steps_.add_(trainable_T_);
+  steps_.add_(trainable_RT_ * updates_R.unsqueeze(1));
   if (parameters_.flat_RP().scalar_type() == torch::kFloat64) {
-    step_typed<double>(finite_R);
+    step_typed<double>(updates_R);
   } else {
-    step_typed<float>(finite_R);
+    step_typed<float>(updates_R);
   }
 }
 
 template <class Real>
-void Adam::step_typed(const torch::Tensor& finite_R) {
+void Adam::step_typed(const torch::Tensor& updates_R) {
   const auto& flat = parameters_.flat_RP();
   const AdamBuffers<Real> buffers{flat.data_ptr<Real>(),
                                   parameters_.gradient_RP().data_ptr<Real>(),
@@ -83,9 +82,9 @@ void Adam::step_typed(const torch::Tensor& finite_R) {
                                   offset_T_.data_ptr<std::int64_t>(),
                                   size_T_.data_ptr<std::int64_t>(),
                                   steps_.data_ptr<std::int64_t>(),
-                                  frozen_T_.data_ptr<std::uint8_t>(),
+                                  frozen_RT_.data_ptr<std::uint8_t>(),
                                   static_cast<const AdamScalars*>(scalars_R_.data_ptr()),
-                                  finite_R.data_ptr<std::uint8_t>(),
+                                  updates_R.data_ptr<std::uint8_t>(),
                                   flat.size(0),
                                   flat.size(1),
                                   static_cast<std::int64_t>(parameters_.specs().size())};
@@ -96,13 +95,13 @@ void Adam::step_typed(const torch::Tensor& finite_R) {
   }
 }
 
-void Adam::reset(const std::vector<std::size_t>& parameters) {
+void Adam::reset(std::int64_t replica, const std::vector<std::size_t>& parameters) {
   torch::NoGradGuard no_grad;
   for (const auto index : parameters) {
     const auto begin = parameters_.offset(index), end = begin + parameters_.specs()[index].size();
-    first_moment_.slice(1, begin, end).zero_();
-    second_moment_.slice(1, begin, end).zero_();
-    steps_[static_cast<std::int64_t>(index)].zero_();
+    first_moment_[replica].slice(0, begin, end).zero_();
+    second_moment_[replica].slice(0, begin, end).zero_();
+    steps_[replica][static_cast<std::int64_t>(index)].zero_();
   }
 }
 

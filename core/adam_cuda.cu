@@ -17,14 +17,15 @@ constexpr int kBlocksPerTensor = 64;  // a grid-stride loop covers larger tensor
 template <class Real>
 __global__ void adam_kernel(AdamBuffers<Real> b) {
   const auto tensor = blockIdx.y, replica = blockIdx.z;
-  if (b.frozen[tensor] || !b.finite[replica]) return;
+  const auto row_tensor = replica * b.num_tensors + tensor;
+  if (b.frozen[row_tensor] || !b.updates[replica]) return;
   __shared__ AdamScalars scalars;
   __shared__ double corrections[2];
   if (threadIdx.x == 0) scalars = b.scalars[replica];
   __syncthreads();
   if (threadIdx.x < 2) {
     corrections[threadIdx.x] =
-        1 - pow(threadIdx.x == 0 ? scalars.beta1 : scalars.beta2, static_cast<double>(b.steps[tensor]));
+        1 - pow(threadIdx.x == 0 ? scalars.beta1 : scalars.beta2, static_cast<double>(b.steps[row_tensor]));
   }
   __syncthreads();
   const AdamCoefficients<Real> coefficients(scalars, corrections[0], corrections[1]);

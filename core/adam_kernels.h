@@ -17,14 +17,14 @@ struct AdamBuffers {
   Real* second_moment;         ///< [R, P]
   const std::int64_t* offset;  ///< [T] first element of each tensor in a row
   const std::int64_t* size;    ///< [T] elements of each tensor
-  const std::int64_t* steps;   ///< [T] updates done, this one included
-  const std::uint8_t* frozen;  ///< [T]
+  const std::int64_t* steps;   ///< [R, T] updates done, this one included
+  const std::uint8_t* frozen;  ///< [R, T]
   const AdamScalars* scalars;  ///< [R]
-  const std::uint8_t* finite;  ///< [R] a replica is left alone where 0
+  const std::uint8_t* updates; ///< [R] a replica is left alone where 0
   std::int64_t num_replicas, row_size, num_tensors;
 };
 
-/// One update of every tensor that is not frozen, of every replica that is finite: a single launch on `stream` (a cudaStream_t).
+/// One update of every tensor that is not frozen, of every replica that takes part: a single launch on `stream` (a cudaStream_t).
 template <class Real>
 void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream);
 

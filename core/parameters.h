@@ -35,6 +35,9 @@ class Parameters {
  public:
   Parameters(std::vector<ParameterSpec> specs, std::int64_t num_replicas, torch::Dtype dtype, torch::Device device);
 
+  /// One replica, viewing the same numbers and gradient; its flags of freezing are its own.
+  Parameters replica(std::int64_t r) const;
+
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   std::int64_t num_replicas() const { return flat_.size(0); }
   const torch::Tensor& flat_RP() const { return flat_; }
@@ -51,16 +54,24 @@ class Parameters {
   void initialize(std::int64_t replica, std::uint32_t seed, const std::vector<ParameterSpec>& specs);
   void zero_gradient() { gradient_.zero_(); }
 
-  /// A frozen parameter gets no gradient, and Adam does not touch it.
-  bool frozen(std::size_t index) const { return !leaves_[index].requires_grad(); }
-  void set_frozen(std::size_t index, bool frozen);
-  bool any_trainable() const;
+  /// A frozen parameter of a replica gets no gradient, and Adam does not touch it.
+  bool frozen(std::int64_t replica, std::size_t index) const { return frozen_RT_[flag(replica, index)] != 0; }
+  void set_frozen(std::int64_t replica, std::size_t index, bool frozen);
+  /// [R, T] flags, replica by replica.
+  const std::vector<std::uint8_t>& frozen_RT() const { return frozen_RT_; }
+  /// To be called at the end of every gradient(): what is frozen in some replicas only has a gradient in all.
+  void zero_frozen_gradients();
 
  private:
+  Parameters(std::vector<ParameterSpec> specs, std::vector<std::int64_t> offsets, torch::Tensor flat, torch::Tensor gradient);
+
+  std::size_t flag(std::int64_t replica, std::size_t index) const { return static_cast<std::size_t>(replica) * specs_.size() + index; }
+
   std::vector<ParameterSpec> specs_;
   std::vector<std::int64_t> offsets_;
   torch::Tensor flat_, gradient_;
-  std::vector<torch::Tensor> leaves_;
+  std::vector<torch::Tensor> leaves_;  // one that is frozen in all replicas takes no part in autograd
+  std::vector<std::uint8_t> frozen_RT_;
 };
 
 }  // namespace mnemo

@@ -70,12 +70,12 @@ Shape attention_measure_shape(const std::string& name, std::int64_t heads, std::
   return {std::min(num_ranks, kKeptAttentionMaps), heads, length, length};
 }
 
-std::vector<std::vector<float>> measure_attention(const Model& model, const ModelConfig& config, const SequenceTable& table,
+std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table,
                                                   std::span<const std::int32_t> ranks, const std::vector<std::string>& names, const Poll& poll) {
   torch::NoGradGuard no_grad;
   const auto wanted = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   const bool bars = wanted("vertical_bars"), heads_too = wanted("decorrelation");
-  const auto L = table.length(), H = attention_heads(config), given = static_cast<std::int64_t>(ranks.size());
+  const auto L = table.length(), H = model.facts.attention_heads, given = static_cast<std::int64_t>(ranks.size());
   MeanWhereDefined vertical_bars({H, kAttentionPositions, kAttentionPositions}), decorrelation({kAttentionPositions, H, H});
   std::vector<float> maps;
   const auto num_maps = wanted("attn_reps") ? std::min(given, kKeptAttentionMaps) : 0;
@@ -86,7 +86,7 @@ std::vector<std::vector<float>> measure_attention(const Model& model, const Mode
     const auto count = std::min(block, total - begin);
     auto bits_BL = torch::empty({count, L}, torch::kUInt8);
     table.unpack(ranks.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), bits_BL.data_ptr<std::uint8_t>());
-    const auto maps_BHLL = attention_maps_of(config, model.parameters, bits_BL.to(model.parameters.flat_RP().device()));
+    const auto maps_BHLL = model.attention_maps(bits_BL.unsqueeze(0).to(model.parameters.flat_RP().device()))[0];
     if (bars) add_vertical_bars(vertical_bars, maps_BHLL);
     if (heads_too) add_decorrelation(decorrelation, maps_BHLL);
     if (begin < num_maps) {

@@ -185,9 +185,9 @@ class Checker {
       source_.fail("eval.completion.prefix", fmt::format("must be less than the length of a sequence ({}), got {}", length, eval.completion->prefix));
     }
     if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
-    const auto heads = attention_heads(config_.model);
+    const auto heads = facts_of(config_).attention_heads;
     if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size()) source_.fail("eval.attention", "names a measure twice");
-    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", kind_of(config_.model)));
+    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts_of(config_).kind));
     const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
     if (maps > kMaxAttentionBytes) {
       source_.fail("eval.attention", fmt::format("the attention maps of one sequence would take {:.1e} bytes; the limit is 2^28", maps));
@@ -242,29 +242,29 @@ class Checker {
 
   void check_params(const std::string& path, const std::vector<std::string>& params) {
     if (!source_.clean("model") || !source_.clean(path)) return;
-    const auto specs = parameter_specs(config_.model, config_.data.length);
+    const auto specs = facts_of(config_).parameters;
     for (std::size_t j = 0; j < params.size(); ++j) {
       if (matching_parameters(specs, params[j]).empty()) {
-        source_.fail(fmt::format("{}.{}", path, j), fmt::format("{} has no parameters '{}'; its groups are {}", kind_of(config_.model), params[j],
+        source_.fail(fmt::format("{}.{}", path, j), fmt::format("{} has no parameters '{}'; its groups are {}", facts_of(config_).kind, params[j],
                                                                 fmt::join(parameter_groups(specs), ", ")));
       }
     }
   }
 
   void check_memory(const std::string& path, std::optional<bool> clear_memory) {
-    if (!clear_memory || has_memory(config_.model) || !source_.clean("model") || !source_.clean(path)) return;
-    source_.fail(path, retrieves(config_.model) ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
-                                                : fmt::format("{} has no memory", kind_of(config_.model)));
+    if (!clear_memory || facts_of(config_).has_memory || !source_.clean("model") || !source_.clean(path)) return;
+    source_.fail(path, facts_of(config_).task == Task::sequences ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
+                                                : fmt::format("{} has no memory", facts_of(config_).kind));
   }
 
   void check_leaves_something(const std::string& path, const std::vector<std::string>& frozen) {
     if (!source_.clean("model")) return;
-    const auto specs = parameter_specs(config_.model, config_.data.length);
+    const auto specs = facts_of(config_).parameters;
     if (matching_parameters(specs, frozen).size() == specs.size()) source_.fail(path, "freezes every parameter: nothing is left to learn");
   }
 
   void check_has_features(const std::string& path) {
-    if (hidden_width(config_.model) == 0) source_.fail(path + ".kind", fmt::format("{} has no hidden layers", kind_of(config_.model)));
+    if (facts_of(config_).hidden_widths.empty()) source_.fail(path + ".kind", fmt::format("{} has no hidden layers", facts_of(config_).kind));
   }
 
   // ---- what events say of each other: where those that matter are right by themselves
@@ -327,7 +327,7 @@ class Checker {
     if (!source_.clean("model") || !source_.clean("data") || !source_.clean("precision")) return;
     try {
       const auto file = Safetensors::read(name);
-      const auto specs = parameter_specs(config_.model, config_.data.length);
+      const auto specs = facts_of(config_).parameters;
       const auto dtype = config_.precision == "fp64" ? Dtype::f64 : Dtype::f32;
       for (const auto index : matching_parameters(specs, params)) {
         const auto& [found, shape, data] = file.at(specs[index].name);
@@ -522,7 +522,7 @@ RunConfig with_seeds(RunConfig config) {
 
 std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
   const auto& data = config.data;
-  const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - first_position(config.model));
+  const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - facts_of(config).first_position);
   const auto milliseconds = 1e-6 * predictions * nanoseconds_of_prediction(config.model, data.length, data.num_sequences);
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds, static_cast<double>(cores))));
 }

@@ -146,6 +146,8 @@ struct RunConfig {
   }
 };
 
+inline ModelFacts facts_of(const RunConfig& config) { return facts_of(config.model, config.data.length); }
+
 /// A configuration as a user gave it: a file and overrides, read, checked and resolved.
 struct LoadedConfig {
   RunConfig config;   ///< resolved: threads, K and L of own data, absolute paths of data files, group, run. Seeds that follow `seed` stay null

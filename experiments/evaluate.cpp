@@ -75,7 +75,7 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto first = model.first_position(), positions = table.length() - first;
+  const auto first = model.facts.first_position, positions = table.length() - first;
   PositionMeans loss_means(table, positions), accuracy_means(table, positions);
   const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {

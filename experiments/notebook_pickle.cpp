@@ -133,7 +133,7 @@ bool has_notebook_record(const ModelConfig& model) {
 std::string notebook_run_name(const RunConfig& config) {
   const auto data = fmt::format("K_{}_L_{}", config.data.num_sequences, config.data.length);
   const auto transformer = transformer_of_run(config);
-  if (!transformer) return fmt::format("{}_{}_{}_{}", *config.group, kind_of(config.model), data, config.seed);
+  if (!transformer) return fmt::format("{}_{}_{}_{}", *config.group, facts_of(config).kind, data, config.seed);
   return fmt::format("{}_transformer_{}_hidden_{}_nheads_{}_nlayers_{}_{}", *config.group, data, transformer->head_dim, transformer->heads,
                      transformer->layers, config.seed);
 }
@@ -153,11 +153,11 @@ double notebook_bytes(const RunConfig& config) {
   const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kRowStride;
   const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
   const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
-  const double weights = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
+  const double weights = static_cast<double>(facts_of(config).num_parameters()) * (config.precision == "fp64" ? 8 : 4);
   double attention = 0;
   for (const auto& name : config.eval.attention) {
     const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
-    attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
+    attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, facts_of(config).attention_heads, config.data.length, ranks)));
   }
   return logs * (8 * K + 24 * rows + attention) + snapshots * weights + sequences;
 }
@@ -326,7 +326,7 @@ void write_sequences(PickleWriter& out, const fs::path& run, const RunConfig& co
 class WeightWriter {
  public:
   WeightWriter(PickleWriter& out, const RunConfig& config, const NotebookSettings& settings)
-      : out_(out), config_(config), torch_(settings.format != "numpy"), specs_(parameter_specs(config.model, config.data.length)) {}
+      : out_(out), config_(config), torch_(settings.format != "numpy"), specs_(facts_of(config).parameters) {}
 
   /// The parameters whose names begin with `prefix`, under the rest of their names.
   void group(const Safetensors& weights, std::string_view prefix) {

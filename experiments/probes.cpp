@@ -89,18 +89,27 @@ void ForkProbeEvent::apply(Run& run) const {
   constexpr std::size_t kWindow = 10;  // batches
   const auto& config = run.config();
   const auto copy = run.copy_of_model();
-  for (const auto index : matching_parameters(copy->parameters.specs(), freeze)) copy->parameters.set_frozen(index, true);
+  for (const auto index : matching_parameters(copy->parameters.specs(), freeze)) copy->parameters.set_frozen(0, index, true);
   Adam adam(copy->parameters, {scalars_of(config.train)});
   const auto table = SequenceTable::novel(seed, sequences, config.data.length, Stream::probe_bits, [&] { run.poll(); });
   const auto uniform = RankSampler::zipf(sequences, 0);
   Trainer trainer(*copy, adam, {{&table, DrawStream(uniform, seed, config.train.batch_size, Stream::probe_draws)}});
 
+  // a look at the device waits for it: after every step on the CPU, after some of them elsewhere
+  const std::int64_t chunk = copy->parameters.flat_RP().is_cpu() ? 1 : 64;
   std::vector<float> accuracy;  // of each batch, before the update that it makes
-  bool reached = false;
-  while (!reached && std::ssize(accuracy) < max_steps) {
+  bool reached = false, diverged = false;
+  for (std::int64_t step = 0; !reached && !diverged && step < max_steps;) {
     run.poll();
-    accuracy.push_back(trainer.step(std::ssize(accuracy)).accuracy_R[0].item<float>());
-    reached = accuracy.size() >= kWindow && mean_of(std::span(accuracy).last(kWindow)) > until;
+    std::vector<Tensor> taken;
+    for (const auto end = std::min(step + chunk, max_steps); step < end; ++step) taken.push_back(trainer.step(step).accuracy_R);
+    const auto of_chunk = torch::cat(taken).to(torch::kCPU, torch::kFloat32);
+    const auto finite = trainer.finite_steps_R()[0].item<std::int64_t>();
+    for (std::int64_t i = 0; i < of_chunk.size(0) && !reached && !diverged; ++i) {
+      accuracy.push_back(of_chunk[i].item<float>());
+      diverged = std::ssize(accuracy) > finite;
+      reached = !diverged && accuracy.size() >= kWindow && mean_of(std::span(accuracy).last(kWindow)) > until;
+    }
   }
 
   make_directories(run.file("probes"));
@@ -108,8 +117,9 @@ void ForkProbeEvent::apply(Run& run) const {
   write_npy(run.file(files[0]), view_of(accuracy.data(), {std::ssize(accuracy)}));
   write_atomically(run.file(files[1]),
                    fmt::format("{{\"step\": {}, \"steps_needed\": {}, \"num_iters_required\": {}, \"until\": {}, \"max_steps\": {}, "
-                               "\"sequences\": {}, \"seed\": {}}}\n",
-                               run.step(), reached ? std::to_string(accuracy.size()) : "null", accuracy.size() - 1, until, max_steps, sequences, seed));
+                               "\"sequences\": {}, \"seed\": {}{}}}\n",
+                               run.step(), reached ? std::to_string(accuracy.size()) : "null", accuracy.size() - 1, until, max_steps, sequences, seed, diverged ? ", \"diverged\": true" : ""));
+  if (diverged) return log_warning("{}: the copy diverged after {} steps: loss or gradient is not finite", name, accuracy.size());
   log_info("{}: {} {} after {} steps", name, reached ? "passed" : "did not pass", until, accuracy.size());
 }
 
@@ -130,7 +140,7 @@ void FeaturesEvent::apply(Run& run) const {
     std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
     const std::vector<double> weight(ranks.size());
     const auto cells = cells_of_rows(table, std::move(ranks), weight, Sharing::none);  // every row, every position
-    const auto layers = hidden_layers(run.model(), Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto layers = run.model().hidden_layers(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
     blocks.resize(layers.size());
     for (std::size_t j = 0; j < layers.size(); ++j) {
       const auto strided = layers[j][0].view({cells.num_rows(), predictions, -1}).slice(1, 0, predictions, stride);

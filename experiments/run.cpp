@@ -27,6 +27,8 @@ using std::chrono::steady_clock;
 namespace {
 
 constexpr std::int64_t kTopRanks = 10;  // what the progress line shows
+constexpr const char* kMemory = "memory";            // in files of weights
+constexpr const char* kQueue = "model_state.queue";  // in checkpoints
 constexpr double kTimingSeconds = 5;    // between lines of timing.jsonl
 
 double seconds_since(steady_clock::time_point start) {
@@ -198,7 +200,8 @@ void check_ranks(const fs::path& run_directory, const RunConfig& config) {
 
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
   const auto bins = config.eval.by_position ? rank_bins(table.num_sequences()) : std::vector<RankBin>{};
-  return bayes(table, sampler.probabilities(), first_position(config.model), retrieves(config.model), bins, poll);
+  const auto facts = facts_of(config);
+  return bayes(table, sampler.probabilities(), facts.first_position, facts.task == Task::sequences, bins, poll);
 }
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
@@ -211,38 +214,30 @@ void load_weights(Model& model, const Safetensors& file, const std::vector<std::
 }
 
 void load_memory(Model& model, const Safetensors& file) {
-  for (const auto& [name, now] : model.memory()) {
-    const auto& stored = file.at(name);
-    const auto like = torch::empty({stored.shape.empty() ? 0 : stored.shape[0], now.size(1)}, torch::kUInt8);
-    copy_from(file, name, like);
-    model.set_memory(like);
-  }
+  auto* memory = model.memory();
+  if (memory == nullptr) return;
+  const auto& stored = file.at(kMemory);
+  const auto bits = torch::empty({stored.shape.empty() ? 0 : stored.shape[0], memory->bits(0).size(1)}, torch::kUInt8);
+  copy_from(file, kMemory, bits);
+  memory->set_bits(0, bits);
 }
 
-void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata) {
+void write_weights(const fs::path& path, Model& model, const std::map<std::string, std::string>& metadata) {
   NamedTensors tensors;
   for (std::size_t i = 0; i < model.parameters.specs().size(); ++i) {
     tensors.emplace_back(model.parameters.specs()[i].name, model.parameters.leaf(i).select(0, 0));
   }
-  for (auto& memory : model.memory()) tensors.push_back(std::move(memory));
+  if (auto* memory = model.memory()) tensors.emplace_back(kMemory, memory->bits(0));
   std::vector<Tensor> owners;
   write_safetensors(path, views_of(tensors, owners), metadata);
 }
 
 // ---- Run
 
-Run::Run(RunConfig config, fs::path directory, RunOptions options)
+Run::Run(RunConfig config, fs::path directory, RunOptions options, Pack& pack, std::int64_t row)
     : config_(std::move(config)), options_(std::move(options)), directory_(std::move(directory)),
-      checkpoints_(directory_.file("checkpoints"), config_.output.keep),
-      device_(choose_device(config_.precision == "fp64" ? "cpu" : config_.device)), sampler_(sampler_of(config_)),
-      data_rows_(data_rows(config_)), dtype_(config_.precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
-  at::set_num_threads(static_cast<int>(config_.threads));
-  const auto seeded = with_seeds(config_).model;
-  model_ = make_model({&seeded, 1}, config_.data.length, dtype_, device_.device);
-  adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>{scalars_of(config_.train)});
+      checkpoints_(directory_.file("checkpoints"), config_.output.keep), data_rows_(data_rows(config_)), pack_(pack), row_(row) {
   if (config_.eval.novel > 0) novel_ = SequenceTable::novel(data_seed(config_), config_.eval.novel, config_.data.length);
-  const auto scalar = torch::TensorOptions().dtype(torch::kFloat64).device(device_.device);
-  accumulated_ = {torch::zeros({}, scalar), torch::zeros({}, scalar), 0};
   started_ = utc_now();
   started_at_ = checkpointed_at_ = timed_at_ = steady_clock::now();
 }
@@ -288,6 +283,7 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
     }
     begin_status(0, last_loss_);
     directory_.begin({});
+    forget_phases();
     write_config();  // from here on it resumes by its own config.yaml
     start_phase(first_table(config_, [this] { poll(); }));
   }
@@ -299,61 +295,61 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   write_phase_files();
   if (!data_rows_.empty()) write_npy(directory_.file("data_rows.npy"), row_of(data_rows_));
   open_series();
-  log_info("{}", text_of(config_.model, config_.data.length));
+  log_info("{}", facts_of(config_).description());
   log_info("{} sequences of {} bits; batch {}; {} on {} ({}), {} threads", config_.data.num_sequences, config_.data.length,
-           config_.train.batch_size, config_.precision, device_.device.str(), device_.reason, config_.threads);
-  log_info("training by {}", model_->form());
+           config_.train.batch_size, config_.precision, pack_.device().device.str(), pack_.device().reason, config_.threads);
+  log_info("training by {}", model().form());
   if (resumed) log_info("resumed at step {} of {}", point_.step, config_.train.steps);
   status_->progress(point_.step, last_loss_);
   if (!resumed) save_checkpoint();
 }
 
-ExitCode Run::execute() {
-  progress_ = std::make_unique<Progress>(options_.progress, point_.step, config_.train.steps);
-  std::string end = "done";
+bool Run::act() {
+  if (!progress_) progress_ = std::make_unique<Progress>(options_.progress, point_.step, config_.train.steps);
+  const auto steps = config_.train.steps;
+  if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
+  const auto todo = actions();
+  if (!todo.empty()) check_finite();  // on a GPU it may have come since the last look, and nothing is written as if all were well
+  while (point_.actions < std::ssize(todo)) {
+    poll();
+    todo[static_cast<std::size_t>(point_.actions)]();
+    if (point_.actions++ == 0 && stays_at_chance()) {
+      at_chance_ = true;
+      return false;
+    }
+  }
+  if (point_.step == steps) return false;
+  if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
+  poll();
+  return true;
+}
+
+ExitCode Run::end(std::exception_ptr error) {
+  progress_.reset();
+  std::string state = at_chance_ ? "at_chance" : "done";
   try {
     try {
-      if (!train_to_the_end()) end = "at_chance";
-      progress_.reset();
-      write_weights(directory_.file("final.safetensors"), *model_, {{"step", std::to_string(point_.step)}});
+      if (error) std::rethrow_exception(error);
+      write_weights(directory_.file("final.safetensors"), model(), {{"step", std::to_string(point_.step)}});
       // the end at chance has no checkpoint to come back to
-      write_notebook_pickles(directory_.path(), config_, end == "done" ? Poll([this] { poll(); }) : Poll());
+      write_notebook_pickles(directory_.path(), config_, at_chance_ ? Poll() : Poll([this] { poll(); }));
     } catch (const Interrupted&) {
-      end = "stopped";
+      state = "stopped";
       log_info("stopping at step {}", point_.step);
     }
-    progress_.reset();
-    if (end == "stopped") save_checkpoint();
-  } catch (const Error& error) {
-    progress_.reset();
-    status_->progress(point_.step, error.code() == ExitCode::diverged ? NAN : last_loss_);
-    if (error.code() == ExitCode::diverged) {
+    if (state == "stopped") save_checkpoint();
+  } catch (const Error& failure) {
+    status_->progress(point_.step, failure.code() == ExitCode::diverged ? NAN : last_loss_);
+    if (failure.code() == ExitCode::diverged) {
       status_->state("diverged");
       write_meta("diverged");
     }
     throw;
   }
-  write_meta(end);
+  write_meta(state);
   status_->progress(point_.step, last_loss_);
-  status_->state(end);
-  return end == "stopped" ? ExitCode::stopped : ExitCode::done;
-}
-
-bool Run::train_to_the_end() {
-  const auto steps = config_.train.steps;
-  while (true) {
-    if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
-    const auto todo = actions();
-    while (point_.actions < static_cast<std::int64_t>(todo.size())) {
-      poll();
-      todo[static_cast<std::size_t>(point_.actions)]();
-      if (point_.actions++ == 0 && stays_at_chance()) return false;
-    }
-    if (point_.step == steps) return true;
-    if (seconds_since(checkpointed_at_) >= 60 * config_.output.checkpoint_minutes) save_checkpoint();
-    poll();
-    train_one_step();
-  }
+  status_->state(state);
+  return state == "stopped" ? ExitCode::stopped : ExitCode::done;
 }
 
 /// At the one log line, the first of a step, that decides.
@@ -406,24 +402,22 @@ std::vector<Run::Action> Run::actions() {
 
 // ---- the step, and what a line of metrics says of it
 
-void Run::train_one_step() {
+void Run::trained() {
   auto& phase = phases_.back();
-  const auto losses = trainer_->step(point_.step);
-  for (const auto rank : trainer_->drawn(0, point_.step)) {
+  for (const auto rank : pack_.drawn(row_, point_.step)) {
     ++phase.presentations[static_cast<std::size_t>(rank)];
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }
-  if (device_.device.is_cpu()) check_finite();
-  accumulated_.loss.add_(losses.loss_R[0]);
-  accumulated_.accuracy.add_(losses.accuracy_R[0]);
-  ++accumulated_.steps;
+  if (pack_.device().device.is_cpu()) check_finite();
+  ++steps_since_log_;
   point_ = {point_.step + 1, 0};
   status_->progress(point_.step, last_loss_);
   progress_->update(point_.step, progress_note_);
 }
 
 void Run::check_finite() {
-  if (trainer_->finite_R().item<std::uint8_t>() != 0) return;
+  if (pack_.finite(row_)) return;
+  point_ = {opened_at_ + pack_.finite_steps(row_), 0};
   const auto advice = point_.step == 0 ? "No update came before: it is the initial or loaded weights, and a smaller model.init_std may help"
                       : config_.train.weight_decay > 0 ? "A smaller train.lr or train.weight_decay may help"
                                                        : "A smaller train.lr may help";
@@ -431,16 +425,16 @@ void Run::check_finite() {
 }
 
 void Run::log_metrics() {
-  check_finite();
-  const auto mean = [&](const Tensor& sum) { return sum.item<double>() / static_cast<double>(accumulated_.steps); };
-  last_loss_ = mean(accumulated_.loss);
-  auto measures = model_->measures();
+  const auto loss_sum = pack_.loss_sum(row_), accuracy_sum = pack_.accuracy_sum(row_);
+  const auto mean = [&](const Tensor& sum) { return sum.item<double>() / static_cast<double>(steps_since_log_); };
+  last_loss_ = mean(loss_sum);
+  auto measures = model().measures();
   directory_.append_metrics({point_.step, static_cast<std::int64_t>(phases_.size()) - 1, point_.step * config_.train.batch_size,
-                             last_loss_, mean(accumulated_.accuracy), config_.train.lr, std::move(measures.scalars)});
+                             last_loss_, mean(accuracy_sum), config_.train.lr, std::move(measures.scalars)});
   directory_.append_measures(point_.step, measures.vectors);
-  accumulated_.loss.zero_();
-  accumulated_.accuracy.zero_();
-  accumulated_.steps = 0;
+  loss_sum.zero_();
+  accuracy_sum.zero_();
+  steps_since_log_ = 0;
   status_->progress(point_.step, last_loss_);
   progress_note_ = fmt::format("loss {:.4f}", last_loss_);
   if (const auto top = learned(phases_.size() - 1, kTopRanks)) {
@@ -470,7 +464,7 @@ std::vector<Run::EvaluatedSet> Run::sets() const {
 std::vector<Column> Run::further_columns(std::int64_t num_ranks, std::int64_t num_sequences) const {
   std::vector<Column> columns;
   if (config_.eval.by_position) {
-    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - first_position(config_.model)};
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - model().facts.first_position};
     columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
   }
   if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
@@ -491,7 +485,7 @@ void Run::open_series() {
   const auto num_ranks = std::ssize(strided_ranks(config_.data.num_sequences, config_.eval.train_stride));
   std::vector<Column> columns;
   for (const auto& name : config_.eval.attention) {
-    columns.push_back({name, Dtype::f32, attention_measure_shape(name, attention_heads(config_.model), config_.data.length, num_ranks)});
+    columns.push_back({name, Dtype::f32, attention_measure_shape(name, model().facts.attention_heads, config_.data.length, num_ranks)});
   }
   columns.push_back({"moment", Dtype::u8, {}});
   columns.push_back({"step", Dtype::i64, {}});
@@ -519,13 +513,13 @@ void Run::evaluate(const std::string& prefix, const std::vector<std::string>& on
         if (options.completion_prefix > 0) train.completed.push_back(whole->second.completed[row]);
       }
     } else {
-      scores[set.name] = score(*model_, *set.table, set.ranks, [this] { poll(); }, options);
+      scores[set.name] = score(model(), *set.table, set.ranks, [this] { poll(); }, options);
     }
   }
   std::vector<std::vector<float>> attention;
   if (is_own && !eval.attention.empty()) {
     const auto ranks = strided_ranks(config_.data.num_sequences, eval.train_stride);
-    attention = measure_attention(*model_, config_.model, phases_.back().table, ranks, eval.attention, [this] { poll(); });
+    attention = measure_attention(model(), phases_.back().table, ranks, eval.attention, [this] { poll(); });
   }
 
   for (const auto& [name, table, ranks, history] : wanted) {
@@ -567,17 +561,17 @@ std::optional<Run::Learned> Run::learned(std::size_t phase, std::int64_t top) co
 
 // ---- what events do
 
+void Run::forget_phases() {
+  pack_.restart(row_);
+  phases_.clear();
+  theories_.clear();
+}
+
 void Run::start_phase(SequenceTable table, bool clear_memory) {
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  theories_.push_back(theory_of(config_, table, sampler_, [this] { poll(); }));  // may stop: nothing has changed yet
+  theories_.push_back(theory_of(config_, table, pack_.sampler(row_), [this] { poll(); }));  // may stop: nothing has changed yet
   phases_.push_back({std::move(table), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
-  const auto* current = &phases_.back().table;
-  if (trainer_) {
-    trainer_->set_table(0, current, clear_memory);
-  } else {
-    std::vector<TrainingData> replicas{{current, DrawStream(sampler_, data_seed(config_), config_.train.batch_size)}};
-    trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(replicas));
-  }
+  pack_.begin_phase(row_, phases_.back().table, clear_memory);
 }
 
 void Run::begin_next_phase(bool clear_memory) {
@@ -587,14 +581,14 @@ void Run::begin_next_phase(bool clear_memory) {
 
 void Run::write_snapshot(const std::string& file) {
   make_directories(directory_.file("snapshots"));
-  write_weights(directory_.file(file), *model_, {{"step", std::to_string(point_.step)}});
+  write_weights(directory_.file(file), model(), {{"step", std::to_string(point_.step)}});
 }
 
 void Run::set_frozen(const std::vector<std::string>& params, bool frozen) {
-  for (const auto index : matching_parameters(model_->parameters.specs(), params)) model_->parameters.set_frozen(index, frozen);
+  for (const auto index : matching_parameters(model().parameters.specs(), params)) pack_.set_frozen(row_, index, frozen);
 }
 
-void Run::reset_optimizer(const std::vector<std::string>& params) { adam_->reset(matching_parameters(model_->parameters.specs(), params)); }
+void Run::reset_optimizer(const std::vector<std::string>& params) { pack_.adam().reset(row_, matching_parameters(model().parameters.specs(), params)); }
 
 Safetensors Run::weights_from(const std::string& from) const {
   auto file = Safetensors::read(names_a_file(from) ? fs::path(from) : directory_.file(fmt::format("snapshots/{}.safetensors", from)));
@@ -604,10 +598,12 @@ Safetensors Run::weights_from(const std::string& from) const {
 
 std::unique_ptr<Model> Run::copy_of_model() const {
   torch::NoGradGuard no_grad;
-  auto copy = make_model({&config_.model, 1}, config_.data.length, dtype_, device_.device);
-  copy->parameters.flat_RP().copy_(model_->parameters.flat_RP());
-  for (std::size_t phase = 0; phase < phases_.size(); ++phase) copy->begin_phase(0, static_cast<std::int64_t>(phase), phases_[phase].table, true);
-  copy->set_state(model_->state());
+  auto copy = make_model({&config_.model, 1}, config_.data.length, pack_.dtype(), pack_.device().device);
+  copy->parameters.flat_RP().copy_(model().parameters.flat_RP());
+  if (auto* memory = copy->memory()) {
+    for (std::size_t phase = 0; phase < phases_.size(); ++phase) memory->begin_phase(0, static_cast<std::int64_t>(phase), phases_[phase].table, /*clear=*/true);
+    memory->set_state(0, model().memory()->state(0));
+  }
   return copy;
 }
 
@@ -627,21 +623,22 @@ void Run::write_phase_files() {
 
 std::vector<std::pair<std::string, Tensor>> Run::state_tensors() {
   NamedTensors tensors;
-  auto& parameters = model_->parameters;
+  auto& parameters = model().parameters;
+  auto& adam = pack_.adam();
   auto frozen = torch::zeros({static_cast<std::int64_t>(parameters.specs().size())}, torch::kUInt8);
   for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
     const auto& name = parameters.specs()[i].name;
     const auto begin = parameters.offset(i), end = begin + parameters.specs()[i].size();
     tensors.emplace_back("model." + name, parameters.leaf(i).detach().select(0, 0));
-    tensors.emplace_back("adam.first_moment." + name, adam_->first_moment_RP()[0].slice(0, begin, end));
-    tensors.emplace_back("adam.second_moment." + name, adam_->second_moment_RP()[0].slice(0, begin, end));
-    frozen[static_cast<std::int64_t>(i)] = parameters.frozen(i);
+    tensors.emplace_back("adam.first_moment." + name, adam.first_moment_RP()[row_].slice(0, begin, end));
+    tensors.emplace_back("adam.second_moment." + name, adam.second_moment_RP()[row_].slice(0, begin, end));
+    frozen[static_cast<std::int64_t>(i)] = pack_.frozen(row_, i);
   }
-  for (const auto& [name, tensor] : model_->state()) tensors.emplace_back("model_state." + name, tensor);
-  tensors.emplace_back("adam.steps", adam_->steps_T());
+  if (auto* memory = model().memory()) tensors.emplace_back(kQueue, memory->state(0));
+  tensors.emplace_back("adam.steps", adam.steps_RT()[row_]);
   tensors.emplace_back("frozen", frozen);
-  tensors.emplace_back("log.loss", accumulated_.loss);
-  tensors.emplace_back("log.accuracy", accumulated_.accuracy);
+  tensors.emplace_back("log.loss", pack_.loss_sum(row_));
+  tensors.emplace_back("log.accuracy", pack_.accuracy_sum(row_));
   return tensors;
 }
 
@@ -657,10 +654,10 @@ void Run::save_checkpoint() {
   tensors.emplace_back("run.point", int64_tensor({point_.step, point_.actions}));
   tensors.emplace_back("run.phase_starts", int64_tensor(starts));
   tensors.emplace_back("run.planned_ends", int64_tensor({planned_ends_.begin(), planned_ends_.end()}));
-  tensors.emplace_back("log.steps", int64_tensor({accumulated_.steps}));
+  tensors.emplace_back("log.steps", int64_tensor({steps_since_log_}));
   tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
   std::map<std::string, std::string> metadata{{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}};
-  if (!data_rows_.empty()) metadata["weights"] = digest_of_weights(sampler_, data_rows_);
+  if (!data_rows_.empty()) metadata["weights"] = digest_of_weights(pack_.sampler(row_), data_rows_);
   std::vector<Tensor> owners;
   checkpoints_.save(point_, views_of(tensors, owners), metadata, planned_ends_);
   checkpointed_at_ = steady_clock::now();
@@ -671,9 +668,8 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   const auto starts = int64_values(file, "run.phase_starts");
   if (RunPoint{stored[0], stored[1]} != point || starts.empty()) throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
   point_ = point;
-  phases_.clear();
-  theories_.clear();
-  trainer_.reset();
+  forget_phases();
+  opened_at_ = point.step;
   for (std::size_t phase = 0; phase < starts.size(); ++phase) {
     start_phase(table_of_phase(config_, static_cast<std::int64_t>(phase), [this] { poll(); }));
     auto& history = phases_.back();
@@ -689,12 +685,14 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   for (const auto& [name, tensor] : state_tensors()) {
     if (name != "frozen") copy_from(file, name, tensor);
   }
-  auto state = model_->state();
-  for (const auto& [name, tensor] : state) copy_from(file, "model_state." + name, tensor);
-  model_->set_state(state);
-  const auto frozen = file.get<std::uint8_t>("frozen", static_cast<std::int64_t>(model_->parameters.specs().size()));
-  for (std::size_t i = 0; i < frozen.size(); ++i) model_->parameters.set_frozen(i, frozen[i] != 0);
-  accumulated_.steps = int64_values(file, "log.steps", 1)[0];
+  if (auto* memory = model().memory()) {
+    const auto state = memory->state(0);
+    copy_from(file, kQueue, state);
+    memory->set_state(0, state);
+  }
+  const auto frozen = file.get<std::uint8_t>("frozen", static_cast<std::int64_t>(model().parameters.specs().size()));
+  for (std::size_t i = 0; i < frozen.size(); ++i) pack_.set_frozen(row_, i, frozen[i] != 0);
+  steps_since_log_ = int64_values(file, "log.steps", 1)[0];
   last_loss_ = file.get<double>("log.last_loss", 1)[0];
   const auto ends = int64_values(file, "run.planned_ends");
   planned_ends_ = {ends.begin(), ends.end()};
@@ -705,7 +703,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
 void Run::refuse_other_weights(const Safetensors& checkpoint) const {
   if (data_rows_.empty()) return;
   const auto stored = checkpoint.metadata().find("weights");
-  const bool same = stored != checkpoint.metadata().end() ? stored->second == digest_of_weights(sampler_, data_rows_)
+  const bool same = stored != checkpoint.metadata().end() ? stored->second == digest_of_weights(pack_.sampler(row_), data_rows_)
                                                           : std::is_sorted(data_rows_.begin(), data_rows_.end());  // a rank was always its row
   if (same) return;
   throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
@@ -750,7 +748,7 @@ void Run::write_meta(const std::string& end) {
   auto& sessions = meta["sessions"];
   if (!sessions.is_array()) sessions = json::array();
   const json session{{"start", started_}, {"end", end.empty() ? json() : json(utc_now())}, {"result", end}, {"host", host_name()},
-                     {"processor", processor_name()}, {"device", device_.device.str()}, {"threads", config_.threads},
+                     {"processor", processor_name()}, {"device", pack_.device().device.str()}, {"threads", config_.threads},
                      {"libtorch", TORCH_VERSION}, {"from_step", point_.step}};
   if (end.empty()) {
     if (!sessions.empty()) {
@@ -770,7 +768,7 @@ void Run::write_meta(const std::string& end) {
   meta["revision"] = MNEMO_REVISION;
   meta["command"] = options_.command;
   meta["host"] = host_name();
-  meta["device"] = device_.device.str();
+  meta["device"] = pack_.device().device.str();
   meta["libtorch"] = TORCH_VERSION;
   meta["seeds"] = {{"data", data_seed(config_)}, {"model", model_seed(config_)}};
   meta["cuda"] = libtorch_cuda_version();

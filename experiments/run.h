@@ -1,15 +1,14 @@
 #pragma once
 
-#include "core/adam.h"
-#include "core/device.h"
 #include "core/progress.h"
 #include "experiments/checkpoint.h"
 #include "experiments/config.h"
+#include "experiments/pack.h"
 #include "experiments/run_directory.h"
-#include "experiments/trainer.h"
 
 #include <chrono>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -42,15 +41,20 @@ struct Phase {
 /// A checkpoint is (n, actions done), and resuming from it gives the same bytes.
 class Run {
  public:
-  /// Builds data and model; reads nothing from the directory yet. Throws Error{resources} when memory or device are missing.
-  Run(RunConfig config, fs::path directory, RunOptions options);
+  /// Member `row` of a pack. Reads nothing from the directory yet.
+  Run(RunConfig config, fs::path directory, RunOptions options, Pack& pack, std::int64_t row);
   ~Run();
 
   /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
   /// False: it was stopped on the way, and loses nothing by it.
   bool open(const std::optional<RunConfig>& previous);
-  /// Trains to the end. Returns done or stopped; throws Error for everything else (diverged among it), with the last checkpoint intact.
-  ExitCode execute();
+  /// Does what is due at this step, and a checkpoint when it is time. False: the run is over.
+  bool act();
+  /// Update step() was made.
+  void trained();
+  /// Ends a run: `error` is what stopped it, none when it came to its end. Returns done or stopped; throws what is neither, diverged among
+  /// it, with the last checkpoint intact.
+  ExitCode end(std::exception_ptr error);
 
   // What events act on, and do. Names of files are relative to the run directory; `params` are groups or name patterns.
   std::int64_t step() const { return point_.step; }
@@ -71,7 +75,7 @@ class Run {
 
   // What a command reports.
   const RunConfig& config() const { return config_; }
-  Model& model() { return *model_; }
+  Model& model() const { return pack_.model(row_); }
   const std::deque<Phase>& phases() const { return phases_; }
   const Theory& theory(std::size_t phase) const { return theories_[phase]; }
   /// Mean accuracy over ranks below `top` and the Bayes ceiling of the same ranks, from the last evaluation of a set of a phase.
@@ -84,11 +88,6 @@ class Run {
  private:
   struct Interrupted {};
   using Action = std::function<void()>;
-  struct Accumulated {               // since the last line of metrics.jsonl
-    torch::Tensor loss, accuracy;    // float64 scalars on the device, so that adding waits for nothing
-    std::int64_t steps = 0;
-  };
-
   struct EvaluatedSet {
     std::string name;
     const SequenceTable* table;
@@ -97,13 +96,12 @@ class Run {
   };
 
   void prepare(const std::optional<RunConfig>& previous);
-  bool train_to_the_end();           // false: stays at chance
   bool stays_at_chance() const;
   std::vector<Action> actions();
   void log_metrics();
   std::vector<EvaluatedSet> sets() const;
-  void train_one_step();
   void check_finite();
+  void forget_phases();
   void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
   void refuse_other_weights(const Safetensors& checkpoint) const;
@@ -120,20 +118,18 @@ class Run {
   RunOptions options_;
   RunDirectory directory_;
   CheckpointStore checkpoints_;
-  DeviceChoice device_;
-  RankSampler sampler_;
   std::vector<std::int64_t> data_rows_;
-  std::deque<Phase> phases_;  // addresses stay: the trainer points at the tables
+  Pack& pack_;
+  std::int64_t row_;
+  std::deque<Phase> phases_;  // addresses stay: the pack points at the tables
   std::vector<Theory> theories_;
   std::optional<SequenceTable> novel_;
-  torch::Dtype dtype_;
-  std::unique_ptr<Model> model_;
-  std::unique_ptr<Adam> adam_;
-  std::unique_ptr<Trainer> trainer_;
   RunPoint point_;
   std::uint8_t moment_ = 0;  // of what the action at hand scores: 1 after an event of this step that changed data or weights
   std::set<std::int64_t> planned_ends_;
-  Accumulated accumulated_;
+  std::int64_t steps_since_log_ = 0;
+  std::int64_t opened_at_ = 0;   // step of this session's first update
+  bool at_chance_ = false;
   std::map<std::string, std::vector<float>> last_accuracy_;  // by set
   double last_loss_ = std::numeric_limits<double>::quiet_NaN();  // of the last line of metrics.jsonl
   std::string started_;
@@ -150,7 +146,7 @@ void load_weights(Model& model, const Safetensors& file, const std::vector<std::
 void load_memory(Model& model, const Safetensors& file);
 
 /// The tensors of replica 0 under their PyTorch names, on the CPU.
-void write_weights(const fs::path& path, const Model& model, const std::map<std::string, std::string>& metadata);
+void write_weights(const fs::path& path, Model& model, const std::map<std::string, std::string>& metadata);
 
 /// The data of a resolved configuration: phase 0 and the law of draws. Throws Error{data} for own data that is no good.
 SequenceTable first_table(const RunConfig& config, const Poll& poll = {});

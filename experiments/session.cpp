@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <new>
+#include <numeric>
 
 namespace mnemo {
 
@@ -94,8 +95,9 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   // own data that is no good is refused now rather than when the run starts
   if (config.data.weights) sampler_of(config);
   if (config.data.file) first_table(config);
+  const auto facts = facts_of(config);
   const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
-  const auto parameters = static_cast<double>(num_parameters(config.model, config.data.length)) * (config.precision == "fp64" ? 8 : 4);
+  const auto parameters = static_cast<double>(facts.num_parameters()) * (config.precision == "fp64" ? 8 : 4);
   const auto steps = config.train.steps;
   const auto count = [&](const auto& is_counted) {
     std::int64_t total = 0;
@@ -110,10 +112,11 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   const double swap_tests = count([](const auto& event) { return std::holds_alternative<SwapTestEvent>(event); });
   double sets = (evaluations + swap_tests) * rows * 24;  // presentations, last_seen, loss, accuracy
   double features = 0;
+  const auto& widths = facts.hidden_widths;
   for (const auto& event : config.events) {
     if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
       features += static_cast<double>(e->schedule.occurrences(steps) * e->sequences) * std::ceil((L - 1) / static_cast<double>(e->stride)) * 4 *
-                  static_cast<double>(hidden_width(config.model));
+                  std::accumulate(widths.begin(), widths.end(), 0.0);
     }
   }
   if (config.eval.completion) sets += evaluations * rows;
@@ -121,11 +124,11 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   double attention = 0;
   for (const auto& name : config.eval.attention) {
     const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
-    attention += 4 * evaluations * static_cast<double>(num_elements(attention_measure_shape(name, attention_heads(config.model), config.data.length, ranks)));
+    attention += 4 * evaluations * static_cast<double>(num_elements(attention_measure_shape(name, facts.attention_heads, config.data.length, ranks)));
   }
   const double checkpoint = 3 * parameters + 16 * K * phases;
   fmt::print("run        {}\n", directory.string());
-  fmt::print("model      {}\n", text_of(config.model, config.data.length));
+  fmt::print("model      {}\n", facts.description());
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, phases);
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, evaluations);
   fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(sets), megabytes(attention),
@@ -144,15 +147,20 @@ bool is_out_of_memory(const std::exception& error) {
 
 ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& previous, const fs::path& directory, const RunOptions& options) {
   try {
-    Run run(config, directory, options);
-    return run.open(previous) ? run.execute() : ExitCode::stopped;
+    Pack pack({&config, 1});
+    std::vector<std::unique_ptr<Run>> runs;
+    runs.push_back(std::make_unique<Run>(config, directory, options, pack, 0));
+    if (!runs[0]->open(previous)) return ExitCode::stopped;
+    const auto outcome = train(pack, runs)[0];
+    if (outcome.error) std::rethrow_exception(outcome.error);
+    return outcome.code;
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
     if (!is_out_of_memory(error)) throw;
     throw Error(ExitCode::resources,
                 fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
-                            config.data.num_sequences, config.data.length, config.train.batch_size, text_of(config.model, config.data.length)));
+                            config.data.num_sequences, config.data.length, config.train.batch_size, facts_of(config).description()));
   }
 }
 

@@ -44,7 +44,7 @@ std::int64_t drawn_ranks(const RunConfig& config) {
 
 /// Accuracy of a model that knows nothing.
 double chance_of(const RunConfig& config) {
-  return retrieves(config.model) ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
+  return facts_of(config).task == Task::sequences ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
 }
 
 }  // namespace

@@ -13,9 +13,9 @@ namespace mnemo {
 
 /// What one replica learns from: its sequences, and its draws.
 struct TrainingData {
-  const SequenceTable* table;
+  const SequenceTable* table;  ///< null: begin_phase() gives it before the first step
   DrawStream draws;
-  std::int64_t phase = 0;  ///< of the table
+  std::int64_t phase = -1;     ///< of the table
 };
 
 /// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam -> the model's memory, if it has one.
@@ -29,7 +29,11 @@ class Trainer {
   /// The ranks that replica r draws in update `step`.
   std::span<const std::int32_t> drawn(std::size_t replica, std::int64_t step) { return replicas_[replica].draws.ranks(step); }
   /// The next phase of a replica.
-  void set_table(std::size_t replica, const SequenceTable* table, bool clear_memory = true);
+  void begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory = true);
+  /// The replica is to begin again, with phase 0, and takes part in updates.
+  void restart(std::int64_t replica);
+  /// The replica takes part in no update from now on.
+  void leave(std::int64_t replica) { active_R_[replica] = 0; }
 
   /// uint8 [R] on the model's device: 0 from the first non-finite step on. Reading it waits for the device.
   const torch::Tensor& finite_R() const { return finite_R_; }
@@ -37,11 +41,14 @@ class Trainer {
   const torch::Tensor& finite_steps_R() const { return finite_steps_R_; }
 
  private:
+  /// uint8 [R]: replicas that are active, finite, and have something to learn from.
+  torch::Tensor updates_R() const;
+
   Model& model_;
   Adam& adam_;
   std::vector<TrainingData> replicas_;
   Sharing sharing_;
-  torch::Tensor finite_R_, finite_steps_R_;
+  torch::Tensor active_R_, finite_R_, finite_steps_R_;  // active: has not left
 };
 
 }  // namespace mnemo

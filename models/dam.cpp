@@ -14,10 +14,6 @@ namespace mnemo {
 
 using torch::Tensor;
 
-std::string DamConfig::text() const {
-  return fmt::format("{} heads, eta {}, {}", heads, eta, retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", slots()));
-}
-
 /// Features of the cue, then a score and its slope for each distinct stored sequence (bench dam S, T).
 double DamConfig::nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const {
   const auto L = static_cast<double>(length), stored = static_cast<double>(retrieves() ? num_sequences : std::min(slots(), num_sequences));
@@ -40,13 +36,29 @@ std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_
   return found;
 }
 
-std::vector<ParameterSpec> parameter_specs(const DamConfig& config, std::int64_t length) {
+ModelFacts facts_of(const DamConfig& config, std::int64_t length) {
   const auto normal = ParameterSpec::Init::normal;
-  return {{"A_logits", "A", {length, config.heads, length}, normal, config.init_std}, {"B_logits", "B", {config.heads, length}, normal, config.init_std}};
+  ModelFacts facts;
+  facts.text = fmt::format("{} heads, eta {}, {}", config.heads, config.eta,
+                           config.retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", config.slots()));
+  facts.parameters = {{"A_logits", "A", {length, config.heads, length}, normal, config.init_std},
+                      {"B_logits", "B", {config.heads, length}, normal, config.init_std}};
+  facts.first_position = config.positions == "from_0" ? 0 : 1;
+  facts.task = config.retrieves() ? Task::sequences : Task::bits;
+  facts.has_memory = !config.retrieves();
+  return facts;
 }
 
-Dam::Dam(std::vector<DamConfig> replicas, Parameters p) : Model(std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
-  for (const auto& config : configs_) queues_.emplace_back(config.slots());
+Dam::Dam(std::vector<DamConfig> replicas, ModelFacts f, Parameters p)
+    : Model(std::move(f), std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
+  if (configs_[0].retrieves()) return;
+  memory_.emplace(parameters.num_replicas(), configs_[0].slots(), parameters.specs()[1].shape[1]);
+}
+
+std::unique_ptr<Model> Dam::replica(std::int64_t r) const {
+  auto one = std::make_unique<Dam>(std::vector{configs_[static_cast<std::size_t>(r)]}, facts, parameters.replica(r));
+  if (memory_) one->memory_ = memory_->replica(r);
+  return one;
 }
 
 double Dam::max_loss() const { return configs_[0].clamped() ? Model::max_loss() : kDamMaxLoss; }
@@ -88,7 +100,7 @@ Tensor signs(const std::vector<std::uint8_t>& bits, std::int64_t length, const P
 }  // namespace
 
 Dam::Stored Dam::slots(std::int64_t replica) const {
-  const auto chi_mL = signs(queues_[static_cast<std::size_t>(replica)].bits(), parameters.specs()[1].shape[1], parameters);
+  const auto chi_mL = signs(memory_->queue(replica).bits(), parameters.specs()[1].shape[1], parameters);
   return {chi_mL, torch::zeros({chi_mL.size(0)}, chi_mL.options())};
 }
 
@@ -96,7 +108,7 @@ Dam::Stored Dam::slots(std::int64_t replica) const {
 std::vector<StoredSequence> Dam::stored_of(const Rows& rows, std::int64_t replica) const {
   const auto r = static_cast<std::size_t>(replica);
   if (!configs_[r].retrieves()) {
-    const auto distinct = queues_[r].distinct();
+    const auto distinct = memory_->queue(replica).distinct();
     return {distinct.begin(), distinct.end()};
   }
   std::vector<StoredSequence> stored;
@@ -216,6 +228,7 @@ Losses Dam::gradient_by_blocks(const Rows& rows, std::int64_t max_scores) {
     losses.push_back(loss);
     accuracies.push_back(accuracy);
   }
+  parameters.zero_frozen_gradients();
   return {torch::stack(losses), torch::stack(accuracies)};
 }
 
@@ -274,9 +287,7 @@ Losses Dam::gradient(const Rows& rows) {
       });
     }
   });
-  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
-    if (parameters.frozen(i)) parameters.leaf(i).grad().zero_();
-  }
+  parameters.zero_frozen_gradients();
   return losses;
 }
 
@@ -333,61 +344,6 @@ PositionScores Dam::score(const Rows& rows) {
   return {loss_RUP, accuracy_RUP};
 }
 
-// ---- the queue
-
-void Dam::begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear_memory) {
-  queues_[static_cast<std::size_t>(replica)].begin_phase(phase, table, clear_memory);
-}
-
-bool Dam::learns() const {
-  return configs_[0].retrieves() || std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) { return queue.size() > 0; });
-}
-
-void Dam::observe(std::int64_t replica, std::span<const std::int32_t> drawn) {
-  if (!configs_[0].retrieves()) queues_[static_cast<std::size_t>(replica)].push(drawn);
-}
-
-NamedTensors Dam::state() const {
-  if (configs_[0].retrieves()) return {};
-  const auto R = static_cast<std::int64_t>(queues_.size());
-  auto slots_RM = torch::full({R, configs_[0].slots()}, -1, torch::kInt64);
-  for (std::int64_t r = 0; r < R; ++r) {
-    const auto ids = queues_[static_cast<std::size_t>(r)].slots();
-    std::copy(ids.begin(), ids.end(), slots_RM[r].data_ptr<std::int64_t>());
-  }
-  return {{"queue", slots_RM}};
-}
-
-void Dam::set_state(const NamedTensors& state) {
-  for (const auto& [name, slots_RM] : state) {
-    for (std::int64_t r = 0; r < slots_RM.size(0); ++r) {
-      const auto* ids = slots_RM[r].data_ptr<std::int64_t>();
-      queues_[static_cast<std::size_t>(r)].set_slots({ids, std::find(ids, ids + slots_RM.size(1), -1)});
-    }
-  }
-}
-
-NamedTensors Dam::memory() const {
-  if (configs_[0].retrieves()) return {};
-  const auto bits = queues_[0].bits();
-  return {{"memory", torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {queues_[0].size(), parameters.specs()[1].shape[1]}, torch::kUInt8).clone()}};
-}
-
-void Dam::set_memory(const Tensor& bits_mL) {
-  if (bits_mL.size(0) == 0) return queues_[0].set_slots({});
-  const auto bits = bits_mL.contiguous();
-  own_ = SequenceTable::from_array(view_of(bits.data_ptr<std::uint8_t>(), bits.sizes().vec()));
-  std::vector<std::int32_t> slots(static_cast<std::size_t>(bits.size(0)));
-  std::int32_t first = 0;  // of equal sequences, in lexicographic order
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const auto rank = own_->order()[i];
-    if (i == 0 || own_->common_prefix(first, rank) < own_->length()) first = rank;
-    slots[static_cast<std::size_t>(rank)] = first;
-  }
-  queues_[0].begin_phase(0, *own_, /*clear=*/true);
-  queues_[0].push(slots);
-}
-
 // ---- measures
 
 namespace {
@@ -434,7 +390,7 @@ Measures Dam::measures() const {
                      {"B_logits_mean", as_floats(B_logits.mean(0))},
                      {"A_raw_logits_mean", as_floats(A_logits.mean({1, 2}))},
                      {"A_raw_correlation_offdiag_mean", as_floats(mean_correlation(A_logits, all))}}};
-  if (!configs_[0].retrieves()) measures.scalars.emplace_back("distinct_stored", static_cast<double>(queues_[0].distinct().size()));
+  if (memory_) measures.scalars.emplace_back("distinct_stored", static_cast<double>(memory_->queue(0).distinct().size()));
   return measures;
 }
 

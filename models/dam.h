@@ -39,42 +39,33 @@ struct DamConfig {
     visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
   }
 
-  std::int64_t first_position() const { return positions == "from_0" ? 0 : 1; }
   bool retrieves() const { return objective == "retrieval"; }
-  bool has_memory() const { return !retrieves(); }  ///< a queue that a switch may keep
   std::int64_t slots() const { return capacity.value_or(3000); }
   bool clamped() const { return probabilities == "clamped"; }
   /// Writes the defaults of what is null into a configuration that uses them.
   void resolve();
   double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
-  std::string text() const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 
-std::vector<ParameterSpec> parameter_specs(const DamConfig& config, std::int64_t length);
+ModelFacts facts_of(const DamConfig& config, std::int64_t length);
 
 /// MATHS 4. logits() is the plain LibTorch composition over the slots of the queue. gradient(), predict() and score() run over the distinct
 /// stored sequences with their counts: on the CPU by models/ops/dam_retrieval, elsewhere by the same composition, block by block.
 class Dam : public Model {
  public:
-  Dam(std::vector<DamConfig> replicas, Parameters parameters);
+  Dam(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters);
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override;
 
   torch::Tensor logits(const Rows& rows) override;
   torch::Tensor predict(const Rows& rows) override;
   Losses gradient(const Rows& rows) override;
   PositionScores score(const Rows& rows) override;
   std::string form() const override;
-  std::int64_t first_position() const override { return configs_[0].first_position(); }
   double max_loss() const override;
   Measures measures() const override;
-
-  void begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear_memory) override;
-  bool learns() const override;
-  void observe(std::int64_t replica, std::span<const std::int32_t> drawn) override;
-  NamedTensors state() const override;
-  void set_state(const NamedTensors& state) override;
-  NamedTensors memory() const override;
-  void set_memory(const torch::Tensor& bits_mL) override;
+  Memory* memory() override { return memory_ ? &*memory_ : nullptr; }
 
   /// gradient() where the op does not run.
   Losses gradient_by_blocks(const Rows& rows, std::int64_t max_scores);
@@ -99,8 +90,7 @@ class Dam : public Model {
   bool fast() const;
 
   std::vector<DamConfig> configs_;    // of the replicas
-  std::vector<MemoryQueue> queues_;
-  std::optional<SequenceTable> own_;  // of set_memory()
+  std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
   std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;  // made at first use
 };
 

@@ -1,5 +1,8 @@
 #include "models/memory_queue.h"
 
+#include <torch/torch.h>
+
+#include <algorithm>
 #include <stdexcept>
 
 namespace mnemo {
@@ -52,6 +55,57 @@ std::vector<std::uint8_t> MemoryQueue::bits() const {
     row += length;
   }
   return bits;
+}
+
+// ---- QueueMemory
+
+QueueMemory::QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length) : length_(length) {
+  for (std::int64_t r = 0; r < num_replicas; ++r) replicas_.push_back(std::make_shared<Replica>(Replica{MemoryQueue(capacity), {}}));
+}
+
+QueueMemory QueueMemory::replica(std::int64_t r) const {
+  auto one = *this;
+  one.replicas_ = {replicas_[static_cast<std::size_t>(r)]};
+  return one;
+}
+
+void QueueMemory::begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear) {
+  queue(replica).begin_phase(phase, table, clear);
+}
+
+void QueueMemory::observe(std::int64_t replica, std::span<const std::int32_t> drawn) { queue(replica).push(drawn); }
+
+torch::Tensor QueueMemory::state(std::int64_t replica) const {
+  const auto ids = queue(replica).slots();
+  auto slots_1M = torch::full({1, queue(replica).capacity()}, -1, torch::kInt64);
+  std::copy(ids.begin(), ids.end(), slots_1M.data_ptr<std::int64_t>());
+  return slots_1M;
+}
+
+void QueueMemory::set_state(std::int64_t replica, const torch::Tensor& slots_1M) {
+  const auto* ids = slots_1M.data_ptr<std::int64_t>();
+  queue(replica).set_slots({ids, std::find(ids, ids + slots_1M.numel(), -1)});
+}
+
+torch::Tensor QueueMemory::bits(std::int64_t replica) const {
+  auto bits = queue(replica).bits();
+  return torch::from_blob(bits.data(), {queue(replica).size(), length_}, torch::kUInt8).clone();
+}
+
+void QueueMemory::set_bits(std::int64_t replica, const torch::Tensor& bits_mL) {
+  if (bits_mL.size(0) == 0) return queue(replica).set_slots({});
+  const auto bits = bits_mL.contiguous();
+  auto& own = replicas_[static_cast<std::size_t>(replica)]->own;
+  own = SequenceTable::from_array(view_of(bits.data_ptr<std::uint8_t>(), bits.sizes().vec()));
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(bits.size(0)));
+  std::int32_t first = 0;  // of equal sequences, in lexicographic order
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const auto rank = own->order()[i];
+    if (i == 0 || own->common_prefix(first, rank) < own->length()) first = rank;
+    slots[static_cast<std::size_t>(rank)] = first;
+  }
+  queue(replica).begin_phase(0, *own, /*clear=*/true);
+  queue(replica).push(slots);
 }
 
 }  // namespace mnemo

@@ -1,11 +1,14 @@
 #pragma once
 
 #include "core/sequences.h"
+#include "models/model.h"
 #include "models/ops/dam_retrieval.h"
 
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -43,6 +46,35 @@ class MemoryQueue {
   std::deque<std::int64_t> slots_;
   std::map<std::int64_t, std::int64_t> count_;
   mutable std::vector<StoredSequence> distinct_;  // empty: to be made anew
+};
+
+/// A queue for each replica of an associative memory.
+class QueueMemory : public Memory {
+ public:
+  QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length);
+
+  /// The queue of one replica, shared.
+  QueueMemory replica(std::int64_t r) const;
+  const MemoryQueue& queue(std::int64_t replica) const { return replicas_[static_cast<std::size_t>(replica)]->queue; }
+
+  void begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear) override;
+  bool empty(std::int64_t replica) const override { return queue(replica).size() == 0; }
+  void observe(std::int64_t replica, std::span<const std::int32_t> drawn) override;
+  /// Ids of the slots, the oldest first, then -1: [1, M].
+  torch::Tensor state(std::int64_t replica) const override;
+  void set_state(std::int64_t replica, const torch::Tensor& slots_1M) override;
+  torch::Tensor bits(std::int64_t replica) const override;
+  void set_bits(std::int64_t replica, const torch::Tensor& bits_mL) override;
+
+ private:
+  struct Replica {
+    MemoryQueue queue;
+    std::optional<SequenceTable> own;  // of set_bits()
+  };
+  MemoryQueue& queue(std::int64_t replica) { return replicas_[static_cast<std::size_t>(replica)]->queue; }
+
+  std::int64_t length_;
+  std::vector<std::shared_ptr<Replica>> replicas_;
 };
 
 }  // namespace mnemo

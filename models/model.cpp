@@ -2,7 +2,10 @@
 
 #include "core/loss.h"
 
+#include <fmt/format.h>
 #include <torch/torch.h>
+
+#include <stdexcept>
 
 namespace mnemo {
 
@@ -26,6 +29,18 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
 
 }  // namespace
 
+std::int64_t ModelFacts::num_parameters() const {
+  std::int64_t total = 0;
+  for (const auto& spec : parameters) total += spec.size();
+  return total;
+}
+
+std::string ModelFacts::description() const { return fmt::format("{}: {}, {} parameters", kind, text, num_parameters()); }
+
+std::vector<torch::Tensor> Model::hidden_layers(const Rows&) const { throw std::logic_error("[hidden_layers] this model has none"); }
+
+torch::Tensor Model::attention_maps(const torch::Tensor&) const { throw std::logic_error("[attention_maps] this model has none"); }
+
 torch::Tensor Model::predict(const Rows& rows) {
   torch::NoGradGuard no_grad;
   return logits(rows);
@@ -36,6 +51,7 @@ Losses Model::gradient(const Rows& rows) {
   const auto logits_RN = logits(rows);
   const auto loss = weighted_loss(logits_RN, rows.tensors().weight_RN2, max_loss());
   if (logits_RN.requires_grad()) logits_RN.backward(loss.dlogits_RN);
+  parameters.zero_frozen_gradients();
   return {loss.loss_R, loss.accuracy_R};
 }
 

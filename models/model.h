@@ -6,14 +6,13 @@
 #include <torch/types.h>
 
 #include <limits>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace mnemo {
-
-using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
 
 /// What a step reports, [R] each, on the model's device.
 struct Losses {
@@ -32,11 +31,53 @@ struct Measures {
   std::vector<std::pair<std::string, std::vector<float>>> vectors;
 };
 
+/// What a model learns to predict: each bit from those before it, or which of the stored sequences a prefix belongs to.
+enum class Task { bits, sequences };
+
+/// What is known of a model from its configuration and the length of a sequence. Asked once; nobody else asks which kind a model is.
+struct ModelFacts {
+  std::string_view kind;
+  std::string text;                         ///< "30 heads, eta 10, a queue of 3000"
+  std::vector<ParameterSpec> parameters;
+  std::int64_t first_position = 1;          ///< position c predicts bit c + first_position (0-based) from the bits before it
+  Task task = Task::bits;
+  std::int64_t attention_layers = 0, attention_heads = 0;  ///< 0: it has no attention maps
+  std::vector<std::int64_t> hidden_widths;  ///< of the layers that Model::hidden_layers() gives; empty: it gives none
+  bool has_memory = false;                  ///< keeps what it has seen, which a switch may clear
+
+  std::int64_t num_parameters() const;
+  /// "dam: 30 heads, eta 10, a queue of 3000, 76,500 parameters".
+  std::string description() const;
+};
+
+/// What a model has stored besides its parameters, by replica.
+class Memory {
+ public:
+  virtual ~Memory() = default;
+
+  /// Phase 0, 1, ... of a replica begins: its sequences are ranks of `table` from now on, which must outlive what the memory holds of it.
+  virtual void begin_phase(std::int64_t replica, std::int64_t phase, const SequenceTable& table, bool clear) = 0;
+  /// Nothing is stored: there is nothing to learn from yet, and no update of the weights.
+  virtual bool empty(std::int64_t replica) const = 0;
+  /// After each update: the ranks that the replica has drawn.
+  virtual void observe(std::int64_t replica, std::span<const std::int32_t> drawn) = 0;
+  /// What decides the rest of a run, int64 of a fixed shape; to be set after the same phases have begun.
+  virtual torch::Tensor state(std::int64_t replica) const = 0;
+  virtual void set_state(std::int64_t replica, const torch::Tensor& state) = 0;
+  /// The stored sequences, uint8 [m, L], the oldest first: what weights are written with, and read back with in another program.
+  virtual torch::Tensor bits(std::int64_t replica) const = 0;
+  virtual void set_bits(std::int64_t replica, const torch::Tensor& bits_mL) = 0;
+};
+
 /// A sequence model of R replicas: parameters and one function of bits. It knows nothing of optimizers, runs or files.
 class Model {
  public:
-  explicit Model(Parameters p) : parameters(std::move(p)) {}
+  Model(ModelFacts f, Parameters p) : facts(std::move(f)), parameters(std::move(p)) {}
   virtual ~Model() = default;
+
+  /// One replica as a model of its own, which views the same weights and shares the same memory: what is read or written of a replica goes
+  /// through it. Freezing belongs to the whole.
+  virtual std::unique_ptr<Model> replica(std::int64_t r) const = 0;
 
   /// Logit of P(next bit = 1) for every cell, [R, N]. Differentiable: this plain form is the specification of the model.
   virtual torch::Tensor logits(const Rows& rows) = 0;
@@ -57,27 +98,20 @@ class Model {
   /// The losses whose mean gradient() descends, one by one, for evaluation. Here through predict(). Replicas must have as many rows.
   virtual PositionScores score(const Rows& rows);
 
-  /// Position c predicts bit c + first_position() of a row (0-based) from the bits before it.
-  virtual std::int64_t first_position() const { return 1; }
   /// A single loss above this counts as this, and has no slope.
   virtual double max_loss() const { return std::numeric_limits<double>::infinity(); }
   virtual Measures measures() const { return {}; }
+  /// Null: the model has none.
+  virtual Memory* memory() { return nullptr; }
 
-  // What a model with a memory does; the others have none.
+  // Of the plain form, where the facts say that there are any. They throw std::logic_error where there are none.
 
-  /// Phase 0, 1, ... of replica r begins: its sequences are ranks of `table` from now on, which must outlive what the memory holds of it.
-  virtual void begin_phase(std::int64_t /*replica*/, std::int64_t /*phase*/, const SequenceTable& /*table*/, bool /*clear_memory*/) {}
-  /// False: nothing to learn from yet, and no update of the weights in this step.
-  virtual bool learns() const { return true; }
-  /// After each update: the ranks that replica r has drawn.
-  virtual void observe(std::int64_t /*replica*/, std::span<const std::int32_t> /*drawn*/) {}
-  /// What besides the parameters decides the rest of a run, in fixed types and shapes; set_state() after the same phases have begun.
-  virtual NamedTensors state() const { return {}; }
-  virtual void set_state(const NamedTensors& /*state*/) {}
-  /// What the weights of replica 0 are written with, and read back with in another program.
-  virtual NamedTensors memory() const { return {}; }
-  virtual void set_memory(const torch::Tensor& /*bits_mL*/) {}
+  /// Hidden layers for every cell, [R, N, width] each, the input of the MLP first.
+  virtual std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
+  /// What each position pays attention to, [R, U, H, L, L] for bits uint8 [R, U, L] on the parameters' device. Rows sum to 1, later keys get 0.
+  virtual torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const;
 
+  const ModelFacts facts;
   Parameters parameters;
 };
 

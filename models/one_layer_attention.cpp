@@ -25,10 +25,6 @@ double OneLayerAttentionConfig::nanoseconds_of_prediction(std::int64_t, std::int
   return 100 + (C * D + static_cast<double>(mlp_layers - 1) * D * D) / 30;
 }
 
-std::string OneLayerAttentionConfig::text() const {
-  return fmt::format("{} heads x {}, {} MLP layers of {}", heads, head_dim, mlp_layers, resolved_mlp_width());
-}
-
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
   constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;
@@ -44,12 +40,19 @@ std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::proble
   return found;
 }
 
-std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config, std::int64_t length) {
+ModelFacts facts_of(const OneLayerAttentionConfig& config, std::int64_t length) {
   using Init = ParameterSpec::Init;
   const auto width = config.width(), mlp_width = config.resolved_mlp_width();
   const auto std = config.init_std;
   const auto attention = config.attention_init == "zero" ? Init::zeros : Init::normal;
-  std::vector<ParameterSpec> specs{
+  ModelFacts facts;
+  facts.text = fmt::format("{} heads x {}, {} MLP layers of {}", config.heads, config.head_dim, config.mlp_layers, mlp_width);
+  facts.attention_layers = 1;
+  facts.attention_heads = config.heads;
+  facts.hidden_widths.assign(static_cast<std::size_t>(config.mlp_layers) + 1, mlp_width);
+  facts.hidden_widths[0] = width;
+  auto& specs = facts.parameters;
+  specs = {
       {"wte.weight", "embeddings", {2, width}, Init::normal, std},
       {"wpe.weight", "embeddings", {length, width}, Init::normal, std},
       {"c_attn.weight", "c_attn", {3 * width, width}, attention, std},
@@ -63,7 +66,7 @@ std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config
   }
   specs.push_back({"lm_head.weight", "lm_head", {2, mlp_width}, Init::normal, std});
   specs.push_back({"lm_head.bias", "lm_head", {2}, Init::zeros});
-  return specs;
+  return facts;
 }
 
 namespace {
@@ -97,8 +100,8 @@ Tensor causal_weights(const Tensor& q, const Tensor& k) {
 
 }  // namespace
 
-Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
-  const auto qkv = queries_keys_values(config, parameters, bits_RUP);
+Tensor OneLayerAttention::attention_maps(const Tensor& bits_RUL) const {
+  const auto qkv = queries_keys_values(config_, parameters, bits_RUL);
   return causal_weights(qkv[0], qkv[1]);
 }
 
@@ -142,7 +145,7 @@ bool has_binary_form(const Parameters& parameters) {
 /// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.
 template <class Real>
 OneLayerTensors<Real> tensors_at(Real* row, const Parameters& parameters, std::int64_t mlp_layers) {
-  std::size_t next = 0;  // in the order of parameter_specs()
+  std::size_t next = 0;  // in the order of the facts
   const auto take = [&] { return row + parameters.offset(next++); };
   OneLayerTensors<Real> tensors{};
   for (auto* tensor : {&tensors.wte, &tensors.wpe, &tensors.c_attn_weight, &tensors.c_attn_bias, &tensors.ln_weight, &tensors.ln_bias}) {
@@ -159,11 +162,17 @@ OneLayerTensors<Real> tensors_at(Real* row, const Parameters& parameters, std::i
 
 }  // namespace
 
-OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, Parameters p)
-    : Model(std::move(p)), config_(config), binary_(config.attention != "dense" && has_binary_form(parameters)) {
+OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts f, Parameters p)
+    : Model(std::move(f), std::move(p)), config_(config), binary_(config.attention != "dense" && has_binary_form(parameters)) {
   if (config.attention == "binary" && !binary_) {
     throw Error(ExitCode::config, "model.attention: binary needs the CPU, and one with AVX2; auto takes the dense form where it must");
   }
+}
+
+std::unique_ptr<Model> OneLayerAttention::replica(std::int64_t r) const {
+  auto one = std::make_unique<OneLayerAttention>(config_, facts, parameters.replica(r));
+  one->skip_dead_units_ = skip_dead_units_;
+  return one;
 }
 
 std::string OneLayerAttention::form() const {
@@ -203,9 +212,7 @@ std::optional<Losses> OneLayerAttention::binary_gradient(const Rows& rows) {
     losses.loss_R.data_ptr<Real>()[r] = static_cast<Real>(result->loss);
     losses.accuracy_R.data_ptr<Real>()[r] = static_cast<Real>(result->accuracy);
   }
-  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
-    if (parameters.frozen(i)) parameters.leaf(i).grad().zero_();
-  }
+  parameters.zero_frozen_gradients();
   return losses;
 }
 

@@ -40,25 +40,21 @@ struct OneLayerAttentionConfig {
   std::int64_t width() const { return heads * head_dim; }  ///< C
   std::int64_t resolved_mlp_width() const;                 ///< D
 
-  std::int64_t first_position() const { return 1; }
-  bool has_memory() const { return false; }
   double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
-  std::string text() const;
   /// What no single field shows: (field, what is wrong). Allocates nothing.
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 
-std::vector<ParameterSpec> parameter_specs(const OneLayerAttentionConfig& config, std::int64_t length);
-
-/// What each position pays attention to, of the plain form: [R, U, H, P, P] for bits uint8 [R, U, P]; rows sum to 1, later keys get 0.
-torch::Tensor attention_maps(const OneLayerAttentionConfig& config, const Parameters& parameters, const torch::Tensor& bits_RUP);
+ModelFacts facts_of(const OneLayerAttentionConfig& config, std::int64_t length);
 
 /// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
 /// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
 class OneLayerAttention : public Model {
  public:
   /// Throws Error{config} where `attention: binary` is asked of a device or processor that has no such form.
-  OneLayerAttention(const OneLayerAttentionConfig& config, Parameters parameters);
+  OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts facts, Parameters parameters);
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override;
 
   torch::Tensor logits(const Rows& rows) override;
   torch::Tensor predict(const Rows& rows) override;
@@ -69,8 +65,9 @@ class OneLayerAttention : public Model {
   /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
   void set_skip_dead_units(bool skip);
 
-  /// What the plain form computes on its way to the logits, for every cell: the output of ln_f [R, N, C], then of each MLP layer [R, N, D].
-  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
+  /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const override;
+  torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const override;
 
  protected:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].

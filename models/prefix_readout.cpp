@@ -11,8 +11,6 @@ double PrefixReadoutConfig::nanoseconds_of_prediction(std::int64_t length, std::
   return 100 + static_cast<double>(features) * static_cast<double>(length) / 10;
 }
 
-std::string PrefixReadoutConfig::text() const { return fmt::format("{} features, {} readout", features, readout); }
-
 std::vector<std::pair<std::string, std::string>> PrefixReadoutConfig::problems(std::int64_t length) const {
   constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(features);
@@ -20,11 +18,14 @@ std::vector<std::pair<std::string, std::string>> PrefixReadoutConfig::problems(s
   return {{"features", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
 }
 
-std::vector<ParameterSpec> parameter_specs(const PrefixReadoutConfig& config, std::int64_t length) {
+ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length) {
   const auto normal = ParameterSpec::Init::normal;
   const auto d = config.features;
   const auto readout = config.readout == "shared" ? std::vector{d} : std::vector{length, d};
-  return {{"A", "A", {length, d, length}, normal, config.init_std}, {"B", "B", readout, normal, config.init_std}};
+  ModelFacts facts;
+  facts.text = fmt::format("{} features, {} readout", d, config.readout);
+  facts.parameters = {{"A", "A", {length, d, length}, normal, config.init_std}, {"B", "B", readout, normal, config.init_std}};
+  return facts;
 }
 
 torch::Tensor PrefixReadout::logits(const Rows& rows) {

@@ -27,19 +27,18 @@ struct PrefixReadoutConfig {
     visit("seed", self.seed, "seed of the initial weights; null = the run's seed");
   }
 
-  std::int64_t first_position() const { return 1; }
-  bool has_memory() const { return false; }
   double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
-  std::string text() const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 
-std::vector<ParameterSpec> parameter_specs(const PrefixReadoutConfig& config, std::int64_t length);
+ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length);
 
 /// MATHS 5: v_n = sum_{i<n} A^(n)_i xi_i in R^d with xi = +-1 and A free; logit of bit n = v_n.B. Linear in the prefix for each n: a baseline.
 class PrefixReadout : public Model {
  public:
-  PrefixReadout(const PrefixReadoutConfig& config, Parameters p) : Model(std::move(p)), config_(config) {}
+  PrefixReadout(const PrefixReadoutConfig& config, ModelFacts f, Parameters p) : Model(std::move(f), std::move(p)), config_(config) {}
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<PrefixReadout>(config_, facts, parameters.replica(r)); }
 
   torch::Tensor logits(const Rows& rows) override;
 

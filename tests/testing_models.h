@@ -74,7 +74,7 @@ class TestBatch {
     return Rows({{&cells_, &table_}}, dtype, torch::kCPU);
   }
   Rows rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
-    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.first_position());
+    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_position);
   }
   const SequenceTable& table() const { return table_; }
   const RankSampler& sampler() const { return sampler_; }
@@ -99,7 +99,7 @@ inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64
     else leaf.add_(0.1 * torch::cos(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
   }
   const auto bits = SequenceTable::random(77, 0, 12, length).unpack_all();
-  model->set_memory(torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {12, length}, torch::kUInt8));
+  if (auto* memory = model->memory()) memory->set_bits(0, torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {12, length}, torch::kUInt8));
   return model;
 }
 

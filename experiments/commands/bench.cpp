@@ -144,7 +144,7 @@ class Workload {
       stored_.insert(stored_.end(), drawn.begin(), drawn.end());
     }
     stored_.erase(stored_.begin(), stored_.end() - capacity);
-    for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) model_->observe(r, stored_);
+    for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) model_->memory()->observe(r, stored_);
   }
 
   std::int64_t num_sequences(const BenchRequest& request) const {

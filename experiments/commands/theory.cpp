@@ -26,7 +26,7 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   }
   fmt::print("the Bayes predictor that knows all {} sequences of {} bits and their probabilities (phase {})\n\n", K, table.length(), phase);
   fmt::print("entropy of the sequences      {:.4f} nats\n", theory.entropy);
-  const bool names_sequences = retrieves(config.model);
+  const bool names_sequences = facts_of(config).task == Task::sequences;
   const double choices = names_sequences ? static_cast<double>(K) : 2;
   fmt::print("loss floor, p-weighted        {:.4f} nats a {} (no model is below; chance {:.4f})\n", theory.mean_loss, names_sequences ? "prediction" : "bit",
              std::log(choices));

@@ -65,15 +65,15 @@ TEST(Adam, LeavesFrozenTensorsAloneBitwiseAndGoesOnAfterwards) {
   };
   for (std::uint64_t step = 0; step < 10; ++step) both_step(step);
   const auto frozen = parameters["a"].detach().clone(), moment = adam.first_moment_RP().clone(), moving = parameters["b"].detach().clone();
-  parameters.set_frozen(0, true);
+  parameters.set_frozen(0, 0, true);
   for (std::uint64_t step = 0; step < 1000; ++step) both_step(step);
   EXPECT_TRUE(torch::equal(frozen, parameters["a"]));
   EXPECT_TRUE(torch::equal(moment.slice(1, 0, 15), adam.first_moment_RP().slice(1, 0, 15)));
   EXPECT_FALSE(torch::equal(moving, parameters["b"]));
-  EXPECT_EQ(adam.steps_T()[0].item<std::int64_t>(), 10);
-  EXPECT_EQ(adam.steps_T()[1].item<std::int64_t>(), 1010);
+  EXPECT_EQ(adam.steps_RT()[0][0].item<std::int64_t>(), 10);
+  EXPECT_EQ(adam.steps_RT()[0][1].item<std::int64_t>(), 1010);
   // after unfreezing, tensor a goes on as if the thousand steps had not been
-  parameters.set_frozen(0, false);
+  parameters.set_frozen(0, 0, false);
   for (std::uint64_t step = 0; step < 11; ++step) {
     if (step == 10) both_step(77);
     fill_gradient(twin, step == 10 ? 77 : step);
@@ -110,9 +110,9 @@ TEST(Adam, ResetForgetsMomentsAndSteps) {
   Adam adam(parameters, {{1e-2, 0.9, 0.999, 1e-8, 0.0}});
   fill_gradient(parameters, 1);
   adam.step(torch::ones({1}, torch::kUInt8));
-  adam.reset({1});
-  EXPECT_EQ(adam.steps_T()[0].item<std::int64_t>(), 1);
-  EXPECT_EQ(adam.steps_T()[1].item<std::int64_t>(), 0);
+  adam.reset(0, {1});
+  EXPECT_EQ(adam.steps_RT()[0][0].item<std::int64_t>(), 1);
+  EXPECT_EQ(adam.steps_RT()[0][1].item<std::int64_t>(), 0);
   const auto begin = parameters.offset(1);
   EXPECT_EQ(adam.second_moment_RP().slice(1, begin, begin + 7).abs().max().item<float>(), 0);
   EXPECT_GT(adam.second_moment_RP().slice(1, 0, 15).abs().max().item<float>(), 0);

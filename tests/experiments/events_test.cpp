@@ -64,7 +64,7 @@ std::map<std::string, std::string> tensors(const fs::path& path) {
 /// Updates done of each parameter at the planned end, by name.
 std::map<std::string, std::int64_t> adam_steps(const Place& place) {
   const auto file = Safetensors::read(place.checkpoint(24, 0));
-  const auto specs = parameter_specs(load_config(place.file(), {}).config.model, 6);
+  const auto specs = facts_of(load_config(place.file(), {}).config.model, 6).parameters;
   std::map<std::string, std::int64_t> steps;
   for (std::size_t i = 0; i < specs.size(); ++i) steps[specs[i].name] = file.get<std::int64_t>("adam.steps")[i];
   return steps;

@@ -93,9 +93,9 @@ TEST(Learning, TheStrictCeilingCatchesALeak) {
   OneLayerAttentionConfig config;
   config.heads = 2;
   config.attention = "dense";
-  Parameters parameters(parameter_specs(config, 12), 1, torch::kFloat32, torch::kCPU);
-  parameters.initialize(0, 0, parameter_specs(config, 12));
-  Leaky model(config, std::move(parameters));
+  Parameters parameters(facts_of(config, 12).parameters, 1, torch::kFloat32, torch::kCPU);
+  parameters.initialize(0, 0, facts_of(config, 12).parameters);
+  Leaky model(config, facts_of(config, 12), std::move(parameters));
   const auto theory = bayes(table, sampler.probabilities());
   Adam adam(model.parameters, {{3e-3, 0.9, 0.999, 1e-8, 0}});
   Trainer trainer(model, adam, {{&table, DrawStream(sampler, 1, 32)}}, Sharing::none);  // a leak makes cells with one prefix differ

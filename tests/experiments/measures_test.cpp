@@ -72,7 +72,7 @@ TEST(Attention, MapsAreThoseOfTheFormula) {
   const auto model = lively_model(config, 7, torch::kFloat64);
   const auto table = SequenceTable::random(5, 0, 3, 7);
   auto bits = table.unpack_all();
-  const auto maps = attention_maps_of(config, model->parameters, torch::from_blob(bits.data(), {3, 7}, torch::kUInt8));
+  const auto maps = model->attention_maps(torch::from_blob(bits.data(), {1, 3, 7}, torch::kUInt8))[0];
   ASSERT_EQ(maps.sizes(), (torch::IntArrayRef{3, 2, 7, 7}));
   for (std::int64_t rank = 0; rank < 3; ++rank) {
     for (std::int64_t head = 0; head < 2; ++head) {
@@ -92,7 +92,7 @@ TEST(Attention, MeasuresAreThoseOfADoubleLoop) {
   const auto model = lively_model(config, L, torch::kFloat64);
   const auto table = SequenceTable::random(6, 0, K, L);
   const std::vector<std::int32_t> ranks{4, 0, 2};
-  const auto measures = measure_attention(*model, config, table, ranks, {"decorrelation", "attn_reps", "vertical_bars"});
+  const auto measures = measure_attention(*model, table, ranks, {"decorrelation", "attn_reps", "vertical_bars"});
   std::vector<std::vector<std::vector<std::vector<double>>>> maps;  // [rank][head][i][j]
   for (const auto rank : ranks) {
     maps.emplace_back();
@@ -136,7 +136,7 @@ TEST(Attention, ManySequencesAreMeasuredInBlocks) {
   const auto model = lively_model(config, 100, torch::kFloat64);
   const auto table = SequenceTable::random(6, 0, 260, 100);
   int blocks = 0;
-  const auto measures = measure_attention(*model, config, table, strided_ranks(260, 1), {"vertical_bars", "attn_reps"}, [&] { ++blocks; });
+  const auto measures = measure_attention(*model, table, strided_ranks(260, 1), {"vertical_bars", "attn_reps"}, [&] { ++blocks; });
   EXPECT_GE(blocks, 2);
   EXPECT_EQ(measures[1].size(), 256u * 2 * 100 * 100);
   for (std::size_t i = 0; i < measures[0].size(); ++i) {
@@ -151,7 +151,7 @@ TEST(Attention, UniformAttentionHasNoCorrelations) {
   const ModelConfig of_any_kind = config;
   const auto model = make_model({&of_any_kind, 1}, 23, torch::kFloat32, torch::kCPU);
   const auto table = SequenceTable::random(6, 0, 4, 23);
-  for (const auto& measure : measure_attention(*model, config, table, strided_ranks(4, 1), {"vertical_bars", "decorrelation"})) {
+  for (const auto& measure : measure_attention(*model, table, strided_ranks(4, 1), {"vertical_bars", "decorrelation"})) {
     EXPECT_TRUE(std::all_of(measure.begin(), measure.end(), [](float value) { return std::isnan(value); }));
   }
 }
@@ -191,10 +191,10 @@ TEST(ByPosition, IsTheMeanOverTheRanksOfEachBin) {
 // ---- completion
 
 /// Goes on as the first sequence of its table that begins with the prefix does; with a 0 where there is none.
-class Memory : public Model {
+class Recall : public Model {
  public:
-  explicit Memory(SequenceTable known)
-      : Model(Parameters({{"unused", "all", {1}, ParameterSpec::Init::zeros}}, 1, torch::kFloat32, torch::kCPU)), known_(std::move(known)) {}
+  explicit Recall(SequenceTable known)
+      : Model({}, Parameters({{"unused", "all", {1}, ParameterSpec::Init::zeros}}, 1, torch::kFloat32, torch::kCPU)), known_(std::move(known)) {}
 
   bool next(const std::vector<bool>& prefix) const {
     for (std::int64_t rank = 0; rank < known_.num_sequences(); ++rank) {
@@ -204,6 +204,7 @@ class Memory : public Model {
     }
     return false;
   }
+  std::unique_ptr<Model> replica(std::int64_t) const override { return nullptr; }
   Tensor logits(const Rows& rows) override {
     const auto& [cells, table] = rows.replicas()[0];
     auto logits_RN = torch::empty({1, cells->num_cells()});
@@ -223,7 +224,7 @@ TEST(Completion, IsGreedyContinuationBitByBit) {
   constexpr std::int64_t K = 60, L = 9;
   const auto table = SequenceTable::random(8, 0, K, L);
   auto known_bits = table.unpack_all();
-  Memory model(SequenceTable::from_array(view_of(known_bits.data(), {K / 2, L})));  // the first half of the table
+  Recall model(SequenceTable::from_array(view_of(known_bits.data(), {K / 2, L})));  // the first half of the table
   const auto ranks = strided_ranks(K, 1);
   for (const std::int64_t prefix : {1, 4, 8}) {
     const auto completed = score(model, table, ranks, {}, {false, prefix}).completed;

@@ -4,6 +4,7 @@
 #include "experiments/evaluate.h"
 #include "testing_models.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -18,6 +19,54 @@ TEST(ModelContract, CoversTheRegistry) {
   std::set<std::size_t> seen;
   for (const auto& [name, config] : small_models()) seen.insert(config.index());
   EXPECT_EQ(seen.size(), std::variant_size_v<ModelConfig>);
+}
+
+TEST(ModelContract, ReplicasDifferInScalarsAlone) {
+  const auto refusal = [](const ModelConfig& a, const ModelConfig& b) -> std::string {
+    try {
+      make_model(std::vector{a, b}, 8, torch::kFloat32, torch::kCPU);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  OneLayerAttentionConfig two_by_eight, four_by_four;  // tensors of the same names and shapes
+  two_by_eight.heads = 2, two_by_eight.head_dim = 8;
+  four_by_four.heads = 4, four_by_four.head_dim = 4;
+  EXPECT_EQ(refusal(two_by_eight, four_by_four), "[make_model] replica 1 is of another model than replica 0: model.heads: 2, 4");
+  DamConfig exact, clamped, other_eta;
+  clamped.probabilities = "clamped";
+  other_eta.eta = 3, other_eta.init_std = 0.5, other_eta.seed = 9;
+  EXPECT_THAT(refusal(exact, clamped), testing::HasSubstr("model.probabilities"));
+  EXPECT_THAT(refusal(exact, two_by_eight), testing::HasSubstr("model.kind"));
+  EXPECT_EQ(refusal(exact, other_eta), "accepted");
+}
+
+TEST(ModelContract, AReplicaIsAModelOfItsOwnWithTheSameWeightsAndMemory) {
+  for (const auto& [name, config] : small_models()) {
+    SCOPED_TRACE(name);
+    const TestBatch data(20, 7, 16);
+    std::vector<ModelConfig> configs{config, config};
+    seed_of(configs[0]) = 3, seed_of(configs[1]) = 4;
+    const auto pack = make_model(configs, 7, torch::kFloat64, torch::kCPU);
+    const std::vector<std::int32_t> drawn{1, 2, 2, 5};
+    if (auto* memory = pack->memory()) {
+      for (std::int64_t r = 0; r < 2; ++r) memory->begin_phase(r, 0, data.table(), /*clear=*/true);
+      memory->observe(1, drawn);
+    }
+    const auto second = pack->replica(1), alone = make_model({&configs[1], 1}, 7, torch::kFloat64, torch::kCPU);
+    if (auto* memory = alone->memory()) {
+      memory->begin_phase(0, 0, data.table(), /*clear=*/true);
+      memory->observe(0, drawn);
+      EXPECT_TRUE(torch::equal(second->memory()->bits(0), memory->bits(0)));
+      EXPECT_TRUE(pack->memory()->empty(0));
+    }
+    const auto rows = data.rows_for(*alone);
+    EXPECT_TRUE(torch::equal(second->score(rows).loss_RUP, alone->score(rows).loss_RUP));
+    second->parameters.leaf(0).detach().fill_(0.25);
+    EXPECT_EQ(pack->parameters.leaf(0).select(0, 1).min().item<double>(), 0.25);
+    EXPECT_NE(pack->parameters.leaf(0).select(0, 0).min().item<double>(), 0.25);
+  }
 }
 
 TEST(ModelContract, SharedCellsGiveTheGradientOfAllCells) {
@@ -65,9 +114,9 @@ TEST(ModelContract, NoLogitSeesItsOwnOrLaterBits) {
   const std::int64_t length = 9;
   for (const auto& [name, config] : small_models()) {
     SCOPED_TRACE(name);
-    if (retrieves(config)) continue;  // its memory is the sequences themselves
+    if (facts_of(config, 8).task == Task::sequences) continue;  // its memory is the sequences themselves
     const auto model = lively_model(config, length, torch::kFloat64);
-    const auto first = model->first_position();
+    const auto first = model->facts.first_position;
     torch::NoGradGuard no_grad;
     auto bits = SequenceTable::random(4, 0, 3, length).unpack_all();
     const auto logits_of = [&] {
@@ -113,12 +162,11 @@ TEST(ModelContract, FrozenParametersGetNoGradient) {
     const TestBatch data(20, 8, 16);
     const auto model = lively_model(config, 8, torch::kFloat64);
     auto& parameters = model->parameters;
-    for (std::size_t i = 0; i < parameters.specs().size(); ++i) parameters.set_frozen(i, true);
-    EXPECT_FALSE(parameters.any_trainable());
+    for (std::size_t i = 0; i < parameters.specs().size(); ++i) parameters.set_frozen(0, i, true);
     model->gradient(data.rows_for(*model));
     EXPECT_EQ(parameters.gradient_RP().abs().max().item<double>(), 0);
     const auto last = parameters.specs().size() - 1;
-    parameters.set_frozen(last, false);
+    parameters.set_frozen(0, last, false);
     model->gradient(data.rows_for(*model));
     EXPECT_GT(parameters.leaf(last).grad().abs().max().item<double>(), 0);
     EXPECT_EQ(parameters.leaf(0).grad().abs().max().item<double>(), 0);
@@ -136,7 +184,7 @@ TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
     const auto scores = score(*model, data.table(), ranks);
     EXPECT_TRUE(torch::equal(weights, model->parameters.flat_RP()) && torch::equal(gradient, model->parameters.gradient_RP()));
     for (std::size_t i = 0; i < ranks.size(); ++i) {
-      const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->first_position());
+      const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->facts.first_position);
       const auto& table = data.table();
       const auto alone = model->gradient(Rows({{&cells, &table}}, torch::kFloat64, torch::kCPU));
       EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6 * std::max(1.0, alone.loss_R.item<double>()));

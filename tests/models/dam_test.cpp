@@ -45,7 +45,7 @@ struct Problem {
   Cells cells;
 
   Problem(const Dam& dam, SequenceTable t, const std::vector<std::int32_t>& drawn)
-      : table(std::move(t)), cells(cells_of_batch(table, drawn, Sharing::prefixes, dam.first_position())) {}
+      : table(std::move(t)), cells(cells_of_batch(table, drawn, Sharing::prefixes, dam.facts.first_position)) {}
   Rows rows(torch::Dtype dtype = torch::kFloat64) const { return Rows({{&cells, &table}}, dtype, torch::kCPU); }
 };
 
@@ -76,7 +76,7 @@ TEST(Dam, GoldenVectorsInEveryForm) {
         config.positions = positions;
         const auto dam = make_dam(config, L);
         set_weights(*dam, golden_tensor(file, "weight.A_logits"), golden_tensor(file, "weight.B_logits"));
-        dam->set_memory(golden_tensor(file, "queue").to(torch::kUInt8));
+        dam->memory()->set_bits(0, golden_tensor(file, "queue").to(torch::kUInt8));
         std::vector<std::int32_t> drawn;
         for (std::int32_t b = 0; b < bits.size(0); ++b) drawn.push_back(b);
         const Problem problem(*dam, table_of(bits), drawn);
@@ -87,7 +87,7 @@ TEST(Dam, GoldenVectorsInEveryForm) {
           expect_gradient(*dam, file, fmt::format("{}.{}.", probabilities, positions));
         });
         const auto scores = dam->score(rows);  // rows in lexicographic order
-        const auto first = dam->first_position();
+        const auto first = dam->facts.first_position;
         auto loss = golden_tensor(file, probabilities + ".loss_per_position");
         for (std::size_t u = 0; u < problem.cells.ranks.size(); ++u) loss[problem.cells.ranks[u]].slice(0, first).copy_(scores.loss_RUP[0][static_cast<std::int64_t>(u)]);
         expect_golden(span_of(loss), file, probabilities + ".loss_per_position");
@@ -139,9 +139,9 @@ struct Case {
 
   Case(const DamConfig& config, std::int64_t length, torch::Dtype dtype = torch::kFloat64)
       : model(lively_model(config, length, dtype)), data(40, length, 24, 3) {
-    model->begin_phase(0, 1, data.table(), /*clear_memory=*/false);
+    model->memory()->begin_phase(0, 1, data.table(), /*clear_memory=*/false);
     std::vector<std::int32_t> seen{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 0, 0, 0, 20, 21};
-    model->observe(0, seen);
+    model->memory()->observe(0, seen);
   }
   Dam& dam() { return static_cast<Dam&>(*model); }
 };
@@ -204,7 +204,7 @@ TEST(Dam, IsAttentionOverTheSlots) {
   torch::NoGradGuard no_grad;
   auto& dam = c.dam();
   const auto A_logits = dam.parameters["A_logits"][0], B = dam.parameters["B_logits"][0].softmax(-1);
-  const auto chi = 2 * dam.memory()[0].second.to(torch::kFloat64) - 1;
+  const auto chi = 2 * dam.memory()->bits(0).to(torch::kFloat64) - 1;
   const auto logits = dam.predict(c.data.rows_for(dam, Sharing::none))[0];
   const auto all = 2 * c.data.rows_for(dam, Sharing::none).tensors().bits_RUL[0].to(torch::kFloat64) - 1;
   for (std::int64_t n = 1; n < L; ++n) {
@@ -221,7 +221,7 @@ TEST(Dam, ZeroLogitsCompareMeans) {
   auto config = small_dam();
   config.init_std = 0;
   Case c(config, L);
-  const auto chi = 2 * c.dam().memory()[0].second.to(torch::kFloat64) - 1;
+  const auto chi = 2 * c.dam().memory()->bits(0).to(torch::kFloat64) - 1;
   const auto rows = c.data.rows_for(c.dam(), Sharing::none);
   const auto zeta = 2 * rows.tensors().bits_RUL[0].to(torch::kFloat64) - 1;
   const auto p = c.dam().predict(rows)[0].sigmoid().view({-1, L - 1});
@@ -245,17 +245,17 @@ TEST(Dam, AnEmptyMemoryTeachesNothing) {
   EXPECT_DOUBLE_EQ(first.loss_R.item<double>(), std::log(2.0));
   EXPECT_EQ(first.accuracy_R.item<double>(), 0.5);
   EXPECT_TRUE(torch::equal(dam->parameters.flat_RP(), before));
-  EXPECT_EQ(dam->memory()[0].second.size(0), 8);
+  EXPECT_EQ(dam->memory()->bits(0).size(0), 8);
   trainer.step(1);
   EXPECT_FALSE(torch::equal(dam->parameters.flat_RP(), before));
   // momentum does not move an emptied memory either
   const auto trained = dam->parameters.flat_RP().clone();
-  trainer.set_table(0, &table);
-  EXPECT_FALSE(dam->learns());
+  trainer.begin_phase(0, table);
+  EXPECT_TRUE(dam->memory()->empty(0));
   trainer.step(2);
   EXPECT_TRUE(torch::equal(dam->parameters.flat_RP(), trained));
-  trainer.set_table(0, &table, /*clear_memory=*/false);
-  EXPECT_EQ(dam->memory()[0].second.size(0), 8);
+  trainer.begin_phase(0, table, /*clear_memory=*/false);
+  EXPECT_EQ(dam->memory()->bits(0).size(0), 8);
 }
 
 TEST(Dam, AReplicaOfAPackEqualsItAlone) {
@@ -272,15 +272,15 @@ TEST(Dam, AReplicaOfAPackEqualsItAlone) {
   const auto cells = cells_of_batch(data.table(), std::vector<std::int32_t>{0, 1, 2, 3, 3}), other_cells = cells_of_batch(other.table(), std::vector<std::int32_t>{7, 8});
   const std::vector<ReplicaCells> both{{&cells, &data.table()}, {&other_cells, &other.table()}};
   for (std::int64_t r = 0; r < 2; ++r) {
-    pack->begin_phase(r, 0, *both[static_cast<std::size_t>(r)].table, true);
-    pack->observe(r, std::vector<std::int32_t>{1, 2, 9, 9, 20});
+    pack->memory()->begin_phase(r, 0, *both[static_cast<std::size_t>(r)].table, true);
+    pack->memory()->observe(r, std::vector<std::int32_t>{1, 2, 9, 9, 20});
   }
   const auto losses = pack->gradient(Rows(both, torch::kFloat64, torch::kCPU));
   for (std::int64_t r = 0; r < 2; ++r) {
     const auto i = static_cast<std::size_t>(r);
     const auto alone = make_model({&configs[i], 1}, 10, torch::kFloat64, torch::kCPU);
-    alone->begin_phase(0, 0, *both[i].table, true);
-    alone->observe(0, std::vector<std::int32_t>{1, 2, 9, 9, 20});
+    alone->memory()->begin_phase(0, 0, *both[i].table, true);
+    alone->memory()->observe(0, std::vector<std::int32_t>{1, 2, 9, 9, 20});
     const auto loss = alone->gradient(Rows({both[i]}, torch::kFloat64, torch::kCPU));
     EXPECT_EQ(losses.loss_R[r].item<double>(), loss.loss_R.item<double>());
     EXPECT_TRUE(torch::equal(pack->parameters.gradient_RP()[r], alone->parameters.gradient_RP()[0]));
@@ -294,16 +294,16 @@ TEST(Dam, StateAndMemoryComeBack) {
   Case c(small_dam(), 10);
   const auto rows = c.data.rows_for(c.dam());
   const auto logits = c.dam().predict(rows).clone();
-  const auto state = c.dam().state();
-  const auto memory = c.dam().memory()[0].second;
+  const auto state = c.dam().memory()->state(0);
+  const auto memory = c.dam().memory()->bits(0);
   EXPECT_EQ(memory.size(0), 12 + 16);
-  c.dam().begin_phase(0, 2, c.data.table(), true);
+  c.dam().memory()->begin_phase(0, 2, c.data.table(), true);
   EXPECT_EQ(c.dam().predict(rows).abs().max().item<double>(), 0);
-  c.dam().set_state(state);
+  c.dam().memory()->set_state(0, state);
   EXPECT_TRUE(torch::equal(c.dam().predict(rows), logits));
-  c.dam().set_memory(memory);  // by bits: other ids, the same sequences in another order
+  c.dam().memory()->set_bits(0, memory);  // by bits: other ids, the same sequences in another order
   EXPECT_LT((c.dam().predict(rows) - logits).abs().max().item<double>(), 1e-12);
-  EXPECT_TRUE(torch::equal(c.dam().memory()[0].second.sum(0), memory.sum(0)));
+  EXPECT_TRUE(torch::equal(c.dam().memory()->bits(0).sum(0), memory.sum(0)));
 }
 
 TEST(Dam, MeasuresOfKnownWeights) {

@@ -108,7 +108,7 @@ TEST(OneLayerAttention, HasThePublishedNumberOfParameters) {
     OneLayerAttentionConfig config;
     config.heads = 1;
     config.head_dim = width;
-    EXPECT_EQ(num_parameters(config, 100), count - 2 * width);
+    EXPECT_EQ(facts_of(config, 100).num_parameters(), count - 2 * width);
   }
 }
 

@@ -1,0 +1,81 @@
+#pragma once
+
+#include "core/adam.h"
+#include "core/device.h"
+#include "core/error.h"
+#include "experiments/config.h"
+#include "experiments/trainer.h"
+
+#include <exception>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// R runs of one shape and one schedule that step together: their model, optimizer and trainer, and the only training loop. A run reads and
+/// writes its member through model(), or by its row. A member that leaves is computed with the others but never updated again.
+class Pack {
+ public:
+  /// Throws Error{config} for runs that may not share a pack, naming the setting; Error{resources} when memory or device are missing.
+  explicit Pack(std::span<const RunConfig> members);
+
+  std::int64_t size() const { return std::ssize(samplers_); }
+  const DeviceChoice& device() const { return device_; }
+  torch::Dtype dtype() const { return dtype_; }
+
+  /// The member's weights and memory, as a model of one replica.
+  Model& model(std::int64_t row) { return members_.empty() ? *model_ : *members_[static_cast<std::size_t>(row)]; }
+  Adam& adam() { return *adam_; }
+  void set_frozen(std::int64_t row, std::size_t parameter, bool frozen) { model_->parameters.set_frozen(row, parameter, frozen); }
+  bool frozen(std::int64_t row, std::size_t parameter) const { return model_->parameters.frozen(row, parameter); }
+
+  /// The next phase of a member: its sequences from now on, which must outlive the pack. After restart() it is phase 0.
+  void begin_phase(std::int64_t row, const SequenceTable& table, bool clear_memory = true) { trainer_->begin_phase(row, table, clear_memory); }
+  /// Forgets a member's phases, and that it was not finite or has left.
+  void restart(std::int64_t row) { trainer_->restart(row); }
+  void leave(std::int64_t row) { trainer_->leave(row); }
+
+  /// The law of a member's draws.
+  const RankSampler& sampler(std::int64_t row) const { return samplers_[static_cast<std::size_t>(row)]; }
+
+  /// One update of all members: number `step`, counting from 0.
+  void step(std::int64_t step);
+  /// The ranks that a member draws in an update.
+  std::span<const std::int32_t> drawn(std::int64_t row, std::int64_t step) { return trainer_->drawn(static_cast<std::size_t>(row), step); }
+  /// Whether every loss and gradient of a member was finite so far. Waits for the device.
+  bool finite(std::int64_t row) const { return trainer_->finite_R()[row].item<std::uint8_t>() != 0; }
+  /// Updates that a member made before the first that was not finite. Waits for the device.
+  std::int64_t finite_steps(std::int64_t row) const { return trainer_->finite_steps_R()[row].item<std::int64_t>(); }
+
+  /// Sums of loss and accuracy since a member's last line of metrics, float64 on the device, so that adding waits for nothing.
+  torch::Tensor loss_sum(std::int64_t row) const { return loss_sum_R_[row]; }
+  torch::Tensor accuracy_sum(std::int64_t row) const { return accuracy_sum_R_[row]; }
+
+ private:
+  DeviceChoice device_;
+  torch::Dtype dtype_;
+  std::vector<RankSampler> samplers_;
+  std::unique_ptr<Model> model_;
+  std::vector<std::unique_ptr<Model>> members_;  // none in a pack of one, whose member is the model itself
+  std::unique_ptr<Adam> adam_;
+  std::unique_ptr<Trainer> trainer_;
+  torch::Tensor loss_sum_R_, accuracy_sum_R_;
+};
+
+/// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty where there is none.
+std::string difference_of_members(const RunConfig& a, const RunConfig& b);
+
+/// What became of a member: the code of run.end(), or what it threw.
+struct MemberOutcome {
+  ExitCode code = ExitCode::done;
+  std::exception_ptr error;
+};
+
+class Run;
+/// Trains the members of a pack, opened at one step, to their ends: the only training loop. A member that is done, stays at chance, diverges or fails
+/// leaves alone.
+std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run>> runs);
+
+}  // namespace mnemo

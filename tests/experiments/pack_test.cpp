@@ -1,0 +1,176 @@
+// Runs that share a pack leave what each leaves alone (DESIGN 1): bytes where the form steps row by row, 1e-6 where the plain
+// composition steps all rows at once.
+
+#include "experiments/pack.h"
+
+#include "core/npy.h"
+#include "experiments/run.h"
+#include "tests/experiments/place.h"
+
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <cmath>
+
+namespace mnemo {
+namespace {
+
+using test::expect_same;
+using test::Place;
+using test::results;
+using ::testing::HasSubstr;
+
+std::string tiny(const std::string& model, const std::string& events) {
+  return "name: tiny\nthreads: 1\ndevice: cpu\n"
+         "data:  {num_sequences: 12, length: 6}\n"
+         "model: " + model + "\n"
+         "train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}\n"
+         "eval:  {every: 6, train_stride: 3, novel: 3}\n"
+         "events:\n" + events;
+}
+
+std::string all_events(const std::string& group, const std::string& other) {
+  return fmt::format("  - {{kind: freeze, at: 6, params: [{0}]}}\n"
+                     "  - {{kind: snapshot, at: 12, name: before}}\n"
+                     "  - {{kind: switch, at: 12}}\n"
+                     "  - {{kind: unfreeze, at: 12, params: [{0}]}}\n"
+                     "  - {{kind: fork_probe, at: 18, sequences: 4, until: 0.99, max_steps: 20}}\n"
+                     "  - {{kind: swap_test, at: end, params: [{0}], from: before, on: [phase_0]}}\n"
+                     "  - {{kind: transplant, at: end, from: before, groups: [{0}, {1}]}}\n",
+                     group, other);
+}
+
+/// Members that differ in everything that members may differ in.
+const std::vector<std::vector<std::string>> kMembers{{"run=a", "seed=1"},
+                                                     {"run=b", "seed=2", "train.lr=0.003", "data.zipf_exponent=0.5"},
+                                                     {"run=c", "seed=3", "train.betas=[0.8, 0.99]", "train.eps=1e-6"},
+                                                     {"run=d", "seed=4", "train.weight_decay=0.1", "model.init_std=0.2"}};
+
+/// One session of a pack: opened, trained, ended.
+std::vector<MemberOutcome> session(const Place& place, const std::vector<std::vector<std::string>>& members, std::function<bool()> stop = {}) {
+  std::vector<RunConfig> configs;
+  for (const auto& overrides : members) configs.push_back(load_config(place.file(), overrides).config);
+  RunOptions options;
+  options.progress = ProgressStyle::none;
+  options.stop = std::move(stop);
+  Pack pack(configs);
+  std::vector<std::unique_ptr<Run>> runs;
+  for (std::size_t i = 0; i < configs.size(); ++i) {
+    const auto directory = place.cache() / "tiny" / *configs[i].run;
+    const bool is_new = !fs::exists(directory / "config.yaml");
+    make_directories(directory);
+    runs.push_back(std::make_unique<Run>(configs[i], directory, options, pack, static_cast<std::int64_t>(i)));
+    EXPECT_TRUE(runs.back()->open(is_new ? std::nullopt : std::optional(configs[i])));
+  }
+  return train(pack, runs);
+}
+
+fs::path alone(const Place& place, const std::vector<std::string>& overrides, ExitCode code = ExitCode::done) {
+  const auto outcome = place.train(overrides);
+  EXPECT_EQ(outcome.code, code) << outcome.text;
+  return place.cache() / "tiny" / overrides[0].substr(4);
+}
+
+ExitCode code_of(const MemberOutcome& outcome) {
+  if (!outcome.error) return outcome.code;
+  try {
+    std::rethrow_exception(outcome.error);
+  } catch (const Error& error) {
+    return error.code();
+  }
+}
+
+struct Form {
+  const char* model;
+  const char* group;
+  const char* other;
+};
+constexpr Form kRowByRow[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}", "c_attn", "mlp"},
+                              {"{kind: dam, heads: 3, capacity: 30}", "A", "B"}};
+constexpr Form kAtOnce[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn", "mlp"},
+                            {"{kind: prefix_readout, features: 3}", "A", "B"}};
+
+TEST(Pack, MembersLeaveTheBytesOfRunsAlone) {
+  for (const auto& form : kRowByRow) {
+    SCOPED_TRACE(form.model);
+    const auto config = tiny(form.model, all_events(form.group, form.other));
+    const Place together(config), apart(config);
+    for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
+    for (const auto& overrides : kMembers) {
+      SCOPED_TRACE(overrides[0]);
+      expect_same(results(together.cache() / "tiny" / overrides[0].substr(4)), results(alone(apart, overrides)));
+    }
+  }
+}
+
+TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
+  for (const auto& form : kAtOnce) {
+    SCOPED_TRACE(form.model);
+    const auto config = tiny(form.model, all_events(form.group, form.other)) + "precision: fp64\n";
+    const Place together(config), apart(config);
+    for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
+    for (const auto& overrides : kMembers) {
+      const auto by_itself = alone(apart, overrides);
+      for (const char* set : {"train", "phase_0", "phase_1", "novel", "swap_test.phase_0"}) {
+        const auto losses = [&](const fs::path& run) { return read_npy(run / "eval" / set / "loss.npy"); };
+        const auto one = losses(together.cache() / "tiny" / overrides[0].substr(4)), other = losses(by_itself);
+        ASSERT_EQ(one.shape, other.shape);
+        for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
+      }
+    }
+  }
+}
+
+TEST(Pack, AMemberThatDivergesLeavesAlone) {
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn", "mlp"));
+  const Place together(config), apart(config);
+  auto members = kMembers;
+  members[1].push_back("train.lr=1e9");
+  const auto outcomes = session(together, members);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    SCOPED_TRACE(members[i][0]);
+    EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
+    const auto run = together.cache() / "tiny" / members[i][0].substr(4);
+    if (i != 1) expect_same(results(run), results(alone(apart, members[i])));
+    if (i == 1) EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
+  }
+}
+
+TEST(Pack, StoppedAnywhereItGoesOnToTheSameBytes) {
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn", "mlp"));
+  const Place apart(config);
+  std::vector<std::map<std::string, std::string>> expected;
+  for (const auto& overrides : kMembers) expected.push_back(results(alone(apart, overrides)));
+  for (const std::int64_t stop_at : {40, 90, 170, 260}) {
+    SCOPED_TRACE(stop_at);
+    const Place together(config);
+    std::int64_t polls = 0;
+    const auto outcomes = session(together, kMembers, [&] { return ++polls >= stop_at; });
+    for (const auto& outcome : outcomes) EXPECT_EQ(code_of(outcome), ExitCode::stopped);
+    for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
+    for (std::size_t i = 0; i < kMembers.size(); ++i) {
+      SCOPED_TRACE(kMembers[i][0]);
+      expect_same(results(together.cache() / "tiny" / kMembers[i][0].substr(4)), expected[i]);
+    }
+  }
+}
+
+TEST(Pack, RefusesRunsOfAnotherShapeOrSchedule) {
+  const Place place(tiny(kRowByRow[0].model, "  []\n"));
+  const auto refusal = [&](const std::vector<std::string>& overrides) -> std::string {
+    const std::vector<RunConfig> configs{load_config(place.file(), {"run=a"}).config, load_config(place.file(), overrides).config};
+    try {
+      Pack{configs};
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_THAT(refusal({"run=b", "train.steps=30"}), HasSubstr("train.steps: 24, 30"));
+  EXPECT_THAT(refusal({"run=b", "model.heads=2", "model.head_dim=2"}), HasSubstr("model.heads: 1, 2"));
+  EXPECT_THAT(refusal({"run=b", "events=[{kind: snapshot, at: 3}]"}), HasSubstr("events"));
+  EXPECT_EQ(refusal({"run=b", "train.lr=0.5", "seed=7"}), "accepted");
+}
+
+}  // namespace
+}  // namespace mnemo
