@@ -3,9 +3,9 @@
 #include "core/npy.h"
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
-#include "experiments/evaluate.h"
-#include "experiments/run.h"
-#include "experiments/trainer.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/run.h"
+#include "experiments/run/trainer.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

@@ -1,5 +1,5 @@
 #include "experiments/commands/commands.h"
-#include "experiments/config.h"
+#include "experiments/config/config.h"
 
 #include <fmt/format.h>
 

@@ -1,10 +1,10 @@
-#include "experiments/evaluate.h"
+#include "experiments/run/evaluate.h"
 
 #include "core/device.h"
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
-#include "experiments/run.h"
-#include "experiments/session.h"
+#include "experiments/run/run.h"
+#include "experiments/run/session.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>

@@ -3,9 +3,9 @@
 #include "core/log.h"
 #include "core/shell.h"
 #include "experiments/commands/commands.h"
-#include "experiments/notebook_pickle.h"
-#include "experiments/run_directory.h"
-#include "experiments/session.h"
+#include "experiments/record/notebook_pickle.h"
+#include "experiments/directory/run_directory.h"
+#include "experiments/run/session.h"
 
 #include <fmt/format.h>
 

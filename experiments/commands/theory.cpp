@@ -1,8 +1,8 @@
-#include "experiments/theory.h"
+#include "experiments/run/theory.h"
 
 #include "experiments/commands/commands.h"
-#include "experiments/evaluate.h"
-#include "experiments/run.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 

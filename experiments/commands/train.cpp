@@ -3,7 +3,7 @@
 #include "core/signals.h"
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
-#include "experiments/session.h"
+#include "experiments/run/session.h"
 
 #include <csignal>
 

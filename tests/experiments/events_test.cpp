@@ -1,9 +1,9 @@
 // What events do to a run, and that those which act on a copy do nothing to it (DESIGN 3, MATHS 7 and 8).
 
-#include "experiments/events.h"
+#include "experiments/config/events.h"
 
 #include "core/npy.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 #include "tests/experiments/place.h"
 
 #include <torch/torch.h>

@@ -1,8 +1,8 @@
 // Short trainings against the Bayes ceiling, which is strict: a model above it sees what it must not see.
 
-#include "experiments/evaluate.h"
-#include "experiments/theory.h"
-#include "experiments/trainer.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/theory.h"
+#include "experiments/run/trainer.h"
 #include "testing_models.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // What an evaluation measures beside loss and accuracy, against loops that say what is meant.
 
 #include "core/loss.h"
-#include "experiments/attention_measures.h"
+#include "experiments/run/attention_measures.h"
 #include "tests/testing_models.h"
 
 #include <gtest/gtest.h>

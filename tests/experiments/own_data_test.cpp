@@ -2,7 +2,7 @@
 
 #include "core/npy.h"
 #include "core/safetensors.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 #include "tests/experiments/place.h"
 
 #include <numeric>

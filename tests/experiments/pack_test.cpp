@@ -1,10 +1,10 @@
 // Runs that share a pack leave what each leaves alone (DESIGN 1): bytes where the form steps row by row, 1e-6 where the plain
 // composition steps all rows at once.
 
-#include "experiments/pack.h"
+#include "experiments/run/pack.h"
 
 #include "core/npy.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 #include "tests/experiments/place.h"
 
 #include <fmt/format.h>

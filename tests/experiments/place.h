@@ -2,7 +2,7 @@
 
 // The commands that a user gives, in a cache of its own, and what they leave behind.
 
-#include "experiments/session.h"
+#include "experiments/run/session.h"
 
 #include "core/files.h"
 #include "support.h"

@@ -1,7 +1,7 @@
 // A run that is interrupted and resumed ends in the same bytes as one that is not, wherever it was interrupted (DESIGN 3 and 4).
 
-#include "experiments/run.h"
-#include "experiments/session.h"
+#include "experiments/run/run.h"
+#include "experiments/run/session.h"
 
 #include "core/npy.h"
 #include "tests/experiments/place.h"

@@ -1,6 +1,6 @@
 // The last lines of a run, from directories made by hand.
 
-#include "experiments/summary.h"
+#include "experiments/directory/summary.h"
 
 #include "core/files.h"
 #include "core/npy.h"

@@ -1,4 +1,4 @@
-#include "experiments/theory.h"
+#include "experiments/run/theory.h"
 
 #include "core/safetensors.h"
 #include "core/zipf.h"

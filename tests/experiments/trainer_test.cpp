@@ -1,8 +1,8 @@
-#include "experiments/trainer.h"
+#include "experiments/run/trainer.h"
 
 #include "core/safetensors.h"
-#include "experiments/evaluate.h"
-#include "experiments/theory.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/theory.h"
 #include "testing_models.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // What every model promises, over every model in the registry.
 
 #include "core/adam.h"
-#include "experiments/evaluate.h"
+#include "experiments/run/evaluate.h"
 #include "testing_models.h"
 
 #include <gmock/gmock.h>

@@ -1,6 +1,6 @@
 #include "models/dam.h"
 
-#include "experiments/trainer.h"
+#include "experiments/run/trainer.h"
 #include "golden.h"
 #include "testing_models.h"
 

@@ -1,4 +1,4 @@
-#include "experiments/theory.h"
+#include "experiments/run/theory.h"
 
 #include <algorithm>
 #include <cmath>

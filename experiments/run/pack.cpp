@@ -1,7 +1,7 @@
-#include "experiments/pack.h"
+#include "experiments/run/pack.h"
 
 #include "core/error.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>

@@ -1,6 +1,6 @@
-#include "experiments/events.h"
+#include "experiments/config/events.h"
 
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 

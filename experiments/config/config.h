@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/config.h"
-#include "experiments/events.h"
+#include "experiments/config/events.h"
 #include "models/registry.h"
 
 #include <array>

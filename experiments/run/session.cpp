@@ -1,11 +1,11 @@
-#include "experiments/session.h"
+#include "experiments/run/session.h"
 
 #include "core/error.h"
 #include "core/log.h"
 #include "core/shell.h"
-#include "experiments/attention_measures.h"
-#include "experiments/notebook_pickle.h"
-#include "experiments/summary.h"
+#include "experiments/run/attention_measures.h"
+#include "experiments/record/notebook_pickle.h"
+#include "experiments/directory/summary.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

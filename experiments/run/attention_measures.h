@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/sequences.h"
-#include "experiments/evaluate.h"
+#include "experiments/run/evaluate.h"
 #include "models/model.h"
 
 #include <span>

@@ -1,4 +1,4 @@
-#include "experiments/checkpoint.h"
+#include "experiments/directory/checkpoint.h"
 
 #include "core/error.h"
 #include "core/log.h"

@@ -1,12 +1,12 @@
-#include "experiments/notebook_pickle.h"
+#include "experiments/record/notebook_pickle.h"
 
 #include "core/error.h"
 #include "core/log.h"
 #include "core/npy.h"
 #include "core/pickle.h"
 #include "core/safetensors.h"
-#include "experiments/attention_measures.h"
-#include "experiments/run.h"
+#include "experiments/run/attention_measures.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

@@ -130,7 +130,7 @@ struct LoadEvent {
   void apply(Run& run) const;
 };
 
-// The rest act on a copy: the run's own bytes are the same without them (experiments/probes.cpp).
+// The rest act on a copy: the run's own bytes are the same without them (experiments/run/probes.cpp).
 
 /// Scores a copy that has some weights of a snapshot or file: eval/<name>.<set>/.
 struct SwapTestEvent {

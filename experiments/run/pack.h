@@ -3,8 +3,8 @@
 #include "core/adam.h"
 #include "core/device.h"
 #include "core/error.h"
-#include "experiments/config.h"
-#include "experiments/trainer.h"
+#include "experiments/config/config.h"
+#include "experiments/run/trainer.h"
 
 #include <exception>
 #include <memory>

@@ -1,4 +1,4 @@
-#include "experiments/trainer.h"
+#include "experiments/run/trainer.h"
 
 #include "core/rows.h"
 

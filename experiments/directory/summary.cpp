@@ -1,8 +1,8 @@
-#include "experiments/summary.h"
+#include "experiments/directory/summary.h"
 
 #include "core/error.h"
 #include "core/npy.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>

@@ -1,10 +1,10 @@
-#include "experiments/config.h"
+#include "experiments/config/config.h"
 
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/safetensors.h"
 #include "core/threads.h"
-#include "experiments/notebook_pickle.h"
+#include "experiments/record/notebook_pickle.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

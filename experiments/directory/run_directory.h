@@ -3,8 +3,8 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/sequences.h"
-#include "experiments/evaluate.h"
-#include "experiments/theory.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/theory.h"
 
 #include <atomic>
 #include <condition_variable>

@@ -1,4 +1,4 @@
-#include "experiments/attention_measures.h"
+#include "experiments/run/attention_measures.h"
 
 #include <torch/torch.h>
 

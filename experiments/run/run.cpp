@@ -1,9 +1,9 @@
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 
 #include "core/error.h"
 #include "core/log.h"
-#include "experiments/attention_measures.h"
-#include "experiments/notebook_pickle.h"
+#include "experiments/run/attention_measures.h"
+#include "experiments/record/notebook_pickle.h"
 #include "revision.h"
 
 #include <fmt/format.h>

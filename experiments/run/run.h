@@ -1,10 +1,10 @@
 #pragma once
 
 #include "core/progress.h"
-#include "experiments/checkpoint.h"
-#include "experiments/config.h"
-#include "experiments/pack.h"
-#include "experiments/run_directory.h"
+#include "experiments/directory/checkpoint.h"
+#include "experiments/config/config.h"
+#include "experiments/run/pack.h"
+#include "experiments/directory/run_directory.h"
 
 #include <chrono>
 #include <deque>

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "experiments/config.h"
-#include "experiments/run.h"
+#include "experiments/config/config.h"
+#include "experiments/run/run.h"
 
 #include <filesystem>
 #include <string>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/poll.h"
-#include "experiments/config.h"
+#include "experiments/config/config.h"
 
 #include <filesystem>
 #include <string>

@@ -1,4 +1,4 @@
-#include "experiments/run_directory.h"
+#include "experiments/directory/run_directory.h"
 
 #include "core/error.h"
 

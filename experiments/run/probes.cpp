@@ -1,9 +1,9 @@
 // Events that act on a copy of the model, and leave the run as it was.
 
-#include "experiments/events.h"
+#include "experiments/config/events.h"
 
 #include "core/log.h"
-#include "experiments/run.h"
+#include "experiments/run/run.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
