@@ -2,7 +2,6 @@
 
 #include "core/loss.h"
 
-#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <stdexcept>
@@ -28,14 +27,6 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
 }
 
 }  // namespace
-
-std::int64_t ModelFacts::num_parameters() const {
-  std::int64_t total = 0;
-  for (const auto& spec : parameters) total += spec.size();
-  return total;
-}
-
-std::string ModelFacts::description() const { return fmt::format("{}: {}, {} parameters", kind, text, num_parameters()); }
 
 std::vector<torch::Tensor> Model::hidden_layers(const Rows&) const { throw std::logic_error("[hidden_layers] this model has none"); }
 

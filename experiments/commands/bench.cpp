@@ -6,6 +6,7 @@
 #include "experiments/run/evaluate.h"
 #include "experiments/run/run.h"
 #include "experiments/run/trainer.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -82,7 +83,7 @@ class Workload {
       data.push_back({&table_, DrawStream(sampler_, static_cast<std::uint32_t>(r), setting.batch)});
     }
     model_ = make_model(replicas, setting.length, torch::kFloat32, device_);
-    if (auto* transformer = dynamic_cast<OneLayerAttention*>(model_.get())) transformer->set_skip_dead_units(savings.dead_units);
+    model_->forms.skip_dead_units = savings.dead_units;
     adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);
     if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).slots());

@@ -5,6 +5,7 @@
 #include "experiments/commands/commands.h"
 #include "experiments/run/run.h"
 #include "experiments/run/session.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>

@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "experiments/run/attention_measures.h"
 #include "experiments/record/notebook_pickle.h"
+#include "models/make_model.h"
 #include "revision.h"
 
 #include <fmt/format.h>
