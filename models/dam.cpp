@@ -258,17 +258,17 @@ Losses Dam::gradient_by_blocks(const Rows& rows) {
     const auto stored = distinct(rows, r);
     const auto cues = features_of_cues(rows, r), keys = stored.chi_mL.matmul(B(r).t());
     const auto phi_hat_NH = cues.detach().requires_grad_(), phi_mH = keys.detach().requires_grad_();
-    auto loss = torch::zeros({}, phi_mH.options().requires_grad(false)), accuracy = torch::zeros_like(loss);
+    auto loss = torch::zeros({}, phi_mH.options().dtype(torch::kFloat64).requires_grad(false)), accuracy = torch::zeros_like(loss);
     if (configs_[0].retrieves()) {
       const Identifications all(*rows.replicas()[static_cast<std::size_t>(r)].cells, phi_mH);
       for_blocks(all.cell.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         const auto weight = all.weight.slice(0, begin, end);
         const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
         const auto named = identify(scores(cue_q, phi_mH, stored, r), all.truth.slice(0, begin, end));
-        const auto sum = (weight * named.loss_RUP).sum();
+        const auto sum = (weight * named.loss_RUP).sum(torch::kFloat64);
         sum.backward();
         loss += sum.detach();
-        accuracy += (weight * named.accuracy_RUP).sum().detach();
+        accuracy += (weight * named.accuracy_RUP).sum(torch::kFloat64).detach();
       });
     } else {
       const auto bit_N = predicted_bit(rows, r), weight_N2 = rows.tensors().weight_RN2[r];
@@ -328,15 +328,15 @@ Losses Dam::gradient(const Rows& rows) {
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   const auto R = flat.size(0);
-  Losses losses{torch::full({R}, std::log(2.0), flat.options()), torch::full({R}, 0.5, flat.options())};  // of an empty memory
+  Losses losses{torch::full({R}, std::log(2.0), torch::kFloat64), torch::full({R}, 0.5, torch::kFloat64)};  // of an empty memory
   with_type(parameters, [&]<class Real>() {
     for (std::int64_t r = 0; r < R; ++r) {
       const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
       with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
         Real* row = parameters.gradient_RP().template data_ptr<Real>() + r * flat.size(1);
         const auto result = op.gradient(weights, {row + parameters.offset(0), row + parameters.offset(1)}, stored, *cells, *table);
-        losses.loss_R[r] = result.loss;
-        losses.accuracy_R[r] = result.accuracy;
+        losses.loss_R.data_ptr<double>()[r] = result.loss;
+        losses.accuracy_R.data_ptr<double>()[r] = result.accuracy;
       });
     }
   });

@@ -1,6 +1,7 @@
 #include "models/model.h"
 
 #include "core/loss.h"
+#include "core/loss_math.h"
 
 #include <torch/torch.h>
 
@@ -10,8 +11,7 @@ namespace mnemo {
 
 namespace {
 
-/// Loss and accuracy of every prediction. With z a cell's logit: BCE(z, y) = log1p(exp(-|z|)) + max(-z, 0) for y = 1, max(z, 0) for y = 0; `tail` is
-/// the first term.
+/// Loss and accuracy of every prediction, from each cell's logit z and tail = log1p(exp(-|z|)).
 template <class Real>
 void score_cells(const Cells& cells, const SequenceTable& table, double max_loss, const Real* z, const Real* tail, Real* loss_UP, Real* accuracy_UP) {
   const auto positions = cells.num_positions();
@@ -20,7 +20,7 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
       const auto cell = cells.cell_of[static_cast<std::size_t>(i)];
       const bool bit = table.bit(cells.ranks[static_cast<std::size_t>(row)], position + cells.first_position);
       const Real for_bit = bit ? z[cell] : -z[cell];
-      loss_UP[i] = std::min(tail[cell] + std::max(-for_bit, Real{0}), static_cast<Real>(max_loss));
+      loss_UP[i] = std::min(Bce<Real>::of_one(for_bit, tail[cell]), static_cast<Real>(max_loss));
       accuracy_UP[i] = for_bit > 0 ? Real{1} : for_bit == 0 ? Real{0.5} : Real{0};
     }
   }

@@ -15,7 +15,7 @@
 
 namespace mnemo {
 
-/// What a step reports, [R] each, on the model's device.
+/// What a step reports, float64 [R] each, on the model's device.
 struct Losses {
   torch::Tensor loss_R;      ///< mean over the batch of the mean over predictions, nats
   torch::Tensor accuracy_R;  ///< share of right predictions, ties half

@@ -240,15 +240,15 @@ std::optional<Losses> OneLayerAttention::binary_gradient(const Rows& rows) {
   torch::NoGradGuard no_grad;
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
-  Losses losses{torch::empty({flat.size(0)}, flat.options()), torch::empty({flat.size(0)}, flat.options())};
+  Losses losses{torch::empty({flat.size(0)}, torch::kFloat64), torch::empty({flat.size(0)}, torch::kFloat64)};
   for (std::int64_t r = 0; r < flat.size(0); ++r) {
     const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
     const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     const auto gradient = tensors_at<Real>(parameters.gradient_RP().data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     const auto result = step<Real>(rows.length()).gradient(weights, gradient, *cells, *table);
     if (!result) return {};
-    losses.loss_R.data_ptr<Real>()[r] = static_cast<Real>(result->loss);
-    losses.accuracy_R.data_ptr<Real>()[r] = static_cast<Real>(result->accuracy);
+    losses.loss_R.data_ptr<double>()[r] = result->loss;
+    losses.accuracy_R.data_ptr<double>()[r] = result->accuracy;
   }
   parameters.zero_frozen_gradients();
   return losses;

@@ -107,8 +107,9 @@ class Workload {
     const auto bits = table_.unpack_all();
     write_npy(folder / "sequences.npy", view_of(bits.data(), {table_.num_sequences(), table_.length()}));
     std::vector<std::int32_t> batches;
+    DrawStream draws(sampler_, 0, setting_.batch);
     for (std::int64_t step = 0; !setting_.evaluates() && step < kDumpedBatches; ++step) {
-      const auto drawn = trainer_->drawn(0, step);
+      const auto drawn = draws.ranks(step);
       batches.insert(batches.end(), drawn.begin(), drawn.end());
     }
     if (batches.empty()) batches = ranks_;

@@ -405,7 +405,7 @@ std::vector<Run::Action> Run::actions() {
 
 void Run::trained() {
   auto& phase = phases_.back();
-  for (const auto rank : pack_.drawn(row_, point_.step)) {
+  for (const auto rank : pack_.drawn(row_)) {
     ++phase.presentations[static_cast<std::size_t>(rank)];
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }

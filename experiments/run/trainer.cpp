@@ -37,8 +37,10 @@ void Trainer::restart(std::int64_t replica) {
 Losses Trainer::step(std::int64_t step) {
   std::vector<Cells> cells;
   std::vector<ReplicaCells> replica_cells;
+  drawn_.clear();
   for (auto& replica : replicas_) {
-    cells.push_back(cells_of_batch(*replica.table, replica.draws.ranks(step), sharing_, model_.facts.first_position));
+    drawn_.push_back(replica.draws.ranks(step));
+    cells.push_back(cells_of_batch(*replica.table, drawn_.back(), sharing_, model_.facts.first_position));
   }
   for (std::size_t r = 0; r < replicas_.size(); ++r) replica_cells.push_back({&cells[r], replicas_[r].table});
   const auto& flat = model_.parameters.flat_RP();
@@ -48,7 +50,7 @@ Losses Trainer::step(std::int64_t step) {
   finite_steps_R_.add_(finite_R_);
   adam_.step(updates_R());
   if (auto* memory = model_.memory()) {
-    for (std::size_t r = 0; r < replicas_.size(); ++r) memory->observe(static_cast<std::int64_t>(r), replicas_[r].draws.ranks(step));
+    for (std::size_t r = 0; r < replicas_.size(); ++r) memory->observe(static_cast<std::int64_t>(r), drawn_[r]);
   }
   return losses;
 }

@@ -236,9 +236,7 @@ void OneLayerStep<Real>::Impl::normalise(Worker& worker, std::int64_t n) {
   }
 }
 
-/// Loss and accuracy of a chunk, and dlogit. With e = exp(-|z|):
-///   loss = w_0 softplus(z) + w_1 softplus(-z) = (w_0 + w_1) log1p(e) + w_0 max(z, 0) + w_1 max(-z, 0)
-///   dz   = w_0 sigmoid(z) - w_1 sigmoid(-z),   sigmoid(|z|) = 1 / (1 + e), sigmoid(-|z|) = e / (1 + e)
+/// Loss and accuracy of a chunk, and dlogit.
 template <class Real>
 void OneLayerStep<Real>::Impl::loss(Worker& worker, const Chunk& chunk) {
   Wide<Real> loss{}, right{};
@@ -246,16 +244,11 @@ void OneLayerStep<Real>::Impl::loss(Worker& worker, const Chunk& chunk) {
   const auto n = chunk.end - chunk.begin;
   std::fill(logits + n, logits + round_up(n, kLanes<Real>), Real{0});
   for (std::int64_t s = 0; s < n; s += kLanes<Real>) {
-    const auto z = load(logits + s), zero = load(&schedule_.weight_zero[chunk.begin + s]),
-               one = load(&schedule_.weight_one[chunk.begin + s]);
-    const auto size = z < Real{0} ? -z : z;
-    const auto e = exp(-size), likelier = 1 / (1 + e), other = e * likelier;
-    const auto positive = z > Real{0} ? likelier : other, negative = z > Real{0} ? other : likelier;
-    store(worker.dlogit[0] + s, zero * positive - one * negative);
-    const auto cost = (zero + one) * log1p_of_unit(e) + (z > Real{0} ? zero : one) * size;
-    const auto half = (zero + one) * Real(0.5);
-    loss += __builtin_convertvector(cost, Wide<Real>);
-    right += __builtin_convertvector(z > Real{0} ? one : z < Real{0} ? zero : half, Wide<Real>);
+    const auto zero = load(&schedule_.weight_zero[chunk.begin + s]), one = load(&schedule_.weight_one[chunk.begin + s]);
+    const Bce<Vec<Real>> bce(load(logits + s));
+    store(worker.dlogit[0] + s, bce.slope(zero, one));
+    loss += __builtin_convertvector(bce.loss(zero, one), Wide<Real>);
+    right += __builtin_convertvector(bce.right(zero, one), Wide<Real>);
   }
   for (std::int64_t lane = 0; lane < kLanes<Real>; ++lane) {
     worker.loss += loss[lane];
