@@ -7,6 +7,7 @@
 #include "experiments/run/data.h"
 #include "experiments/run/schedule.h"
 #include "experiments/run/weights.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "experiments/run/run.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>

@@ -43,8 +43,8 @@ class Pack {
 
   /// One update of the active members: number `step`, counting from 0.
   void step(std::int64_t step);
-  /// The ranks that a member draws in an update.
-  std::span<const std::int32_t> drawn(std::int64_t row, std::int64_t step) { return trainer_->drawn(static_cast<std::size_t>(row), step); }
+  /// The ranks that a member drew in the last update.
+  std::span<const std::int32_t> drawn(std::int64_t row) const { return trainer_->drawn(static_cast<std::size_t>(row)); }
   /// Whether every loss and gradient of a member was finite so far. Waits for the device.
   bool finite(std::int64_t row) const { return trainer_->finite_R()[row].item<std::uint8_t>() != 0; }
   /// Updates that a member made before the first that was not finite. Waits for the device.

@@ -3,6 +3,7 @@
 #include "core/error.h"
 #include "experiments/record/notebook_pickle.h"
 #include "experiments/run/weights.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -78,7 +79,7 @@ void Run::carry_out(const Action& action) {
 
 void Run::trained() {
   auto& phase = phases_.back();
-  for (const auto rank : pack_.drawn(row_, point_.step)) {
+  for (const auto rank : pack_.drawn(row_)) {
     ++phase.presentations[static_cast<std::size_t>(rank)];
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }

@@ -49,10 +49,12 @@ Losses Trainer::step(std::int64_t step) {
   for (std::size_t r = 0; r < replicas_.size(); ++r) {
     if (active_[r]) some_table = replicas_[r].table;
   }
+  drawn_.resize(replicas_.size());
   for (std::size_t r = 0; r < replicas_.size(); ++r) {  // one that takes no part has no cells, and perhaps no table yet
     auto& [table, draws, phase] = replicas_[r];
     const auto first = model_.facts.first_position;
-    cells.push_back(active_[r] ? cells_of_batch(*table, draws.ranks(step), sharing_, first) : cells_of_rows(*some_table, {}, {}, sharing_, first));
+    drawn_[r] = active_[r] ? draws.ranks(step) : std::span<const std::int32_t>();
+    cells.push_back(active_[r] ? cells_of_batch(*table, drawn_[r], sharing_, first) : cells_of_rows(*some_table, {}, {}, sharing_, first));
   }
   for (std::size_t r = 0; r < replicas_.size(); ++r) replica_cells.push_back({&cells[r], active_[r] ? replicas_[r].table : some_table});
   const auto& flat = model_.parameters.flat_RP();
@@ -71,7 +73,7 @@ Losses Trainer::step(std::int64_t step) {
   adam_.step(updates_R());
   if (auto* memory = model_.memory()) {
     for (std::size_t r = 0; r < replicas_.size(); ++r) {
-      if (active_[r]) memory->observe(static_cast<std::int64_t>(r), replicas_[r].draws.ranks(step));
+      if (active_[r]) memory->observe(static_cast<std::int64_t>(r), drawn_[r]);
     }
   }
   return losses;

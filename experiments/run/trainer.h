@@ -26,8 +26,8 @@ class Trainer {
   /// Update number `step` (0-based). A replica whose loss or gradient is not finite keeps its parameters, from then on.
   Losses step(std::int64_t step);
 
-  /// The ranks that replica r draws in update `step`.
-  std::span<const std::int32_t> drawn(std::size_t replica, std::int64_t step) { return replicas_[replica].draws.ranks(step); }
+  /// The ranks that a replica drew in the last update.
+  std::span<const std::int32_t> drawn(std::size_t replica) const { return drawn_[replica]; }
   /// The next phase of a replica.
   void begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory = true);
   /// The replica is to begin again, with phase 0.
@@ -50,6 +50,7 @@ class Trainer {
   std::vector<TrainingData> replicas_;
   Sharing sharing_;
   std::vector<bool> active_;
+  std::vector<std::span<const std::int32_t>> drawn_;    // in the last update
   torch::Tensor active_R_, finite_R_, finite_steps_R_;  // active_R_ is active_ on the device
 };
 

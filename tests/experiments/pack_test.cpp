@@ -118,19 +118,23 @@ TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
 }
 
 TEST(Pack, AMemberThatDivergesLeavesAlone) {
-  const auto config = tiny(kRowByRow[0].model, all_events("c_attn"));
-  const Place together(config), apart(config);
-  auto members = kMembers;
-  members[1].push_back("train.lr=1e9");
-  const auto outcomes = session(together, members);
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    SCOPED_TRACE(members[i][0]);
-    EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
-    const auto run = directory(together, members[i]);
-    if (i == 1) {
-      EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
-    } else {
-      expect_same(results(run), results(alone(apart, members[i])));
+  // on the way its attention grows too sharp for the fast form, which must go on for the others
+  for (const auto& form : kRowByRow) {
+    SCOPED_TRACE(form.model);
+    const auto config = tiny(form.model, all_events(form.group));
+    const Place together(config), apart(config);
+    auto members = kMembers;
+    members[1].push_back("train.lr=1e9");
+    const auto outcomes = session(together, members);
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      SCOPED_TRACE(members[i][0]);
+      EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
+      const auto run = directory(together, members[i]);
+      if (i == 1) {
+        EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
+      } else {
+        expect_same(results(run), results(alone(apart, members[i])));
+      }
     }
   }
 }
