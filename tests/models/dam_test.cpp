@@ -64,7 +64,7 @@ Losses gradient_by_blocks(Model& dam, const Rows& rows, std::int64_t max_scores)
 /// The three ways to the loss and its gradient: autograd through the plain form over slots, blocks over distinct rows, the op.
 template <class Check>
 void in_every_form(Model& dam, const Rows& rows, const Check& check) {
-  check(dam.Model::gradient(rows), "plain form");
+  check(dam.plain_gradient(rows), "plain form");
   check(gradient_by_blocks(dam, rows, 1 << 24), "one block");
   check(gradient_by_blocks(dam, rows, 700), "small blocks");
   check(dam.gradient(rows), "op");
@@ -167,7 +167,7 @@ TEST(Dam, FormsAgreeWithoutASharedFile) {
   for (const std::int64_t length : {2, 9, 70}) {
     Case c(small_dam(), length);
     const auto rows = c.data.rows_for(c.dam());
-    const auto reference = c.dam().Model::gradient(rows);
+    const auto reference = c.dam().plain_gradient(rows);
     const auto gradient = c.dam().parameters.gradient_RP().clone();
     in_every_form(c.dam(), rows, [&](const Losses& losses, const char* form) {
       EXPECT_NEAR(losses.loss_R.item<double>(), reference.loss_R.item<double>(), 1e-12) << form;
@@ -198,7 +198,7 @@ TEST(Dam, Float32ErrsAtMostTwiceAsMuchAsThePlainForm) {
       return sum;
     };
     const auto rows = rounded.data.rows_for(rounded.dam());
-    rounded.dam().Model::gradient(rows);
+    rounded.dam().plain_gradient(rows);
     plain += error();
     rounded.dam().gradient(rows);
     fast += error();
