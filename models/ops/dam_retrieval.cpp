@@ -1,5 +1,6 @@
 #include "models/ops/dam_retrieval.h"
 
+#include "models/ops/cell_schedule.h"
 #include "models/ops/small_gemm.h"
 #include "models/ops/softmax_over_stored.h"
 
@@ -8,7 +9,7 @@
 #include <limits>
 #include <stdexcept>
 
-// Shapes: a tile is up to N vectors of cells of one position n, a cell a lane; H heads, L bits, U stored rows.
+// Shapes: a tile (a chunk of the schedule) is up to N vectors of cells of one position n, a cell a lane; H heads, L bits, U stored rows.
 
 namespace mnemo {
 
@@ -32,37 +33,37 @@ class DamRetrieval<Real>::Impl {
   struct Worker {
     Matrix<Real> A, dA;                     // [H, n] of the position at hand
     std::vector<std::int32_t> stored[2];    // rows of the memory by their next bit
-    std::int32_t cells[kMaxWidth];          // of the tile; the last one again in lanes without a cell
     Matrix<Real> cues, phi_hat, query;      // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
     Matrix<Real> cues_C, phi_hat_C, dphi_hat_C, dquery_C;  // by cell: [width, n], [width, H], [width, H], [width, L]
     Matrix<Real> dquery, dphi_hat;          // by lane
-    Matrix<Real> weight_zero, weight_one, logit, dlogit;   // [1, width]
+    Matrix<Real> logit, dlogit;             // [1, width]
     SoftmaxOverStored<Real> softmax;
     Matrix<Real> dB;                        // [H, L]
     Wide<Real> loss{}, right{};
   };
+  using Chunk = typename CellSchedule<Real>::Chunk;
   struct Target {  // of retrieval: a row of the batch whose prediction a cell makes
     std::int32_t row;
     Real weight;
   };
 
   void prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table);
-  void sort_cells(const Cells& cells);
-  template <class Body>
-  void for_positions(const DamTensors<const Real>& weights, const Body& body);
-  template <class Body>
-  void for_tiles(Worker& worker, const Cells& cells, std::int64_t n, const Body& body);
+  void sort_targets(const Cells& cells);
+  template <class Body, class End>
+  void for_tiles(const DamTensors<const Real>& weights, const Body& body, const End& end);
+  /// A cell's work in scores against all stored rows, in units of the work on a known bit, as measured (dam.cpp).
+  std::int64_t fixed_work() const { return stored_.size() * (shape_.length + 30) / shape_.heads; }
   void begin_position(Worker& worker, const DamTensors<const Real>& weights, std::int64_t n);
   void end_position(Worker& worker, const DamTensors<Real>& gradients, std::int64_t n);
 
   template <int N>
-  void load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count);
+  void load_tile(Worker& worker, std::int64_t n, const Chunk& tile);
   template <int N, bool kGradient>
   void next_bit(Worker& worker, std::int64_t n);
   template <int N, bool kGradient, class Score>
-  void retrieve(Worker& worker, const Cells& cells, std::int64_t count, const Score& score);
+  void retrieve(Worker& worker, const Cells& cells, const Chunk& tile, const Score& score);
   template <int N>
-  void loss(Worker& worker);
+  void loss(Worker& worker, const Chunk& tile);
   template <int N>
   void backward(Worker& worker, std::int64_t n);
 
@@ -72,8 +73,7 @@ class DamRetrieval<Real>::Impl {
   Matrix<Real> zeta_;                                // [U, L] +-1, the rows of the batch
   std::int64_t max_rows_ = 0;
   std::int64_t first_position_ = 1;
-  std::vector<std::int32_t> order_, first_;          // cells by position; where each position begins
-  std::vector<std::int64_t> share_;                  // positions of each thread
+  CellSchedule<Real> schedule_{GroupCells::by_position, kMaxWidth};
   std::vector<std::int32_t> target_begin_;           // of each cell
   std::vector<Target> targets_;
   std::vector<Worker> workers_;
@@ -128,7 +128,7 @@ DamRetrieval<Real>::Impl::Impl(const DamShape& shape, int threads) : shape_(shap
     worker.phi_hat = worker.dphi_hat = {round_up(H, kLanes<Real>), width};
     worker.cues_C = worker.dquery_C = {width, L};
     worker.phi_hat_C = worker.dphi_hat_C = {width, H};
-    worker.weight_zero = worker.weight_one = worker.logit = worker.dlogit = {1, width};
+    worker.logit = worker.dlogit = {1, width};
     worker.softmax = {L, width};
   }
 }
@@ -148,34 +148,20 @@ void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, st
   for (std::int64_t u = 0; u < cells.num_rows(); ++u) {
     for (std::int64_t i = 0; i < L; ++i) zeta_[u][i] = table.bit(cells.ranks[static_cast<std::size_t>(u)], i) ? 1 : -1;
   }
-  sort_cells(cells);
+  first_position_ = cells.first_position;
+  schedule_.make(cells, table, static_cast<std::int64_t>(workers_.size()), fixed_work());
+  if (shape_.retrieval) sort_targets(cells);
 }
 
-/// Cells by position, positions shared out to threads in ranges of nearly equal work, and for retrieval the rows of each cell.
+/// The rows of each cell.
 template <class Real>
-void DamRetrieval<Real>::Impl::sort_cells(const Cells& cells) {
+void DamRetrieval<Real>::Impl::sort_targets(const Cells& cells) {
   const auto positions = static_cast<std::size_t>(cells.num_positions()), num_cells = cells.row.size();
-  first_position_ = cells.first_position;
-  first_.assign(positions + 1, 0);
-  for (const auto position : cells.position) ++first_[static_cast<std::size_t>(position) + 1];
-  for (std::size_t i = 0; i < positions; ++i) first_[i + 1] += first_[i];
-  order_.resize(num_cells);
-  auto next = first_;
-  for (std::size_t i = 0; i < num_cells; ++i) order_[static_cast<std::size_t>(next[static_cast<std::size_t>(cells.position[i])]++)] = static_cast<std::int32_t>(i);
-
-  const auto threads = workers_.size();
-  share_.assign(threads + 1, cells.num_positions());
-  for (std::size_t t = 0, position = 0; t < threads; ++t) {
-    while (position < positions && static_cast<std::size_t>(first_[position]) * threads < t * num_cells) ++position;
-    share_[t] = static_cast<std::int64_t>(position);
-  }
-
-  if (!shape_.retrieval) return;
   target_begin_.assign(num_cells + 1, 0);
   for (const auto cell : cells.cell_of) ++target_begin_[static_cast<std::size_t>(cell) + 1];
   for (std::size_t i = 0; i < num_cells; ++i) target_begin_[i + 1] += target_begin_[i];
   targets_.resize(cells.cell_of.size());
-  next = target_begin_;
+  auto next = target_begin_;
   for (std::size_t i = 0; i < cells.cell_of.size(); ++i) {
     const auto row = i / positions;
     targets_[static_cast<std::size_t>(next[static_cast<std::size_t>(cells.cell_of[i])]++)] = {
@@ -183,36 +169,30 @@ void DamRetrieval<Real>::Impl::sort_cells(const Cells& cells) {
   }
 }
 
-/// body(worker, n), by every thread over its positions: with A(n), n bits are known.
+/// body<N>(worker, n, tile) for every tile, loaded, in N vectors, and end(worker, n) after each position's; by every thread over its positions.
+/// With A(n), n bits are known.
 template <class Real>
-template <class Body>
-void DamRetrieval<Real>::Impl::for_positions(const DamTensors<const Real>& weights, const Body& body) {
+template <class Body, class End>
+void DamRetrieval<Real>::Impl::for_tiles(const DamTensors<const Real>& weights, const Body& body, const End& end) {
   const auto threads = static_cast<int>(workers_.size());
 #pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
   for (int t = 0; t < threads; ++t) {
     const auto thread = static_cast<std::size_t>(t);
-    for (auto position = share_[thread]; position < share_[thread + 1]; ++position) {
+    auto& worker = workers_[thread];
+    auto next = schedule_.first_chunk[thread];
+    for (auto position = schedule_.first_position[thread]; position < schedule_.first_position[thread + 1]; ++position) {
       const auto n = position + first_position_;
-      begin_position(workers_[thread], weights, n);
-      body(workers_[thread], n);
+      begin_position(worker, weights, n);
+      for (; next < schedule_.first_chunk[thread + 1] && schedule_.runs[schedule_.chunks[next].first_run].position == position; ++next) {
+        const auto& tile = schedule_.chunks[next];
+        const auto in_vectors = [&]<int N>() {
+          load_tile<N>(worker, n, tile);
+          body.template operator()<N>(worker, n, tile);
+        };
+        tile.end - tile.begin > kLanes<Real> ? in_vectors.template operator()<2>() : in_vectors.template operator()<1>();
+      }
+      end(worker, n);
     }
-  }
-}
-
-/// body<N>(cells, count): the cells of a position in tiles of N vectors, the last one of fewer, when they are loaded.
-template <class Real>
-template <class Body>
-void DamRetrieval<Real>::Impl::for_tiles(Worker& worker, const Cells& cells, std::int64_t n, const Body& body) {
-  const auto position = static_cast<std::size_t>(n - first_position_);
-  const auto* cell = order_.data() + first_[position];
-  const std::int64_t count = first_[position + 1] - first_[position];
-  const auto tile = [&]<int N>(const std::int32_t* first, std::int64_t cells_of_tile) {
-    load_tile<N>(worker, cells, n, first, cells_of_tile);
-    body.template operator()<N>(first, cells_of_tile);
-  };
-  for (std::int64_t at = 0; at < count; at += kMaxWidth) {
-    const auto left = std::min(count - at, kMaxWidth);
-    left > kLanes<Real> ? tile.template operator()<2>(cell + at, left) : tile.template operator()<1>(cell + at, left);
   }
 }
 
@@ -240,17 +220,14 @@ void DamRetrieval<Real>::Impl::end_position(Worker& worker, const DamTensors<Rea
 
 // ---- a tile
 
-/// Cells, their weights, cues zeta, and the query q' = eta B^T A(n) zeta.
+/// Cues zeta, the last cell's again in lanes without a cell, and the query q' = eta B^T A(n) zeta.
 template <class Real>
 template <int N>
-void DamRetrieval<Real>::Impl::load_tile(Worker& worker, const Cells& cells, std::int64_t n, const std::int32_t* first, std::int64_t count) {
+void DamRetrieval<Real>::Impl::load_tile(Worker& worker, std::int64_t n, const Chunk& tile) {
   constexpr auto kWidth = N * kLanes<Real>;
   for (std::int64_t lane = 0; lane < kWidth; ++lane) {
-    const auto cell = first[std::min(lane, count - 1)];
-    worker.cells[lane] = cell;
-    worker.weight_zero[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell)]) : 0;
-    worker.weight_one[0][lane] = lane < count ? static_cast<Real>(cells.weight[2 * static_cast<std::size_t>(cell) + 1]) : 0;
-    std::copy_n(zeta_[cells.row[static_cast<std::size_t>(cell)]], round_up(n, kLanes<Real>), worker.cues_C[lane]);
+    const auto row = schedule_.row[static_cast<std::size_t>(std::min(tile.begin + lane, tile.end - 1))];
+    std::copy_n(zeta_[row], round_up(n, kLanes<Real>), worker.cues_C[lane]);
   }
   transpose(worker.cues_C, kWidth, n, worker.cues);
   const auto into = [](Matrix<Real>& matrix) { return [&matrix](auto row, auto column, auto sum) { store(matrix[row] + column, sum); }; };
@@ -291,10 +268,10 @@ void DamRetrieval<Real>::Impl::next_bit(Worker& worker, std::int64_t n) {
 /// slope beyond its limits; else a loss above its limit has none.
 template <class Real>
 template <int N>
-void DamRetrieval<Real>::Impl::loss(Worker& worker) {
+void DamRetrieval<Real>::Impl::loss(Worker& worker, const Chunk& tile) {
   const auto limit = broadcast(static_cast<Real>(shape_.clamped ? kDamLogitLimit : kDamMaxLoss));
   for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>) {
-    const auto z = load(worker.logit[0] + s), zero = load(worker.weight_zero[0] + s), one = load(worker.weight_one[0] + s);
+    const auto z = load(worker.logit[0] + s), zero = load(&schedule_.weight_zero[tile.begin + s]), one = load(&schedule_.weight_one[tile.begin + s]);
     const auto positive = z > Real{0};
     const auto size = min<Real>(positive ? z : -z, limit), e = exp(-size), likelier = 1 / (1 + e);
     const auto right = positive ? one : zero, wrong = positive ? zero : one;
@@ -311,19 +288,19 @@ void DamRetrieval<Real>::Impl::loss(Worker& worker) {
 /// (E[chi] - chi_true) in dquery.
 template <class Real>
 template <int N, bool kGradient, class Score>
-void DamRetrieval<Real>::Impl::retrieve(Worker& worker, const Cells& cells, std::int64_t count, const Score& score) {
+void DamRetrieval<Real>::Impl::retrieve(Worker& worker, const Cells& cells, const Chunk& tile, const Score& score) {
   const auto total = worker.softmax.template pass<N, kGradient, true>(stored_, worker.stored[0]);
   if constexpr (kGradient) {
     worker.dquery.zero();
     worker.softmax.template add_mean<N>(shape_.length, total, Real{1}, worker.dquery);
     for (int v = 0; v < N; ++v) {
       const auto at = v * kLanes<Real>;
-      const auto weight = load(worker.weight_zero[0] + at) + load(worker.weight_one[0] + at);
+      const auto weight = load(&schedule_.weight_zero[tile.begin + at]) + load(&schedule_.weight_one[tile.begin + at]);
       for (std::int64_t j = 0; j < shape_.length; ++j) store(worker.dquery[j] + at, load(worker.dquery[j] + at) * weight);
     }
   }
-  for (std::int64_t lane = 0; lane < count; ++lane) {
-    const auto cell = static_cast<std::size_t>(worker.cells[lane]);
+  for (std::int64_t lane = 0; lane < tile.end - tile.begin; ++lane) {
+    const auto cell = static_cast<std::size_t>(schedule_.cell[static_cast<std::size_t>(tile.begin + lane)]);
     const auto v = lane / kLanes<Real>, at = lane % kLanes<Real>;
     const Real log_sum = total.maximum[v][at] + std::log(total.sum[v][at]);
     for (auto i = target_begin_[cell]; i < target_begin_[cell + 1]; ++i) {
@@ -369,25 +346,23 @@ auto DamRetrieval<Real>::Impl::gradient(const DamTensors<const Real>& weights, c
     worker.dB.zero();
     worker.loss = worker.right = Wide<Real>{};
   }
-  for_positions(weights, [&](Worker& worker, std::int64_t n) {
-    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
-      if (shape_.retrieval) {
-        retrieve<N, true>(worker, cells, count, [&](const Target& target, Real loss, Real accuracy) {
-          worker.loss[0] += target.weight * loss;
-          worker.right[0] += target.weight * accuracy;
-        });
-      } else {
-        next_bit<N, true>(worker, n);
-        loss<N>(worker);
-        for (std::int64_t j = 0; j < shape_.length; ++j) {
-          for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>)
-            store(worker.dquery[j] + s, load(worker.dquery[j] + s) * load(worker.dlogit[0] + s));
-        }
+  const auto tile_gradient = [&]<int N>(Worker& worker, std::int64_t n, const Chunk& tile) {
+    if (shape_.retrieval) {
+      retrieve<N, true>(worker, cells, tile, [&](const Target& target, Real loss, Real accuracy) {
+        worker.loss[0] += target.weight * loss;
+        worker.right[0] += target.weight * accuracy;
+      });
+    } else {
+      next_bit<N, true>(worker, n);
+      loss<N>(worker, tile);
+      for (std::int64_t j = 0; j < shape_.length; ++j) {
+        for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>)
+          store(worker.dquery[j] + s, load(worker.dquery[j] + s) * load(worker.dlogit[0] + s));
       }
-      if (n > 0) backward<N>(worker, n);
-    });
-    end_position(worker, gradients, n);
-  });
+    }
+    if (n > 0) backward<N>(worker, n);
+  };
+  for_tiles(weights, tile_gradient, [&](Worker& worker, std::int64_t n) { end_position(worker, gradients, n); });
   Result result{0, 0};
   for (std::size_t t = 0; t < workers_.size(); ++t) {
     if (t > 0) workers_[0].dB += workers_[t].dB;
@@ -405,27 +380,25 @@ template <class Real>
 void DamRetrieval<Real>::Impl::logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
                                       const SequenceTable& table, Real* out) {
   prepare(weights, memory, cells, table);
-  for_positions(weights, [&](Worker& worker, std::int64_t n) {
-    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
-      next_bit<N, false>(worker, n);
-      for (std::int64_t lane = 0; lane < count; ++lane) out[first[lane]] = worker.logit[0][lane];
-    });
-  });
+  const auto tile_logits = [&]<int N>(Worker& worker, std::int64_t n, const Chunk& tile) {
+    next_bit<N, false>(worker, n);
+    for (auto slot = tile.begin; slot < tile.end; ++slot) out[schedule_.cell[static_cast<std::size_t>(slot)]] = worker.logit[0][slot - tile.begin];
+  };
+  for_tiles(weights, tile_logits, [](Worker&, std::int64_t) {});
 }
 
 template <class Real>
 void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
                                         const SequenceTable& table, Real* loss, Real* accuracy) {
   prepare(weights, memory, cells, table);
-  for_positions(weights, [&](Worker& worker, std::int64_t n) {
-    for_tiles(worker, cells, n, [&]<int N>([[maybe_unused]] const std::int32_t* first, [[maybe_unused]] std::int64_t count) {
-      retrieve<N, false>(worker, cells, count, [&](const Target& target, Real target_loss, Real target_accuracy) {
-        const auto at = target.row * cells.num_positions() + n - first_position_;
-        loss[at] = target_loss;
-        accuracy[at] = target_accuracy;
-      });
+  const auto tile_scores = [&]<int N>(Worker& worker, std::int64_t n, const Chunk& tile) {
+    retrieve<N, false>(worker, cells, tile, [&](const Target& target, Real target_loss, Real target_accuracy) {
+      const auto at = target.row * cells.num_positions() + n - first_position_;
+      loss[at] = target_loss;
+      accuracy[at] = target_accuracy;
     });
-  });
+  };
+  for_tiles(weights, tile_scores, [](Worker&, std::int64_t) {});
 }
 
 template <class Real>

@@ -93,15 +93,15 @@ void expect_selected_sums(const Matrix<Real>& rows, const Matrix<Real>& cells, s
                           std::int64_t columns, double tolerance) {
   const auto table = SequenceTable::random(1, 0, n, positions);
   const auto groups = (positions + kBits - 1) / kBits;
-  std::vector<std::uint8_t> patterns;
+  PatternRows patterns;
+  patterns.reset(n, positions, kBits);
   std::vector<std::int32_t> row;
   for (std::int64_t s = 0; s < n; ++s) {
     row.push_back(static_cast<std::int32_t>(n - 1 - s));
-    for (std::int64_t at = 0; at < positions; at += kBits)
-      patterns.push_back(table.row(s)[0] >> (64 - kBits - at) & ((1 << kBits) - 1));
+    patterns.set(s, table.row(s).data());
   }
   Matrix<Real> out(n, columns), split(2 * groups * kBits, columns), scratch(groups << kBits, 4 * kLanes<Real>);
-  const Patterns view{patterns.data(), groups, row.data()};
+  const Patterns view{patterns, row.data()};
   sum_selected<kBits>(view, n, groups, columns, rows[0], rows.stride(), out[0], out.stride(), scratch[0]);
   scatter_selected<kBits>(view, n, groups, columns, cells[0], cells.stride(), split[0], split.stride(), scratch[0]);
   for (std::int64_t c = 0; c < columns; ++c) {
@@ -117,6 +117,23 @@ void expect_selected_sums(const Matrix<Real>& rows, const Matrix<Real>& cells, s
     }
     for (std::int64_t t = 0; t < 2 * positions; ++t)
       EXPECT_NEAR(split[t][c], expected_split[static_cast<std::size_t>(t)], tolerance);
+  }
+}
+
+TEST(PatternRows, HoldTheBitsInOrderAcrossWords) {
+  for (const int bits : {1, 2, 4, 5, 7}) {
+    for (const std::int64_t length : {1, 5, 63, 64, 65, 130}) {
+      const auto table = SequenceTable::random(3, 0, 2, length);
+      PatternRows patterns;
+      patterns.reset(2, length, bits);
+      for (std::int64_t row = 0; row < 2; ++row) patterns.set(row, table.row(row).data());
+      for (std::int64_t row = 0; row < 2; ++row) {
+        for (std::int64_t i = 0; i < (length + bits - 1) / bits * bits; ++i) {
+          const bool bit = patterns.of(row)[i / bits] >> (bits - 1 - i % bits) & 1;
+          EXPECT_EQ(bit, i < length && table.bit(row, i)) << bits << " bits, length " << length << ", at " << i;
+        }
+      }
+    }
   }
 }
 
