@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "experiments/directory/run_json.h"
 #include "experiments/run/attention_measures.h"
 #include "experiments/record/notebook_pickle.h"
 #include "revision.h"
@@ -267,6 +268,7 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
     status_->progress(step, loss);
   };
   const auto write_config = [&] {
+    write_atomically(directory_.file("run.json"), run_json(config_));
     write_atomically(directory_.file("config.yaml"), to_yaml(config_));
     write_meta("");
   };

@@ -5,6 +5,7 @@
 #include "core/shell.h"
 #include "experiments/run/attention_measures.h"
 #include "experiments/record/notebook_pickle.h"
+#include "experiments/directory/run_json.h"
 #include "experiments/directory/summary.h"
 
 #include <fmt/format.h>
@@ -225,7 +226,10 @@ ExitCode train(const TrainRequest& request) {
     lock.emplace(directory);
   }
   const auto previous = earlier_config(directory, loaded);
-  if (previous && is_over(directory, config)) return already_done();
+  if (previous && is_over(directory, config)) {
+    if (!path_exists(directory / "run.json")) write_atomically(directory / "run.json", run_json(*previous));  // an older version's run
+    return already_done();
+  }
   log_to_file(directory / "log.txt");
   const auto result = run_to_end(config, previous, directory, request.options);
   log_to_file({});
