@@ -120,7 +120,7 @@ def test_compare_plot_and_show_understand_it(tmp_path, capsys):
         assert "ranks 10-99" not in capsys.readouterr().err
         assert plot_run.main([str(folder)]) == 0
         assert mnemo_io.main([str(folder)]) == 0
-        assert "one_layer_attention, heads 2" in capsys.readouterr().out
+        assert "one_layer_attention: 2 heads x 3" in capsys.readouterr().out
 
 
 def test_laws_are_borne_out_by_the_counts_or_left_out(tmp_path):
