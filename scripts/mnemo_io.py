@@ -131,16 +131,15 @@ def read_run_json(run: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     settings = read_json(path)
     facts = settings.pop("facts", None)
-    where = f"{path}: must hold"
     for block in ("data", "model", "train"):
-        _require(isinstance(settings.get(block), dict), f"{where} an object {block}")
+        _require(isinstance(settings.get(block), dict), f"{path}: must hold an object {block}")
     for key in ("num_sequences", "length"):
         _require(_require_int(settings["data"].get(key), key, str(path)) > 0, f"{path}: {key} must be positive")
-    _require(isinstance(settings.get("events"), list), f"{where} a list of events")
-    _require(isinstance(facts, dict), f"{where} an object facts")
+    _require(isinstance(settings.get("events"), list), f"{path}: must hold a list of events")
+    _require(isinstance(facts, dict), f"{path}: must hold an object facts")
     for entry, kinds in ((facts, _FACTS), (facts.get("model"), _MODEL_FACTS)):
         for key, kind in kinds.items():
-            _require(isinstance(entry.get(key), kind), f"{where} facts of the type that {key} has")
+            _require(isinstance(entry.get(key), kind), f"{path}: facts: {key} is missing or of another type")
     return settings, facts
 
 

@@ -158,6 +158,20 @@ def test_a_run_says_which_seeds_it_has(place: Place) -> None:
     assert facts["seeds"] == {"data": 0, "model": 0}
 
 
+def test_a_run_of_an_older_version_is_completed_by_the_printed_command(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "an old run"
+    shutil.copytree(place.run, run)
+    expected = (run / "run.json").read_bytes()
+    assert json.loads(expected) == json.loads(mnemo("config", place.config, "--json"))
+    (run / "run.json").unlink()
+    told = mnemo("show", run, code=DATA)
+    assert told.startswith(f"error: {run}: has no run.json")
+    command = told.splitlines()[1].strip()
+    assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == DONE
+    assert (run / "run.json").read_bytes() == expected
+    assert "state     done" in mnemo("show", run)
+
+
 @pytest.mark.parametrize(
     ("threads", "given", "expected"),
     [
