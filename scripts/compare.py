@@ -27,7 +27,7 @@ from members import Member, Scope
 Rows = list  # of dicts with equal keys: a table
 
 MOMENTS = ("start", "before", "end")
-OTHER_TASK = "one names whole sequences (objective retrieval), the other predicts bits"
+OTHER_TASK = "one names whole sequences, the other predicts bits"
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -35,18 +35,12 @@ OTHER_TASK = "one names whole sequences (objective retrieval), the other predict
 
 def predictions(run: dict[str, Any]) -> int:
     """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
-    length = mnemo_io.section(run, "data").get("length")
-    if not isinstance(length, int) and run["sequences"]:
-        length = next(iter(run["sequences"].values())).shape[1]
-    if not isinstance(length, int):
-        raise ValueError(f"{run['path']}: neither data.length nor sequences say how long a sequence is")
-    return length if mnemo_io.section(run, "model").get("positions") == "from_0" else length - 1
+    return run["config"]["data"]["length"] - run["facts"]["model"]["first_position"]
 
 
 def num_parameters(run: dict[str, Any]) -> float:
-    """Trainable numbers in the final weights (a memory is none), NaN before there are any."""
-    weights = run["final"] or next(iter(run["snapshots"].values()), {})
-    return float(sum(tensor.size for name, tensor in weights.items() if name != "memory")) or math.nan
+    """Trainable numbers, NaN where a record does not say."""
+    return float(run["facts"]["model"].get("num_parameters") or math.nan)
 
 
 def check_threshold(
@@ -104,8 +98,8 @@ def measure(
 
 
 def _phase_numbers(run: dict, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
-    rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run["config"])  # then a loss is of no bit
-    unknown, bits = np.full(len(rank), np.nan), (predictions(run), mnemo_io.num_sequences(run))
+    rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run["facts"])  # then a loss is of no bit
+    unknown, bits = np.full(len(rank), np.nan), (predictions(run), curves.num_drawn(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run["switches"])):
         accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
         numbers[f"accuracy_{moment}"] = curves.bin_mean(accuracy, rank, bins)

@@ -80,6 +80,21 @@ def select_ranks(columns: dict[str, np.ndarray], rank: np.ndarray) -> dict[str, 
     return {name: array[..., keep] if name == "rank" or array.ndim > 1 else array for name, array in columns.items()}
 
 
+def only_drawn(run: dict[str, Any]) -> dict[str, Any]:
+    """A run without the ranks of probability 0, which are never drawn: there is nothing to learn of them."""
+    sets = {}
+    for name, columns in run["sets"].items():
+        is_rank = mnemo_io.set_phase(name, 0) is not None
+        rank = columns["rank"]
+        sets[name] = select_ranks(columns, rank[mnemo_io.drawn_ranks(run["theory"], rank)]) if is_rank else columns
+    return {**run, "sets": sets}
+
+
+def num_drawn(run: dict[str, Any]) -> int:
+    """How many of the K sequences are ever drawn."""
+    return int(mnemo_io.drawn_ranks(run["theory"], np.arange(mnemo_io.num_sequences(run))).sum())
+
+
 def current_sequences(sets: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
     """The validation sets `phase_0`, `phase_1`, ... joined, each while it is current; None where they do not fit.
 
@@ -204,15 +219,15 @@ def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.nd
     return entry["floor"][rank], entry["ceiling"][rank]
 
 
-def names_sequences(config: dict[str, Any]) -> bool:
+def names_sequences(facts: dict[str, Any]) -> bool:
     """Whether a model says which sequence it sees, and not which bit follows."""
-    return isinstance(config.get("model"), dict) and config["model"].get("objective") == "retrieval"
+    return facts["model"]["task"] == "sequences"
 
 
 def chance(run: dict[str, Any]) -> tuple[float, float]:
-    """Loss (nats) and accuracy of a guess: among 2 values of a bit, or among K whole sequences."""
-    choices = mnemo_io.num_sequences(run) if names_sequences(run["config"]) else 2
-    return float(np.log(choices)), 1 / choices
+    """Loss (nats) and accuracy of a guess."""
+    found = run["facts"]["chance"]
+    return found["loss"], found["accuracy"]
 
 
 # Presentations to a threshold -----------------------------------------------------------------------------------------

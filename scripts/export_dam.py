@@ -9,12 +9,12 @@ Letters: N bits a sequence, H heads, K sequences, m stored sequences, T log line
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import curves
 import mnemo_io
 import numpy as np
 
@@ -34,35 +34,20 @@ Event = dict
 # Events ---------------------------------------------------------------------------------------------------------------
 
 
-def step_of(at: Any, steps: int) -> int:
-    """Step of `at`: 500, `50%` of the run's steps, or `end`."""
-    if isinstance(at, int):
-        return at
-    exact = steps * (100.0 if at == "end" else float(at.rstrip("%"))) / 100
-    return round(exact) if round(exact) - exact < 1e-15 * round(exact) else int(exact)  # 0.57% of 10000 is 57
-
-
 def events_until(run: dict[str, Any], step: int) -> Iterator[tuple[int, Event]]:
     """(step, event) up to and at a step in the order in which they happened; of a repeated event the last time."""
-    steps = mnemo_io.section(run, "train")["steps"]
     found = []
-    for event in run["config"].get("events") or []:
+    for event in run["config"]["events"]:
         every = event.get("every")
-        at = min(step, steps - 1) // every * every if every else step_of(event["at"], steps)
+        at = min(step, event["last"]) // every * every if every else event["step"]
         if at <= step and not (every and at == 0):
             found.append((at, event))
     yield from sorted(found, key=lambda entry: entry[0])
 
 
-def matches(pattern: str, group: str) -> bool:
-    """Whether an event's pattern means a parameter: its group, or its name with any characters for each `*`."""
-    return (
-        pattern == group or re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), PARAMETERS[group]) is not None
-    )
-
-
-def retrieves(run: dict[str, Any]) -> bool:
-    return run["config"]["model"].get("objective") == "retrieval"
+def acts_on(event: Event, group: str) -> bool:
+    """Whether an event means a group's parameter; one without patterns means all."""
+    return PARAMETERS[group] in event.get("parameters", PARAMETERS.values())
 
 
 def freeze_word(run: dict[str, Any], step: int) -> str:
@@ -70,15 +55,16 @@ def freeze_word(run: dict[str, Any], step: int) -> str:
     frozen: set[str] = set()
     for _, event in events_until(run, step):
         if event["kind"] in ("freeze", "unfreeze"):
-            meant = {group for group in PARAMETERS if any(matches(pattern, group) for pattern in event["params"])}
+            meant = {group for group in PARAMETERS if acts_on(event, group)}
             frozen = frozen | meant if event["kind"] == "freeze" else frozen - meant
-    return RETRIEVAL_WORD if len(frozen) == 2 and retrieves(run) else FREEZE_WORDS["".join(sorted(frozen))]
+    whole = curves.names_sequences(run["facts"])
+    return RETRIEVAL_WORD if len(frozen) == 2 and whole else FREEZE_WORDS["".join(sorted(frozen))]
 
 
 def has_fresh_optimizer(run: dict[str, Any], step: int) -> bool:
     """Whether B begins a step with a fresh Adam."""
     resets = (event for at, event in events_until(run, step) if at == step and event.get("reset_optimizer"))
-    return any(matches(pattern, "B") for event in resets for pattern in event.get("params", ["*"]))
+    return any(acts_on(event, "B") for event in resets)
 
 
 def snapshot_before(run: dict[str, Any], switch: int) -> dict[str, np.ndarray]:
@@ -87,7 +73,7 @@ def snapshot_before(run: dict[str, Any], switch: int) -> dict[str, np.ndarray]:
         if at == switch and event["kind"] == "switch":
             break
         if at == switch and event["kind"] == "snapshot":
-            name = f"{event['name']}_{at}" if event.get("every") else event["name"]
+            name = event["snapshot"].format(step=at)
             if name in run["snapshots"]:
                 return run["snapshots"][name]
     raise ValueError(
@@ -106,7 +92,7 @@ def model_state(run: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str
         if name not in tensors or tensors[name].shape != shape:
             raise ValueError(f"{run['path']}: the weights at the end of the first phase hold no {name} {shape}")
     bits = tensors.get("memory")
-    if bits is None and retrieves(run):  # the sequences are the memory
+    if bits is None and not run["facts"]["model"]["has_memory"]:  # the sequences are the memory
         bits = run["sequences"].get(0)
     if bits is None or bits.ndim != 2 or bits.shape[1] != N:
         raise ValueError(f"{run['path']}: the memory at the end of the first phase was not kept")
@@ -167,7 +153,7 @@ def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
     name
         What the record calls itself (`prefix`).
     """
-    model, data, train = (mnemo_io.section(run, block) for block in ("model", "data", "train"))
+    model, data, train = (run["config"][block] for block in ("model", "data", "train"))
     if model.get("kind") != "dam":
         raise ValueError(f"{run['path']}: is a run of {model.get('kind')}; a record of this kind is made of a DAM's")
     if not run["switches"] and not run["final"]:
@@ -177,7 +163,7 @@ def record_of(run: dict[str, Any], name: str) -> dict[str, Any]:
     args = argparse.Namespace(
         eta=float(model["eta"]), lr=float(train["lr"]), INIT_STD=float(model["init_std"]), N=data["length"],
         H=model["heads"], K=data["num_sequences"], BATCH_SIZE=train["batch_size"], NUM_STEPS=end,
-        M=data["num_sequences"] if retrieves(run) else model["capacity"],
+        M=model["capacity"] if run["facts"]["model"]["has_memory"] else data["num_sequences"],
         NUM_ITERS_PER_LOG=train["log_every"], savedir=str(run["config"].get("group")), prefix=name,
         is_freeze_A=word, device=str(run["meta"].get("device", "cpu")),
     )  # fmt: skip

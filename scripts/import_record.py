@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shlex
@@ -32,20 +33,27 @@ DEAD = ("pre_attn_ln.",)  # in records for a strict loader; no model uses it
 # Formats --------------------------------------------------------------------------------------------------------------
 
 
-def yaml_text(config: dict[str, Any], indent: str = "") -> str:
-    """A configuration in the engine's YAML: block maps, block lists of maps, flow lists, scalars; None is left out."""
-    text = ""
-    for key, value in config.items():
-        if value is None:
-            continue
-        if isinstance(value, dict):
-            text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = [yaml_text(entry, indent + "    ") for entry in value]
-            text += f"{indent}{key}:\n" + "".join(f"{indent}  - {entry[len(indent) + 4 :]}" for entry in entries)
-        else:
-            text += f"{indent}{key}: {json.dumps(value)}\n"  # a JSON scalar or flow list is a YAML one
-    return text
+def write_settings(
+    folder: Path, config: dict[str, Any], text: str, tensors: dict[str, np.ndarray], seeds: dict[str, Any]
+) -> None:
+    """config.yaml (JSON is YAML) and run.json: the settings that are known, and the facts as the engine has them.
+
+    Records are of models that predict bits 2 to L; `tensors` are weights at some moment.
+    """
+    known = {
+        key: {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        for key, value in config.items()
+        if value is not None
+    }
+    (folder / "config.yaml").write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    events = [{**event, "step": event["at"]} for event in config["events"]]
+    size = sum(tensor.size for name, tensor in tensors.items() if name != "memory")
+    facts = {
+        "model": {"kind": config["model"]["kind"], "text": text, "num_parameters": size or None, "task": "bits",
+                  "first_position": 1},
+        "chance": {"loss": math.log(2), "accuracy": 0.5}, "seeds": seeds, "phases": 1 + len(events),
+    }  # fmt: skip
+    write_json(folder / "run.json", {**known, "events": events, "facts": facts})
 
 
 def safetensors_bytes(tensors: dict[str, np.ndarray]) -> bytes:
@@ -280,7 +288,9 @@ def snapshots_of(record: dict) -> dict[str, dict[str, np.ndarray]]:
 def write_transformer(record: dict, sequences: Any, folder: Path, name: str) -> list[str]:
     """Writes everything; returns what had to be left out."""
     run = Transformer(record, sequences)
-    (folder / "config.yaml").write_text(yaml_text(config_of(run, name)), encoding="utf-8")
+    config, final = config_of(run, name), weights(record.get("model_state_dict", record.get("model")))
+    seeds = {"data": config["seed"], "model": config["seed"]}
+    write_settings(folder, config, "{heads} heads x {head_dim}".format(**config["model"]), final, seeds)
     write_sets(run, folder)
     switches = [{"phase": k, "step": epoch * run.epoch_steps} for k, epoch in enumerate(run.starts[1:], 1)]
     write_json(folder / "switches.json", switches)
@@ -304,7 +314,6 @@ def write_transformer(record: dict, sequences: Any, folder: Path, name: str) -> 
             np.save(folder / f"theory/phase_{phase}.npy", table)
             phases.append({"phase": phase, **scalars})
     write_json(folder / "theory/theory.json", {"phases": phases})
-    final = weights(record.get("model_state_dict", record.get("model")))
     if final:
         (folder / "final.safetensors").write_bytes(safetensors_bytes(final))
     for snapshot, tensors in snapshots_of(record).items():
@@ -358,7 +367,9 @@ def write_dam(record: dict, folder: Path, name: str) -> list[str]:
                   "log_every": sizes["NUM_ITERS_PER_LOG"]},
         "events": [{"kind": "switch", "at": switch, "name": "switch"}] if 1 in phases else [],
     }  # fmt: skip
-    (folder / "config.yaml").write_text(yaml_text(config), encoding="utf-8")
+    tensors = weights(record.get("model_state_dict"))
+    text = "{H} heads, a queue of {M}".format(**sizes)
+    write_settings(folder, config, text, tensors, {"data": None, "model": None})
     write_json(folder / "switches.json", [{"phase": 1, "step": switch}] if 1 in phases else [])
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:
         for log, phase, step in zip(logs, phases, steps):
@@ -368,7 +379,6 @@ def write_dam(record: dict, folder: Path, name: str) -> list[str]:
             file.write(json.dumps(line) + "\n")
     last = {"step": steps[-1], "steps": steps[-1], "loss": line["train_loss"]}
     write_json(folder / "status.json", {"state": "done", **last})
-    tensors = weights(record.get("model_state_dict"))
     if "memory" in tensors:
         tensors["memory"] = (tensors["memory"] > 0).astype(np.uint8)  # of -1 and 1
     if tensors:

@@ -11,7 +11,8 @@ import curves
 import mnemo_io
 import numpy as np
 
-# {"name": str, "paths": [Path, ...], "config": {...}, "state": str or None once done, "copies": [(Path, Path), ...]}
+# {"name": str, "paths": [Path, ...], "config": {...}, "facts": {...}, "state": str or None once done,
+#  "copies": [(Path, Path), ...]}
 Member = dict
 
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
@@ -57,12 +58,12 @@ def find(
     originals: dict[Any, Path] = {}
     others = [path for argument in beside for path in runs_in(argument)]
     for path, name in zip(paths, short_names([*paths, *others])):
-        config = mnemo_io.read_config(path / "config.yaml")
+        config, facts = mnemo_io.read_run_json(path)
         state = unfinished(path)
         key = name if each or state else json.dumps(experiment(config), sort_keys=True)
-        new = {"name": name, "paths": [], "config": config, "state": state, "copies": []}
+        new = {"name": name, "paths": [], "config": config, "facts": facts, "state": state, "copies": []}
         member = result.setdefault(key, new)
-        original = originals.setdefault((key, random_numbers(config, path)), path)
+        original = originals.setdefault((key, random_numbers(facts, path)), path)
         if original is path:
             member["paths"].append(path)
         else:
@@ -80,10 +81,9 @@ def unfinished(path: Path) -> str | None:
     return None if state == "done" else f"{state} at step {step} of {steps}"
 
 
-def random_numbers(config: dict[str, Any], path: Path) -> Any:
-    """The seeds of data and of weights, which `seed` sets where they are null; the path where they are not known."""
-    blocks = (mnemo_io.section({"config": config}, name) for name in ("data", "model"))
-    seeds = tuple(config.get("seed") if block.get("seed") is None else block["seed"] for block in blocks)
+def random_numbers(facts: dict[str, Any], path: Path) -> Any:
+    """The seeds of data and of weights; the path where they are not known."""
+    seeds = tuple(facts["seeds"].get(key) for key in ("data", "model"))
     return path if None in seeds else seeds
 
 
@@ -130,11 +130,14 @@ class Scope(NamedTuple):
 
 
 def scope_of(compared: Sequence[Member], edges: Sequence[int] | None) -> Scope:
-    """The scope of members, in bins of the smallest K or of --bins. A run says nothing of a phase it never reached."""
+    """The scope of members, in bins of the smallest K or of --bins. A run says nothing of a phase it never reached.
+
+    A rank that some run never draws is in no number.
+    """
     common: dict[int, np.ndarray] = {}
     size: dict[int, int] = {}
     for path in all_paths(compared):
-        run = mnemo_io.read_run(path)
+        run = curves.only_drawn(mnemo_io.read_run(path))
         for phase in range(len(run["switches"]) + 1):
             columns = curves.phase_columns(run["sets"], phase)
             if columns is not None:
@@ -153,7 +156,7 @@ def all_paths(compared: Sequence[Member]) -> list[Path]:
 
 def same_task(a: Member, b: Member) -> bool:
     """Whether accuracies of both are of the same thing: of bits, or of whole sequences."""
-    return curves.names_sequences(a["config"]) == curves.names_sequences(b["config"])
+    return a["facts"]["model"]["task"] == b["facts"]["model"]["task"]
 
 
 def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]:
@@ -174,23 +177,24 @@ def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]
         ("train", "steps", "the number of steps", "the end is the last evaluation of each"),
         ("eval", "every", "eval.every", often),
     ):  # fmt: skip
-        values = list(dict.fromkeys(mnemo_io.section(member, block).get(key) for member in compared))
+        values = list(dict.fromkeys(member["config"].get(block, {}).get(key) for member in compared))
         if len(values) > 1:
             result.append(f"{what} differs ({', '.join(map(str, values))}): {so}")
     result += _cut_ranks(compared, scope)
     for member in compared:
-        if curves.names_sequences(member["config"]):
-            result.append(
-                f"{member['name']}: names whole sequences (objective retrieval): chance is 1/K; no stored bits"
-            )
+        if curves.names_sequences(member["facts"]):
+            result.append(f"{member['name']}: names whole sequences: chance is 1/K; no stored bits")
     return result
 
 
 def _cut_ranks(compared: Sequence[Member], scope: Scope) -> Iterator[str]:
-    """In which phases numbers are over fewer ranks than some run has scored."""
+    """In which phases numbers are over fewer ranks than some run has scored, and which ranks are in none."""
     most = dict.fromkeys(scope.ranks, 0)
     for path in all_paths(compared):
-        sets = mnemo_io.read_sets(path)
+        run = mnemo_io.read_run(path)
+        if never := mnemo_io.num_sequences(run) - curves.num_drawn(run):
+            yield f"{path}: {never} ranks have probability 0 and are never drawn: they are in no number"
+        sets = curves.only_drawn(run)["sets"]
         for phase in most:
             columns = curves.phase_columns(sets, phase)
             most[phase] = max(most[phase], 0 if columns is None else len(columns["rank"]))

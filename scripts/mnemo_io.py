@@ -27,6 +27,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,6 @@ ATTENTION_AXES = {  # of an evaluation's array, what each dimension counts: titl
 }  # fmt: skip
 SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 MAP_FROM_BYTES = 1 << 20  # smaller files are read at once: each memory map holds a file descriptor
-MAX_CONFIG_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 22  # of a safetensors file: 40,000 tensors
 MAX_NPY_HEADER_BYTES = 1 << 16
 MAX_DIMENSIONS = 32
@@ -103,150 +103,44 @@ def _require_int(value: Any, what: str, where: str) -> int:
     return value
 
 
-# config.yaml ----------------------------------------------------------------------------------------------------------
+# run.json -------------------------------------------------------------------------------------------------------------
 
-_KEY = re.compile(r'("?)([A-Za-z0-9_][A-Za-z0-9_.\-]*)\1:(?: +|$)')  # "on" is quoted: old YAML reads a boolean
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # the engine's; it quotes text that looks so
-_WORDS = {"null": None, "true": True, "false": False}
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
-_ESCAPES = {
-    "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b", '"': '"',
-    "\\": "\\", "/": "/", " ": " ", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
-}  # fmt: skip
-
-Line = tuple  # (number, indent, text without indent)
+_FACTS = {"model": dict, "chance": dict, "seeds": dict}
+_MODEL_FACTS = {"text": str, "first_position": int, "task": str}
 
 
-def read_config(path: PathLike) -> dict[str, Any]:
-    """A run's config.yaml as nested dicts, lists and scalars.
+def read_run_json(run: PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings and facts of a run directory.
 
-    Understands the subset of YAML that the engine writes and nothing else: block maps, block lists of maps, flow lists
-    of scalars, plain and double-quoted scalars, whole-line comments. Raises ValueError `FILE:LINE: what is wrong`.
+    Returns
+    -------
+    tuple
+        The settings as config.yaml has them, nested; events also with `step`, or `first`, `last`, `count` where they
+        repeat, `parameters` (the names that they act on) and `snapshot` (the name that they give, of `step`).
+        The facts: `model` {kind, text, num_parameters, groups, task "bits" or "sequences", first_position, ...},
+        `chance` {loss, accuracy}, `seeds` {data, model} and the number of `phases`.
     """
-    if Path(path).stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-    return parse_config(read_text(path), str(path))
-
-
-def parse_config(text: str, where: str = "config") -> dict[str, Any]:
-    """`read_config` on a string; `where` names it in errors."""
-    lines = list(_config_lines(text, where))
-    if not lines:
-        raise ValueError(f"{where}:1: no settings")
-    if lines[0][1] != 0:
-        raise ValueError(f"{where}:{lines[0][0]}: the first key must not be indented")
-    result, end = _parse_map(lines, 0, 0, where)
-    if end != len(lines):
-        raise ValueError(f"{where}:{lines[end][0]}: unexpected indentation")
-    return result
-
-
-def _config_lines(text: str, where: str) -> Iterator[Line]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if re.search(r"[\x00-\x1f\x7f]", line):
-            raise ValueError(f"{where}:{number}: tab or control character")
-        content = line.strip(" ")
-        if content and not content.startswith("#"):
-            yield number, len(line) - len(line.lstrip(" ")), content
-
-
-def _parse_map(lines: list[Line], at: int, indent: int, where: str, depth: int = 0) -> tuple[dict[str, Any], int]:
-    """The map whose keys stand in column `indent` from line `at` on, and the index of the line after it."""
-    result: dict[str, Any] = {}
-    if depth > 16:
-        raise ValueError(f"{where}:{lines[at][0]}: nested too deeply")
-    while at < len(lines) and lines[at][1] == indent:
-        number, _, content = lines[at]
-        match = _KEY.match(content)
-        if match is None:
-            raise ValueError(f"{where}:{number}: expected `key: value`, got {content!r}")
-        key, rest = match.group(2), content[match.end() :]
-        if key in result:
-            raise ValueError(f"{where}:{number}: {key} occurs twice")
-        at += 1
-        if rest:
-            result[key] = _parse_value(rest, f"{where}:{number}")
-        elif at == len(lines) or lines[at][1] <= indent:
-            raise ValueError(f"{where}:{number}: {key} has no value")
-        elif lines[at][2].startswith("- "):
-            result[key], at = _parse_list(lines, at, lines[at][1], where, depth)
-        else:
-            result[key], at = _parse_map(lines, at, lines[at][1], where, depth + 1)
-        if at < len(lines) and lines[at][1] > indent:
-            raise ValueError(f"{where}:{lines[at][0]}: unexpected indentation")
-    return result, at
-
-
-def _parse_list(lines: list[Line], at: int, indent: int, where: str, depth: int) -> tuple[list[dict[str, Any]], int]:
-    """A block list of maps: the first key of each stands behind the dash, the others below it."""
-    result = []
-    while at < len(lines) and lines[at][1] == indent and lines[at][2].startswith("- "):
-        number, _, content = lines[at]
-        first_key = content[1:].lstrip(" ")
-        lines[at] = (number, indent + len(content) - len(first_key), first_key)
-        entry, at = _parse_map(lines, at, lines[at][1], where, depth + 1)
-        result.append(entry)
-    return result, at
-
-
-def _parse_value(text: str, where: str) -> Any:
-    if not text.startswith("["):
-        return _parse_scalar(text, where)
-    if not text.endswith("]"):
-        raise ValueError(f"{where}: a list must end with ] on its own line")
-    body = text[1:-1].strip(" ")
-    if not body:
-        return []
-    return [_parse_scalar(item, where, in_list=True) for item in _split_list(body, where)]
-
-
-def _split_list(body: str, where: str) -> Iterator[str]:
-    """Items between commas; commas inside double quotes do not count."""
-    start = 0
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"|,', body):
-        if match.group() == ",":
-            yield body[start : match.start()].strip(" ")
-            start = match.end()
-    yield body[start:].strip(" ")
-
-
-def _parse_scalar(text: str, where: str, in_list: bool = False) -> Any:
-    if text.startswith('"'):
-        return _unquote(text, where)
-    if text in _WORDS:
-        return _WORDS[text]
-    number = _NUMBER.fullmatch(text)
-    if number is not None:
-        is_integer = number.group(2) is None and number.group(3) is None
-        return int(text) if is_integer and len(text) <= 20 else float(text)
-    if re.match(r"[-+]?0[0-9]+$", text):
-        raise ValueError(f"{where}: a number with a leading zero: {text}")
-    starts_wrong = not text or text[0] in "[]{}#&*!|>'%@`," or re.match(r"[-?:]( |$)", text)
-    if starts_wrong or ": " in text or text.endswith(":") or " #" in text:
-        raise ValueError(f"{where}: not a plain scalar, a quoted string or a list of these: {text!r}")
-    if in_list and any(c in text for c in '[]{}"'):
-        raise ValueError(f"{where}: not a list of scalars: {text!r}")
-    return text
-
-
-def _unquote(text: str, where: str) -> str:
-    match = _QUOTED.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{where}: a double-quoted string must end on its own line, and nothing may follow it")
-
-    def replace(escape: re.Match[str]) -> str:
-        code = escape.group(1)
-        if len(code) == 1:
-            if code not in _ESCAPES:
-                raise ValueError(f"{where}: unknown escape \\{code}")
-            return _ESCAPES[code]
-        number = int(code[1:], 16)
-        if number > 0x10FFFF or 0xD800 <= number <= 0xDFFF:
-            raise ValueError(f"{where}: \\{code} is no character")
-        return chr(number)
-
-    return _ESCAPE.sub(replace, match.group(1))
+    path = Path(run) / "run.json"
+    if not path.exists():
+        config, program = path.with_name("config.yaml").resolve(), os.environ.get("MNEMO_PROGRAM", "mnemo")
+        words = (shlex.quote(str(word)) for word in (program, config, path.resolve()))
+        command = "{} config {} --json > {}".format(*words)
+        raise ValueError(
+            f"{run}: has no run.json: an older version wrote it. If the run was imported, import its record again; "
+            f"else complete it with\n  {command}"
+        )
+    settings = read_json(path)
+    facts = settings.pop("facts", None)
+    for block in ("data", "model", "train"):
+        _require(isinstance(settings.get(block), dict), f"{path}: must hold an object {block}")
+    for key in ("num_sequences", "length"):
+        _require(_require_int(settings["data"].get(key), key, str(path)) > 0, f"{path}: {key} must be positive")
+    _require(isinstance(settings.get("events"), list), f"{path}: must hold a list of events")
+    _require(isinstance(facts, dict), f"{path}: must hold an object facts")
+    for entry, kinds in ((facts, _FACTS), (facts.get("model"), _MODEL_FACTS)):
+        for key, kind in kinds.items():
+            _require(isinstance(entry.get(key), kind), f"{path}: facts: {key} is missing or of another type")
+    return settings, facts
 
 
 # .npy and .safetensors ------------------------------------------------------------------------------------------------
@@ -587,12 +481,13 @@ def _optional(read: Callable[[Path], Any], path: Path, otherwise: Any) -> Any:
 
 
 def read_run(path: PathLike) -> dict[str, Any]:
-    """Everything in a run directory. Only config.yaml must be there; what the engine has not written yet is empty.
+    """Everything in a run directory. Only config.yaml and run.json must be there; what is not written yet is empty.
 
     Returns
     -------
     dict
-        path, config, status, meta; metrics {column: (N,)}; sets {name: see read_set}; theory {phase: see read_theory};
+        path, status, meta; config, facts: see read_run_json; metrics {column: (N,)}; sets {name: see read_set};
+        theory {phase: see read_theory};
         switches [{phase, step}]; sequences {phase: (K, L)}; snapshots {name: {tensor: array}}; final {tensor: array};
         by_position {set: see read_by_position}; attention {step (T,), vertical_bars (T, H, 20, 20), decorrelation
         (T, 20, H, H), attn_reps (T, N, H, L, L)} as asked for; measures {step (N,), name: (N, L)} of a DAM
@@ -604,9 +499,11 @@ def read_run(path: PathLike) -> dict[str, Any]:
         reason = f"not a run directory (no config.yaml){hint}" if path.is_dir() else "no such directory"
         raise FileNotFoundError(2, reason, str(path))
     no_metrics = {name: np.empty(0, dtype) for name, dtype in METRIC_COLUMNS.items()}
+    config, facts = read_run_json(path)
     run = {
         "path": path,
-        "config": read_config(path / "config.yaml"),
+        "config": config,
+        "facts": facts,
         "status": _optional(read_json, path / "status.json", {}),
         "meta": _optional(read_json, path / "meta.json", {}),
         "metrics": _optional(read_metrics, path / "metrics.jsonl", no_metrics),
@@ -620,9 +517,8 @@ def read_run(path: PathLike) -> dict[str, Any]:
         "measures": read_series(path / "measures"),
     }
     run["by_position"] = read_by_position(path, run["sets"])
-    first = 0 if section(run, "model").get("positions") == "from_0" else 1
     for columns in run["by_position"].values():
-        columns["position"] = first + np.arange(columns["loss"].shape[2])
+        columns["position"] = facts["model"]["first_position"] + np.arange(columns["loss"].shape[2])
     return run
 
 
@@ -637,38 +533,24 @@ def find_runs(path: PathLike) -> list[Path]:
 # Questions about a run ------------------------------------------------------------------------------------------------
 
 
-def section(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """A block of the configuration, such as model; {} where there is none."""
-    block = run["config"].get(name)
-    return block if isinstance(block, dict) else {}
-
-
 def run_name(run: dict[str, Any]) -> str:
-    """The run's name: `run` of its configuration, else `name`, else the directory's."""
-    return str(run["config"].get("run") or run["config"].get("name") or run["path"].resolve().name)
+    """The run's name, else the directory's."""
+    return str(run["config"].get("run") or run["path"].resolve().name)
 
 
 def num_sequences(run: dict[str, Any]) -> int:
-    """K: from the configuration, else from sequences or theory, else one more than the largest evaluated rank."""
-    value = section(run, "data").get("num_sequences")
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    tables = [*run["sequences"].values(), *(entry["floor"] for entry in run["theory"].values() if "floor" in entry)]
-    if tables:
-        return len(tables[0])
-    return max([1] + [int(entry["rank"].max()) + 1 for entry in run["sets"].values() if len(entry["rank"])])
+    """K."""
+    return run["config"]["data"]["num_sequences"]
 
 
 def settings_line(run: dict[str, Any], separator: str = ", ") -> str:
-    """Model, data and optimizer on one line: `one_layer_attention, heads 4, ..., K 1000, L 32, lr 0.001, seed 0`."""
-    model, data, train = section(run, "model"), section(run, "data"), section(run, "train")
-    # said only where it differs
-    usual = {"attention": "auto", "mlp_width": 0, "mlp_ratio": 0, "attention_init": "normal", "init_std": 0.02}
-    pairs = [(key, value) for key, value in model.items() if key not in ("kind", "seed") and usual.get(key) != value]
-    pairs += [("K", num_sequences(run)), ("L", data.get("length")), ("Zipf", data.get("zipf_exponent"))]
-    pairs += [("batch", train.get("batch_size")), ("lr", train.get("lr")), ("seed", run["config"].get("seed"))]
-    words = [f"{key} {_short(value)}" for key, value in pairs if value is not None and not isinstance(value, list)]
-    return separator.join([str(model.get("kind", "?")), *words])
+    """Model, data and optimizer on one line: `one_layer_attention: 4 heads x 16, ..., K 1000, lr 0.001, seed 0`."""
+    config, model = run["config"], run["facts"]["model"]
+    data, train = config["data"], config["train"]
+    pairs = [("K", num_sequences(run)), ("L", data["length"]), ("Zipf", data.get("zipf_exponent"))]
+    pairs += [("batch", train.get("batch_size")), ("lr", train.get("lr")), ("seed", config.get("seed"))]
+    words = [f"{key} {_short(value)}" for key, value in pairs if value is not None]
+    return separator.join([f"{model.get('kind')}: {model['text'].replace(', ', separator)}", *words])
 
 
 def _short(value: Any) -> str:
@@ -694,6 +576,12 @@ def limits(run: dict[str, Any], name: str, phase: int) -> tuple[np.ndarray, np.n
     if "floor" not in theory or (len(rank) and rank.max() >= len(theory["floor"])):
         return None
     return theory["floor"][rank], theory["ceiling"][rank]
+
+
+def drawn_ranks(theory: dict[int, dict[str, Any]], rank: np.ndarray) -> np.ndarray:
+    """Which ranks are ever drawn, (S,) bool: one of probability 0 has no finite floor. All where no theory is known."""
+    floor = next((entry["floor"] for entry in theory.values() if "floor" in entry), np.empty(0))
+    return ~np.isposinf(floor)[rank] if rank.max(initial=-1) < len(floor) else np.ones(len(rank), bool)
 
 
 class Table(NamedTuple):
@@ -815,7 +703,7 @@ def summary(run: dict[str, Any]) -> str:
     """A page of text: what ran, how far it is, and where each set stands against the Bayes limits."""
     status, metrics = run["status"], run["metrics"]
     switches = ", ".join(f"step {entry['step']} (to phase {entry['phase']})" for entry in run["switches"])
-    steps = status.get("steps", section(run, "train").get("steps", "?"))
+    steps = status.get("steps", run["config"]["train"].get("steps", "?"))
     lines = [
         f"run       {run_name(run)}",
         f"model     {settings_line(run)}",
@@ -837,18 +725,27 @@ def summary(run: dict[str, Any]) -> str:
         titles += " completed" if any("completed" in columns for columns in run["sets"].values()) else ""
         lines += ["", f"{'set':{width}} {titles}", *(_summary_row(run, name, width) for name in run["sets"])]
         lines += ["loss (nats) and accuracy: means over the ranks at the last row; floor, ceiling: Bayes, same ranks"]
+        never = max(np.count_nonzero(~_scored(run, name)) for name in run["sets"])
+        if never:
+            lines += [f"up to {never} ranks of a set have probability 0: they are never drawn, and in no mean"]
     return "\n".join(lines) + "\n"
 
 
+def _scored(run: dict[str, Any], name: str) -> np.ndarray:
+    """The columns of a set that count: its ranks that are ever drawn, or all of sequences that are no rank (novel)."""
+    rank = run["sets"][name]["rank"]
+    return drawn_ranks(run["theory"] if set_phase(name, 0) is not None else {}, rank)
+
+
 def _summary_row(run: dict[str, Any], name: str, width: int) -> str:
-    columns = run["sets"][name]
-    start = f"{name:{width}} {len(columns['step']):5} {len(columns['rank']):7}"
-    if not len(columns["step"]) or not len(columns["rank"]):
+    columns, scored = run["sets"][name], _scored(run, name)
+    start = f"{name:{width}} {len(columns['step']):5} {np.count_nonzero(scored):7}"
+    if not len(columns["step"]) or not scored.any():
         return f"{start} {'-':>9} {'-':>8} {'-':>8} {'-':>7} {'-':>8}"
-    loss, accuracy = (float(columns[key][-1].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
+    loss, accuracy = (float(columns[key][-1][scored].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
     bounds = limits(run, name, int(columns["phase"][-1]))
-    floor, ceiling = ("-", "-") if bounds is None else (f"{bounds[0].mean():.4f}", f"{bounds[1].mean():.4f}")
-    completed = f" {columns['completed'][-1].mean():9.4f}" if "completed" in columns else ""
+    floor, ceiling = ("-", "-") if bounds is None else (f"{bound[scored].mean():.4f}" for bound in bounds)
+    completed = f" {columns['completed'][-1][scored].mean():9.4f}" if "completed" in columns else ""
     return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}{completed}"
 
 

@@ -166,7 +166,7 @@ def _last_step(run: dict[str, Any], name: str) -> int:
     """Right end of the step axis: what has been seen, or the plan where nothing has."""
     seen = [int(steps[-1]) for steps in (run["sets"][name]["step"], run["metrics"]["step"]) if len(steps)]
     seen += [entry["step"] for entry in run["switches"]]
-    planned = mnemo_io.section(run, "train").get("steps")
+    planned = run["config"]["train"].get("steps")
     return max(seen, default=0) or (planned if isinstance(planned, int) and planned > 0 else 1)
 
 
@@ -297,8 +297,9 @@ def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curve
 
 def legend(figure: Any, run: dict[str, Any], name: str, handles: Sequence[Any]) -> None:
     """The column beside the panels, under the name of a set and how many of its ranks were scored."""
-    step = curves.stride(run["sets"][name]["rank"])
-    sampling = "all ranks" if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
+    rank = run["sets"][name]["rank"]
+    step, whole = curves.stride(rank), "all ranks" if len(rank) == num_ranks(run, name) else "ranks that are drawn"
+    sampling = whole if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
         title=_cut(f"{name}, {sampling}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5, handlelength=2.2,
@@ -394,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = arguments.output or Path(arguments.run) / ("by_position.png" if arguments.by_position else "figure.png")
     if output.suffix.lower() not in METADATA:
         return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
-    run = mnemo_io.read_run(arguments.run)
+    run = curves.only_drawn(mnemo_io.read_run(arguments.run))
     figure = (_figure_by_position if arguments.by_position else _figure_by_step)(run, arguments)
     if isinstance(figure, int):
         return figure

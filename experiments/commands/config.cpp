@@ -1,5 +1,6 @@
 #include "experiments/commands/commands.h"
 #include "experiments/config/config.h"
+#include "experiments/directory/run_json.h"
 
 #include <fmt/format.h>
 
@@ -10,13 +11,16 @@ void add_config(CLI::App& app, Command& chosen) {
   command->footer(
       "Examples:\n"
       "  mnemo config configs/switch.yaml train.lr=3e-4\n"
+      "  mnemo config configs/switch.yaml --json          as run.json has it: with the steps of events and the model's facts\n"
       "  mnemo config --fields                            every key, its default, its rule, what it means");
   auto path = std::make_shared<std::string>();
   auto overrides = std::make_shared<std::vector<std::string>>();
   auto fields = std::make_shared<bool>(false);
   command->add_option("config", *path, "YAML file")->transform(home_expanded());
   command->add_option("overrides", *overrides, "a.b=value");
-  command->add_flag("--fields", *fields, "list every setting");
+  auto json = std::make_shared<bool>(false);
+  auto* fields_flag = command->add_flag("--fields", *fields, "list every setting");
+  command->add_flag("--json", *json, "print what a run keeps as run.json")->excludes(fields_flag);
   command->callback([=, &chosen] {
     if (path->empty() && !*fields) throw CLI::RequiredError("config");
     chosen = [=] {
@@ -27,7 +31,8 @@ void add_config(CLI::App& app, Command& chosen) {
           fmt::print("{:<44} {:<14} {}{}\n", field.path, field.default_text, field.help, type.empty() ? "" : fmt::format(" [{}]", type));
         }
       } else {
-        fmt::print("{}", to_yaml(load_config(*path, *overrides).config));
+        const auto config = load_config(*path, *overrides).config;
+        fmt::print("{}", *json ? run_json(config) : to_yaml(config));
       }
       return ExitCode::done;
     };

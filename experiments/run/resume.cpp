@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/shell.h"
+#include "experiments/directory/run_json.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -79,6 +80,7 @@ void Run::start_anew() {
 }
 
 void Run::write_config() {
+  write_atomically(directory_.file("run.json"), run_json(config_), /*durable=*/false);
   write_atomically(directory_.file("config.yaml"), to_yaml(config_));
   record_.begin(point_.step, host_.log);
 }

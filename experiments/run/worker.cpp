@@ -1,5 +1,6 @@
 #include "experiments/run/worker.h"
 
+#include "experiments/directory/run_json.h"
 #include "experiments/directory/run_reader.h"
 #include "experiments/run/pack.h"
 #include "experiments/run/run.h"
@@ -98,6 +99,7 @@ void take_place(Member& member, const Log& log, Place& place) {
   }
   place.previous = earlier_config(directory, member.loaded);
   place.is_over = place.previous && is_over(directory, member.loaded.config);
+  if (place.is_over && !path_exists(directory / "run.json")) write_atomically(directory / "run.json", run_json(*place.previous));  // an older version's
 }
 
 /// Out of memory as LibTorch reports it (a CPU allocation is a plain c10::Error).

@@ -45,8 +45,8 @@ events:
   - {{kind: snapshot, at: end, name: last}}
 output: {{checkpoint_minutes: {checkpoint_minutes}, keep: {keep}}}
 """
-# Says when and how, not what. config.yaml names the output settings, in which compared runs may differ.
-PROCESS_FILES = {"meta.json", "status.json", "timing.jsonl", "log.txt", "LOCK", "config.yaml"}
+# Says when and how, not what. config.yaml and run.json name the output settings, in which compared runs may differ.
+PROCESS_FILES = {"meta.json", "status.json", "timing.jsonl", "log.txt", "LOCK", "config.yaml", "run.json"}
 
 
 @dataclass

@@ -71,7 +71,7 @@ TEST(OwnWeights, RanksFollowThem) {
   // but for the order of the files they are one run
   auto actual = results(mixed.run()), expected = results(falling.run());
   for (auto* files : {&actual, &expected}) {
-    for (const char* path : {"config.yaml", "data_rows.npy", "end"}) files->erase(path);
+    for (const char* path : {"config.yaml", "run.json", "data_rows.npy", "end"}) files->erase(path);
   }
   expect_same(actual, expected);
   const auto presentations = read_npy(mixed.run() / "eval/phase_0/presentations.npy");

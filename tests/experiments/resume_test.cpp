@@ -74,7 +74,7 @@ const Reference& reference() {
 
 TEST(Resume, ReferenceHoldsWhatTheTestsCompare) {
   const auto& files = reference().files;
-  for (const char* path : {"config.yaml", "metrics.jsonl", "switches.json", "theory.json", "theory/phase_1.npy", "final.safetensors",
+  for (const char* path : {"config.yaml", "run.json", "metrics.jsonl", "switches.json", "theory.json", "theory/phase_1.npy", "final.safetensors",
                            "sequences/phase_0.npy", "sequences/phase_1.npy", "eval/train/loss.npy", "eval/phase_0/presentations.npy",
                            "eval/phase_1/last_seen.npy", "eval/novel/accuracy.npy", "snapshots/before.safetensors",
                            "snapshots/often_9.safetensors", "snapshots/often_18.safetensors", "snapshots/last.safetensors", "end"}) {
@@ -273,7 +273,7 @@ TEST(Rerun, MayChangeWhatDoesNotChangeNumbers) {
   const auto outcome = place.train({"output.keep=5", "output.checkpoint_minutes=0.5"});
   ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
   auto files = results(place.run()), expected = reference().files;
-  EXPECT_NE(files.extract("config.yaml").mapped(), expected.extract("config.yaml").mapped());
+  for (const char* file : {"config.yaml", "run.json"}) EXPECT_NE(files.extract(file).mapped(), expected.extract(file).mapped());
   expect_same(files, expected);
 }
 

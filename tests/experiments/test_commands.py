@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,8 +153,23 @@ def test_a_dry_run_refuses_data_that_a_run_would(place: Place, tmp_path: Path) -
 
 def test_a_run_says_which_seeds_it_has(place: Place) -> None:
     assert json.loads((place.run / "meta.json").read_text())["seeds"] == {"data": 0, "model": 0}
-    config = mnemo_io.read_config(place.run / "config.yaml")
+    config, facts = mnemo_io.read_run_json(place.run)
     assert config["data"]["seed"] is config["model"]["seed"] is None
+    assert facts["seeds"] == {"data": 0, "model": 0}
+
+
+def test_a_run_of_an_older_version_is_completed_by_the_printed_command(place: Place, tmp_path: Path) -> None:
+    run = tmp_path / "an old run"
+    shutil.copytree(place.run, run)
+    expected = (run / "run.json").read_bytes()
+    assert json.loads(expected) == json.loads(mnemo("config", place.config, "--json"))
+    (run / "run.json").unlink()
+    told = mnemo("show", run, code=DATA)
+    assert told.startswith(f"error: {run}: has no run.json")
+    command = told.splitlines()[1].strip()
+    assert subprocess.run(command, shell=True, cwd=tmp_path, check=False).returncode == DONE
+    assert (run / "run.json").read_bytes() == expected
+    assert "state     done" in mnemo("show", run)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +237,13 @@ NUMBERLIKE = "e1 E7 e-3 e5.5 e1e1 1e3 1e-08 1.e5 1e400 0 00 -0 007 1_000 1.0 5. 
 WORDS = "null Null NULL yes no y n on off true True TRUE false e inf nan NaN _1 _ 12-30 2001-01-01 -a --x - -1 a- a.b"
 
 
+def read_back(folder: Path, text: str) -> dict[str, Any]:
+    """Settings as they are after the engine has read what it printed."""
+    (folder / "again.yaml").write_text(text)
+    assert mnemo("config", folder / "again.yaml") == text
+    return json.loads(mnemo("config", folder / "again.yaml", "--json"))
+
+
 def test_names_read_back_as_they_were_given(tmp_path: Path) -> None:
     names = [*NUMBERLIKE.split(), *WORDS.split()]
     path = tmp_path / "a b: #c \"'\\,[]{}&*!|>%@`\u2028\x85\ufeff\u00e4 - .npy"
@@ -230,14 +253,14 @@ def test_names_read_back_as_they_were_given(tmp_path: Path) -> None:
               "model": {"kind": "one_layer_attention", "heads": 1, "head_dim": 8, "mlp_layers": 1},
               "train": {"steps": 10, "batch_size": 2, "lr": 1e-3}, "eval": {"every": 5}}  # fmt: skip
     (tmp_path / "names.yaml").write_text(json.dumps(config, ensure_ascii=False))
-    read = mnemo_io.parse_config(mnemo("config", tmp_path / "names.yaml"))
+    read = read_back(tmp_path, mnemo("config", tmp_path / "names.yaml"))
     assert (read["name"], read["group"], read["run"], read["data"]["file"]) == ("e1", "e1", "e1", str(path))
     assert [event["name"] for event in read["events"]] == names
 
 
 @pytest.mark.parametrize("run", ["=a", "+1", "1,5", "e+5", "lr=1e-3,seed=0"])
-def test_run_names_read_back_as_they_were_given(place: Place, run: str) -> None:
-    assert mnemo_io.parse_config(mnemo("config", place.config, f'run="{run}"'))["run"] == run
+def test_run_names_read_back_as_they_were_given(place: Place, tmp_path: Path, run: str) -> None:
+    assert read_back(tmp_path, mnemo("config", place.config, f'run="{run}"'))["run"] == run
 
 
 def test_a_word_that_is_no_command_is_named() -> None:
@@ -247,6 +270,6 @@ def test_a_word_that_is_no_command_is_named() -> None:
 
 
 @pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
-def test_numbers_read_back_as_numbers(place: Place, number: str) -> None:
-    read = mnemo_io.parse_config(mnemo("config", place.config, f"train.eps={number}"))
+def test_numbers_read_back_as_numbers(place: Place, tmp_path: Path, number: str) -> None:
+    read = read_back(tmp_path, mnemo("config", place.config, f"train.eps={number}"))
     assert read["train"]["eps"] == float(number)

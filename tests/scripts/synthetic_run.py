@@ -30,29 +30,17 @@ def safetensors_bytes(tensors: dict[str, np.ndarray], metadata: dict[str, str] |
     return len(text).to_bytes(8, "little") + text + b"".join(tensor.tobytes() for tensor in tensors.values())
 
 
-def yaml_scalar(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return "[" + ", ".join(yaml_scalar(item) for item in value) + "]"
-    if not isinstance(value, str):
-        return repr(value)
-    plain = value and value.replace("_", "").replace("%", "").isalnum() and value not in ("null", "true", "false")
-    return value if plain and not value[0].isdigit() or value.endswith("%") else json.dumps(value)
-
-
-def yaml_text(config: dict, indent: str = "") -> str:
-    """Block maps, block lists of maps, flow lists of scalars: what the engine writes."""
-    text = ""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            text += f"{indent}{key}:\n{yaml_text(value, indent + '  ')}"
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = [yaml_text(entry, indent + "    ") for entry in value]
-            text += f"{indent}{key}:\n" + "".join(f"{indent}  - {entry[len(indent) + 4 :]}" for entry in entries)
-        else:
-            text += f"{indent}{key}: {yaml_scalar(value)}\n"
-    return text
+def write_settings(folder: Path, config: dict, seeds: dict | None = None, **model: object) -> None:
+    """config.yaml and run.json; `model` changes what the model's facts say."""
+    (folder / "config.yaml").write_text(json.dumps(config))
+    facts = {"kind": config["model"]["kind"], "text": f"{config['model']['heads']} heads", "num_parameters": 10,
+             "task": "bits", "first_position": 1, "has_memory": False, **model}  # fmt: skip
+    choices = config["data"]["num_sequences"] if facts["task"] == "sequences" else 2
+    followed = {key: config[key].get("seed") for key in ("data", "model")}
+    followed = {key: config.get("seed") if seed is None else seed for key, seed in followed.items()}
+    facts = {"model": facts, "chance": {"loss": float(np.log(choices)), "accuracy": 1 / choices},
+             "seeds": followed if seeds is None else seeds, "phases": 2}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps({**config, "facts": facts}))
 
 
 def example_config(num_sequences: int, length: int, steps: int, switches: list[int]) -> dict:
@@ -67,7 +55,7 @@ def example_config(num_sequences: int, length: int, steps: int, switches: list[i
         "train": {"steps": steps, "batch_size": 64, "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "log_every": 50},
         "eval": {"every": steps // 20, "train_stride": 10, "validation_stride": 1, "novel": 16},
         "events": [
-            {"kind": "switch", "at": at, "reset_optimizer": False, "clear_memory": True, "name": f"switch_{index}"}
+            {"kind": "switch", "at": at, "step": at, "reset_optimizer": False, "name": f"switch_{index}"}
             for index, at in enumerate(switches)
         ],
     }
@@ -138,7 +126,7 @@ def write_run(
     curves = Curves(num_sequences, length, list(switches))
     until = steps if until is None else until
     path.mkdir(parents=True)
-    (path / "config.yaml").write_text(yaml_text(example_config(num_sequences, length, steps, list(switches))))
+    write_settings(path, example_config(num_sequences, length, steps, list(switches)))
     due = sorted({*range(0, steps + 1, max(1, steps // evaluations)), *switches})
     before = [(step, int(np.searchsorted(switches, step, "left"))) for step in due]
     after = [(step, k + 1) for k, step in enumerate(switches)]
@@ -226,6 +214,15 @@ def write_further(path: Path) -> Path:
         for name, shape in shapes.items():
             np.save(path / folder / f"{name}.npy", generator.random((3, *shape), np.float32))
     return path
+
+
+def never_drawn(run_dir: Path, first: int) -> Path:
+    """Ranks from `first` on have probability 0, as own weights with zeros have."""
+    for file in run_dir.glob("theory/phase_*.npy"):
+        table = np.load(file)
+        table[first:, 0] = np.inf
+        np.save(file, table)
+    return run_dir
 
 
 def overprinted(figure) -> list[tuple[str, str]]:

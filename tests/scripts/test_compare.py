@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -19,7 +18,7 @@ import mnemo_io
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, example_config, overprinted, write_set, yaml_text
+from synthetic_run import REPOSITORY, Curves, example_config, never_drawn, overprinted, write_set, write_settings
 
 SCRIPT = REPOSITORY / "scripts/compare.py"
 
@@ -40,10 +39,11 @@ def reseed(run_dir, seed, **changes):
     config = example_config(200, 16, 2000, [1000])
     config["seed"] = config["data"]["seed"] = seed
     config["run"] = run_dir.name
+    facts = {}
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        config[section][name] = value
-    (run_dir / "config.yaml").write_text(yaml_text(config))
+        (facts if section == "facts" else config[section])[name] = value
+    write_settings(run_dir, config, **facts)
     for file in run_dir.glob("eval/phase_*/accuracy.npy"):
         np.save(file, np.load(file) - np.float32(0.004 * seed))
     return run_dir
@@ -124,9 +124,8 @@ def test_runs_with_equal_data_and_weights_are_no_seeds(make_run, capsys):
     left_out = [note for note in result["notes"] if f"data and weights are those of {pinned[0]}" in note]
     assert [note.split(":")[0] for note in left_out] == [str(path) for path in (*pinned[1:], follows)]
     assert len(members.find(pinned, each=True)) == 3
-    config = pinned[0] / "config.yaml"  # seeds that nobody knows are not equal
-    for run in pinned[:2]:
-        (run / "config.yaml").write_text(re.sub(r"seed: .*", "seed: null", config.read_text()))
+    for run in pinned[:2]:  # seeds that nobody knows are not equal
+        write_settings(run, example_config(200, 16, 2000, [1000]), seeds={"data": None, "model": None})
     assert len(members.find(pinned[:2])[0]["paths"]) == 2
 
 
@@ -165,6 +164,23 @@ def test_a_threshold_not_reached_is_censored_never_a_number(run_dir, capsys):
     assert f"> {tail[0]['seen']:,.4g}" in capsys.readouterr().out
 
 
+def test_ranks_that_are_never_drawn_are_in_no_number(run_dir, capsys):
+    whole, result = result_of(capsys, run_dir), result_of(capsys, never_drawn(run_dir, 150))
+    said = f"{run_dir}: 50 ranks have probability 0 and are never drawn: they are in no number"
+    assert said in result["notes"] and said not in whole["notes"]
+    assert not any("every run in it" in note for note in result["notes"])
+    for before, row in zip(whole["bins"], result["bins"]):
+        if row["last_rank"] < 150:
+            assert row == before
+    tail = next(row for row in result["bins"] if row["first_rank"] == 100)
+    folder, theory = mnemo_io.read_set(run_dir / "eval/phase_0"), np.load(run_dir / "theory/phase_0.npy")
+    assert tail["ranks"] == 50
+    assert (tail["floor"], tail["ceiling"]) == pytest.approx(tuple(theory[100:150].mean(axis=0)))
+    assert tail["accuracy_end"] == pytest.approx(folder["accuracy"][-1, 100:150].mean())
+    bits = ((np.log(2) - theory[:150, 0]) * 15 / np.log(2)).sum()
+    assert result["memory"][0]["bits_bayes"] == pytest.approx(bits)
+
+
 def test_the_same_call_gives_the_same_bytes(run_dir):
     first = call(run_dir, "--format", "json")
     assert first.returncode == 0, first.stderr
@@ -197,12 +213,12 @@ def test_switch_and_memory_tables(run_dir, capsys):
 
 def test_a_model_that_predicts_bit_1_too_has_one_prediction_more(make_run, capsys):
     plain = result_of(capsys, reseed(make_run("a"), 0))["memory"][0]["bits_before"]
-    dam = result_of(capsys, reseed(make_run("b"), 0, model__positions="from_0"))["memory"][0]["bits_before"]
+    dam = result_of(capsys, reseed(make_run("b"), 0, facts__first_position=0))["memory"][0]["bits_before"]
     assert dam == pytest.approx(plain * 16 / 15)
 
 
 def test_a_model_that_names_sequences_has_another_chance_and_stores_no_bits(make_run, capsys):
-    result = result_of(capsys, reseed(make_run("a"), 0, model__objective="retrieval"), "--threshold", "ceiling:0.8")
+    result = result_of(capsys, reseed(make_run("a"), 0, facts__task="sequences"), "--threshold", "ceiling:0.8")
     plain = result_of(capsys, reseed(make_run("b"), 0), "--threshold", "ceiling:0.8")
     assert result["memory"][0]["bits_before"] is None
     assert any("chance is 1/K" in note for note in result["notes"])
@@ -364,7 +380,7 @@ def test_against_leaves_the_run_itself_out_and_wants_one_run(make_run, capsys):
 def test_runs_of_bits_and_of_whole_sequences_have_no_distance(make_run, capsys):
     target = reseed(make_run("target"), 0)
     bits = reseed(make_run("sweep/bits"), 1, model__heads=8)
-    whole = reseed(make_run("sweep/whole"), 0, model__objective="retrieval")
+    whole = reseed(make_run("sweep/whole"), 0, model__objective="retrieval", facts__task="sequences")
     result = result_of(capsys, target, "--against", target.parent / "sweep")
     assert [row["run"] for row in result["ranking"]] == ["bits"]
     assert any(note.startswith("left out: whole: one names whole sequences") for note in result["notes"])
@@ -486,7 +502,7 @@ def test_figure_names_bins_that_were_presented(run_dir):
 
 
 def test_figure_has_a_line_for_each_chance(make_run):
-    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 0, model__objective="retrieval")
+    a, b = reseed(make_run("a"), 0), reseed(make_run("b"), 0, model__objective="retrieval", facts__task="sequences")
     for paths, chances in (((a,), [0.5]), ((b,), [1 / 200]), ((a, b), [1 / 200, 0.5])):
         lines = [line for line in figure_of(*paths).axes[0].lines if line.get_zorder() == 0.5]
         assert [line.get_ydata()[0] for line in lines] == pytest.approx(chances)

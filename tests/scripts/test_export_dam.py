@@ -10,20 +10,29 @@ import mnemo_io
 import notebook_io
 import numpy as np
 import pytest
-from synthetic_run import safetensors_bytes, yaml_text
+from synthetic_run import safetensors_bytes, write_settings
 
 import export_check  # isort: skip
 import export_dam  # isort: skip
 import import_record  # isort: skip
 
 N, H, M, K, STEPS, SWITCH, LOG_EVERY = 5, 2, 7, 4, 90, 50, 20
-SNAPSHOT = {"kind": "snapshot", "at": SWITCH, "every": None, "name": "before"}
+SNAPSHOT = {"kind": "snapshot", "at": SWITCH, "every": None, "name": "before", "snapshot": "before"}
 SWITCHING = {"kind": "switch", "at": SWITCH, "every": None, "name": "switch", "reset_optimizer": False}
 LINES = [20, 40, 60, 80, 90]  # the third begins before the switch
 
 
-def freeze(*params, kind="freeze", at=SWITCH, **more):
-    return {"kind": kind, "at": at, "every": None, "name": kind, "params": list(params), **more}
+def freeze(*parameters, kind="freeze", at=SWITCH, **more):
+    """As run.json has it: the names of A and B, which groups and patterns stand for."""
+    names = [f"{name}_logits" for name in parameters]
+    return {"kind": kind, "at": at, "every": None, "name": kind, "parameters": names, **more}
+
+
+def timed(event):
+    """With the steps that run.json gives beside the settings."""
+    if event["every"]:
+        return {**event, "first": event["every"], "last": (STEPS - 1) // event["every"] * event["every"]}
+    return {**event, "step": event["at"]}
 
 
 def weights(seed: int) -> dict[str, np.ndarray]:
@@ -44,11 +53,13 @@ def write(tmp_path):
         config = {
             "name": "demo", "group": "demo", "run": "demo", "data": {"num_sequences": K, "length": N},
             "model": {"kind": "dam", "heads": H, "capacity": M, "eta": 10, "init_std": 0.1, **model},
-            "train": {"steps": STEPS, "batch_size": 3, "lr": 0.01, "log_every": LOG_EVERY}, "events": list(events),
+            "train": {"steps": STEPS, "batch_size": 3, "lr": 0.01, "log_every": LOG_EVERY},
+            "events": [timed(event) for event in events],
         }  # fmt: skip
         for folder in ("snapshots", "measures", "sequences"):
             (run / folder).mkdir(parents=True)
-        (run / "config.yaml").write_text(yaml_text({key: value for key, value in config.items() if value != []}))
+        task = "sequences" if model.get("objective") == "retrieval" else "bits"
+        write_settings(run, config, task=task, has_memory=task == "bits")
         (run / "meta.json").write_text('{"device": "cuda:0"}')
         switched = any(event["kind"] == "switch" for event in events)
         (run / "switches.json").write_text(json.dumps([{"phase": 1, "step": SWITCH}] if switched else []))
@@ -125,12 +136,12 @@ def test_retrieval_with_both_frozen_has_a_word_of_its_own(write):
     ("events", "word", "remark"),
     [([freeze("A"), {**SWITCHING, "reset_optimizer": True}], "True", None),
      ([freeze("A")], "True", "went on with the Adam it had"),
-     ([freeze("A_*"), freeze("B", kind="unfreeze", reset_optimizer=True)], "True", None),
+     ([freeze("A"), freeze("B", kind="unfreeze", reset_optimizer=True)], "True", None),
      ([freeze("A", reset_optimizer=True)], "True", "went on"),
-     ([freeze("*")], "False", None),
-     ([freeze("A", at=10), freeze("B_logits")], "False", None),
-     ([freeze("A", "B", at="10%"), freeze("*", kind="unfreeze")], "LearnAB", None),
-     ([freeze("A", at="end")], "LearnAB", None),
+     ([freeze("A", "B")], "False", None),
+     ([freeze("A", at=10), freeze("B")], "False", None),
+     ([freeze("A", "B", at=9), freeze("A", "B", kind="unfreeze")], "LearnAB", None),
+     ([freeze("A", at=STEPS)], "LearnAB", None),
      ([freeze("B")], "FreezeB", "no word"),
      ([{**freeze("A", at=None), "every": 20}, freeze("A", kind="unfreeze", at=30)], "True", "went on"),
      ([{**freeze("A", at=None), "every": 60}], "LearnAB", None)],
@@ -145,15 +156,8 @@ def test_is_freeze_a_says_what_stands_still_in_the_second_phase(write, events, w
     assert [remark in sentence for sentence in said] == ([True] if remark else [])
 
 
-@pytest.mark.parametrize(
-    ("at", "steps", "step"), [(7, 100, 7), ("50%", 101, 50), ("0.57%", 10000, 57), ("end", 90, 90), ("100%", 9, 9)]
-)
-def test_steps_are_the_engines(at, steps, step):
-    assert export_dam.step_of(at, steps) == step
-
-
 def test_a_repeated_snapshot_serves(write):
-    run = write({**SNAPSHOT, "at": None, "every": 25}, SWITCHING)
+    run = write({**SNAPSHOT, "at": None, "every": 25, "snapshot": "before_{step}"}, SWITCHING)
     assert np.array_equal(export_dam.record_of(run, "dam_demo")["model_state_dict"]["B_logits"], weights(0)["B_logits"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import subprocess
 import sys
@@ -57,6 +58,20 @@ def test_every_number_comes_back_at_its_true_rank(tmp_path, wrap):
     }  # fmt: skip
     assert (run["config"]["seed"], run["config"]["group"], run["status"]["state"]) == (3, "demo", "done")
     assert run["meta"]["imported"].endswith("_3.pkl")
+
+
+def test_settings_and_facts_are_the_records(tmp_path):
+    run = imported(tmp_path, *record())
+    model = run["facts"]["model"]
+    assert (model["kind"], model["task"], model["first_position"]) == ("one_layer_attention", "bits", 1)
+    assert model["num_parameters"] == sum(tensor.size for tensor in run["final"].values()) > 0
+    assert run["facts"]["chance"] == {"loss": np.log(2), "accuracy": 0.5}
+    assert run["facts"]["seeds"] == {"data": 3, "model": 3}
+    assert run["facts"]["phases"] == 2
+    assert [event["step"] for event in run["config"]["events"]] == [4 * EPOCH_STEPS]
+    written = json.loads((run["path"] / "config.yaml").read_text())
+    events = [{key: value for key, value in event.items() if key != "step"} for event in run["config"]["events"]]
+    assert written == {**run["config"], "events": events}
 
 
 def test_weights_sequences_and_theory(tmp_path):
@@ -120,7 +135,7 @@ def test_compare_plot_and_show_understand_it(tmp_path, capsys):
         assert "ranks 10-99" not in capsys.readouterr().err
         assert plot_run.main([str(folder)]) == 0
         assert mnemo_io.main([str(folder)]) == 0
-        assert "one_layer_attention, heads 2" in capsys.readouterr().out
+        assert "one_layer_attention: 2 heads x 3" in capsys.readouterr().out
 
 
 def test_laws_are_borne_out_by_the_counts_or_left_out(tmp_path):

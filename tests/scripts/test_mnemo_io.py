@@ -13,7 +13,7 @@ import curves
 import mnemo_io
 import numpy as np
 import pytest
-from synthetic_run import REPOSITORY, example_config, safetensors_bytes, write_further, yaml_text
+from synthetic_run import REPOSITORY, example_config, never_drawn, safetensors_bytes, write_further, write_settings
 
 SCRIPT = REPOSITORY / "scripts/mnemo_io.py"
 
@@ -57,7 +57,7 @@ def test_sets_have_their_shapes_and_two_rows_at_the_switch(run_dir):
 
 
 def test_a_run_that_has_only_a_config_is_empty_but_readable(tmp_path):
-    (tmp_path / "config.yaml").write_text("name: young\n")
+    write_settings(tmp_path, example_config(200, 16, 2000, []))
     run = mnemo_io.read_run(tmp_path)
     assert run["metrics"]["step"].shape == (0,)
     assert run["sets"] == {}
@@ -306,98 +306,66 @@ def test_hostile_metadata(tmp_path):
         mnemo_io.read_safetensors_metadata(tmp_path / "bad.safetensors")
 
 
-# config.yaml ----------------------------------------------------------------------------------------------------------
+# run.json -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("switches", [[], [1000], [500, 1500]])
-def test_config_round_trip(switches):
-    config = example_config(1000, 32, 2000, switches)
-    config["odd"] = {
-        "quoted": 'say "hi", #1: yes\n\ttab\\', "number": "12", "word": "null", "empty": "",
-        "list": ["a, b", 1, None, True],
-        "deep": {"deeper": {"deepest": [0.1, -3, 1e-12]}}, "unicode": "käfig ✓",
-    }  # fmt: skip
-    assert mnemo_io.parse_config(yaml_text(config)) == config
+def test_run_json_gives_settings_and_facts(run_dir):
+    run = mnemo_io.read_run(run_dir)
+    assert (run["config"], run["facts"]) == mnemo_io.read_run_json(run_dir)
+    assert run["config"] == example_config(200, 16, 2000, [1000])
+    assert run["facts"]["model"]["first_position"] == 1
+    line = "one_layer_attention: 4 heads, K 200, L 16, Zipf 1, batch 64, lr 0.001, seed 0"
+    assert mnemo_io.settings_line(run) == line
 
 
-def test_config_as_the_engine_writes_it():
-    text = """\
-# resolved
-name: freeze attention-2
-data:
-  file: ~/data/bits.npy
-  seed: null
+def test_a_run_without_run_json_is_told_how_to_get_it(run_dir, monkeypatch):
+    (run_dir / "run.json").unlink()
+    monkeypatch.setenv("MNEMO_PROGRAM", "/the bin/mnemo")
+    with pytest.raises(ValueError, match=f"{run_dir}: has no run.json: an older version wrote it") as told:
+        mnemo_io.read_run(run_dir)
+    command = f"'/the bin/mnemo' config {run_dir}/config.yaml --json > {run_dir}/run.json"
+    assert str(told.value).split("\n  ")[1] == command
+    assert "Traceback" not in call(run_dir).stderr and call(run_dir).returncode == 65
 
-events:
-  - kind: snapshot
-    at: 50%
-    name: "a\\u00e9\\x21 \\"b\\""
-  - kind: freeze
-    at: end
-    params: [c_attn, "lm,head", mlp]
-    "on": [phase_0]
-    nested:
-      a: 1.5e+300
-output:
-    pickle: none
-    keep: 2
-    minutes: 0.5
-last: [ ]
-big: 4294967295
-small: 1e-08
-minus: -1.5
-"""
-    assert mnemo_io.parse_config(text) == {
-        "name": "freeze attention-2",
-        "data": {"file": "~/data/bits.npy", "seed": None},
-        "events": [
-            {"kind": "snapshot", "at": "50%", "name": 'aé! "b"'},
-            {
-                "kind": "freeze",
-                "at": "end",
-                "params": ["c_attn", "lm,head", "mlp"],
-                "on": ["phase_0"],
-                "nested": {"a": 1.5e300},
-            },
-        ],
-        "output": {"pickle": "none", "keep": 2, "minutes": 0.5},
-        "last": [],
-        "big": 4294967295,
-        "small": 1e-8,
-        "minus": -1.5,
-    }
+
+def damaged(change):
+    content = {**example_config(20, 8, 100, [50]), "facts": {
+        "model": {"text": "", "first_position": 1, "task": "bits"}, "chance": {}, "seeds": {}}}  # fmt: skip
+    change(content)
+    return json.dumps(content)
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("", 1), ("# nothing\n", 1), ("a: 1\na: 2\n", 2), ("a: 1\n  b: 2\n", 2), ("a:\n", 1), ("a:\nb: 1\n", 1),
-        ("  a: 1\n", 1), ("a:\n    b: 1\n  c: 2\n", 3), ("a: 1\nb\n", 2), ("a:1\n", 1), ("a: [1, 2\n", 1),
-        ("a: [1, [2]]\n", 1), ("a: [1,]\n", 1), ("a: [{b: 1}]\n", 1), ("a: {}\n", 1), ("a: &x 1\n", 1),
-        ("a: *x\n", 1), ("a: !!int 1\n", 1), ("a: |\n  text\n", 1), ("a: 'x'\n", 1), ('a: "x\n', 1),
-        ('a: "x" y\n', 1), ('a: "\\q"\n', 1), ('a: "\\ud800"\n', 1), ("a: 1 # comment\n", 1), ("a: b: c\n", 1),
-        ("a: 007\n", 1), ("---\na: 1\n", 1), ("a: 1\n---\nb: 1\n", 2), ("a:\n\tb: 1\n", 2), ("a: 1\0\n", 1),
-        ("a:\n  - b\n", 2), ("a:\n  - b: 1\n   c: 2\n", 3), ("a:\n  - b: 1\n  c: 2\n", 3), ("- a: 1\n", 1),
-        ("a: 1\r\n", 1), ("\ufeffa: 1\n", 1), ("a: -\n", 1), ("a: %x\n", 1), ("a: @x\n", 1), ("? a\n", 1),
-        ('a: ["x" y]\n', 1),
-    ],
+    ("text", "what"),
+    [("{", "no valid JSON"), ("[]", "must hold a JSON object"), ("\0", "no valid JSON"),
+     ("[" * 100_000, "no valid JSON"), ('{"seed": 1, "seed": 2}', "twice"), ("{}", "an object data"),
+     (damaged(lambda run: run.update(train=3)), "an object train"),
+     (damaged(lambda run: run["data"].update(num_sequences="20")), "num_sequences must be an integer"),
+     (damaged(lambda run: run["data"].update(length=0)), "length must be positive"),
+     (damaged(lambda run: run.update(events={})), "a list of events"),
+     (damaged(lambda run: run.pop("facts")), "an object facts"),
+     (damaged(lambda run: run["facts"].pop("chance")), "chance"),
+     (damaged(lambda run: run["facts"].update(model=None)), "model"),
+     (damaged(lambda run: run["facts"]["model"].update(first_position="1")), "first_position")],
 )  # fmt: skip
-def test_config_outside_the_subset(text, line):
-    with pytest.raises(ValueError, match=rf"^run/config\.yaml:{line}: "):
-        mnemo_io.parse_config(text, "run/config.yaml")
+def test_damaged_run_json_names_the_file_and_what_is_wrong(tmp_path, text, what):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"run\.json.*{what}"):
+        mnemo_io.read_run_json(tmp_path)
 
 
-def test_config_too_deep_too_large_or_not_utf8(tmp_path):
-    deep = "".join("  " * level + "a:\n" for level in range(2000)) + "  " * 2000 + "b: 1\n"
-    with pytest.raises(ValueError, match="nested too deeply"):
-        mnemo_io.parse_config(deep)
-    path = tmp_path / "config.yaml"
-    path.write_bytes(b"a: \xff\n")
-    with pytest.raises(ValueError, match="not UTF-8"):
-        mnemo_io.read_config(path)
-    path.write_bytes(b"#" * (mnemo_io.MAX_CONFIG_BYTES + 1))
-    with pytest.raises(ValueError, match="larger than"):
-        mnemo_io.read_config(path)
+def test_ranks_that_are_never_drawn_are_in_no_mean(run_dir):
+    whole = mnemo_io.read_run(run_dir)
+    assert "probability 0" not in mnemo_io.summary(whole)
+    text = mnemo_io.summary(mnemo_io.read_run(never_drawn(run_dir, 150)))
+    assert "inf" not in text
+    assert "up to 50 ranks of a set have probability 0" in text
+    columns, line = whole["sets"]["phase_0"], next(line for line in text.split("\n") if line.startswith("phase_0"))
+    theory = np.load(run_dir / "theory/phase_0.npy")[:150].mean(axis=0)
+    expected = [columns["loss"][-1, :150].mean(), theory[0], columns["accuracy"][-1, :150].mean(), theory[1]]
+    assert line.split()[2] == "150"
+    assert [float(word) for word in line.split()[4:]] == pytest.approx(expected, abs=6e-5)
+    assert next(line for line in text.split("\n") if line.startswith("novel")).split()[2] == "16"
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -441,8 +409,7 @@ def test_what_was_asked_for_beside_the_sets_is_read(run_dir):
 
 
 def test_a_model_that_predicts_bit_0_counts_positions_from_it(run_dir):
-    config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("  heads: 4\n", "  heads: 4\n  positions: from_0\n"))
+    write_settings(run_dir, example_config(200, 16, 2000, [1000]), first_position=0)
     assert mnemo_io.read_run(write_further(run_dir))["by_position"]["train"]["position"][0] == 0
 
 

@@ -11,7 +11,16 @@ import plot_run
 import position_figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from synthetic_run import REPOSITORY, Curves, overprinted, write_further, write_set
+from synthetic_run import (
+    REPOSITORY,
+    Curves,
+    example_config,
+    never_drawn,
+    overprinted,
+    write_further,
+    write_set,
+    write_settings,
+)
 
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
@@ -194,14 +203,22 @@ def test_each_swap_test_has_its_own_marker(run_dir):
     assert set(legend.values()) == drawn and len(drawn) == 3
 
 
-@pytest.mark.parametrize(("objective", "choices"), [("next_bit", 2), ("retrieval", 200)])
-def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, objective, choices):
-    config = run_dir / "config.yaml"
-    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n  objective: {objective}\n"))
+@pytest.mark.parametrize(("task", "choices"), [("bits", 2), ("sequences", 200)])
+def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, task, choices):
+    write_settings(run_dir, example_config(200, 16, 2000, [1000]), task=task)
     drawn = [
         line.get_ydata()[0] for panel in figure_of(run_dir).axes for line in panel.lines if line.get_zorder() == 0.5
     ]
     assert drawn == pytest.approx([np.log(choices), 1 / choices])
+
+
+def test_ranks_that_are_never_drawn_are_in_no_curve_and_no_limit(run_dir):
+    run = curves.only_drawn(mnemo_io.read_run(never_drawn(run_dir, 150)))
+    figure = plot_run.draw(run, "phase_0", [(100, 200)])
+    dotted = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_zorder() == 2]
+    assert dotted == pytest.approx([np.load(run_dir / "theory/phase_0.npy")[100:150, 0].mean()])
+    assert figure.legends[0].get_title().get_text() == "phase_0, ranks that are drawn"
+    assert len(run["sets"]["novel"]["rank"]) == 16
 
 
 def test_first_bin_is_darkest():
@@ -225,9 +242,8 @@ def test_legend_and_titles_stay_inside_and_apart(run_dir):
 
 
 def test_settings_that_fill_a_line_go_on_in_a_second(run_dir):
-    config = run_dir / "config.yaml"
-    more = "".join(f"  a_setting_{index}: {index}\n" for index in range(8))
-    config.write_text(config.read_text().replace("  heads: 4\n", f"  heads: 4\n{more}"))
+    text = ", ".join(f"a_setting_{index} of {index}" for index in range(8))
+    write_settings(run_dir, example_config(200, 16, 2000, [1000]), text=text)
     figure = figure_of(run_dir)
     first, second = figure.texts[1].get_text().replace("\u00a0", " ").split("\n")
     settings = mnemo_io.settings_line(mnemo_io.read_run(run_dir), " · ")
