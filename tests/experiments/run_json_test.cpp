@@ -1,5 +1,7 @@
 #include "experiments/directory/run_json.h"
 
+#include "experiments/directory/run_reader.h"
+
 #include "place.h"
 
 #include <cmath>
