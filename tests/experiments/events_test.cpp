@@ -7,6 +7,7 @@
 #include "experiments/run/data.h"
 #include "experiments/run/evaluate.h"
 #include "experiments/run/weights.h"
+#include "models/make_model.h"
 #include "tests/experiments/place.h"
 
 #include <torch/torch.h>
