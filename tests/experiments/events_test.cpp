@@ -5,6 +5,7 @@
 #include "core/npy.h"
 #include "experiments/run/run.h"
 #include "tests/experiments/place.h"
+#include "models/make_model.h"
 
 #include <torch/torch.h>
 
