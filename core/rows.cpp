@@ -1,5 +1,7 @@
 #include "core/rows.h"
 
+#include "core/packed_bits.h"
+
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -20,20 +22,21 @@ std::int64_t Rows::num_cells() const {
 
 const RowTensors& Rows::tensors() const {
   if (tensors_) return *tensors_;
-  const auto R = num_replicas(), U = num_rows(), N = num_cells(), L = length();
+  const auto R = num_replicas(), U = num_rows(), N = num_cells(), W = std::ssize(replicas_[0].table->row(0));
   // pinned memory lets the copy to a GPU overlap with its work
   const auto host = torch::TensorOptions().pinned_memory(device_.is_cuda());
-  auto bits = torch::zeros({R, U, L}, host.dtype(torch::kUInt8));
+  auto words = torch::zeros({R, U, W}, host.dtype(torch::kInt64));
   auto cell = torch::zeros({R, N}, host.dtype(torch::kInt64));
   auto weight = torch::zeros({R, N, 2}, host.dtype(torch::kFloat64));
   for (std::int64_t r = 0; r < R; ++r) {
     const auto& [cells, table] = replicas_[static_cast<std::size_t>(r)];
-    table->unpack(cells->ranks, bits.data_ptr<std::uint8_t>() + r * U * L);
+    auto* row = words.data_ptr<std::int64_t>() + r * U * W;
+    for (const auto rank : cells->ranks) row = std::copy_n(table->row(rank).begin(), W, row);
     auto* target = cell.data_ptr<std::int64_t>() + r * N;
     for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * num_positions() + cells->position[n];
     std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<double>() + r * N * 2);
   }
-  tensors_ = {bits.to(device_, /*non_blocking=*/true), cell.to(device_, true), weight.to(dtype_).to(device_, true)};
+  tensors_ = {unpack_bits(words.to(device_, /*non_blocking=*/true), length()), cell.to(device_, true), weight.to(dtype_).to(device_, true)};
   return *tensors_;
 }
 

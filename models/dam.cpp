@@ -1,6 +1,7 @@
 #include "models/dam.h"
 
 #include "core/loss.h"
+#include "core/packed_bits.h"
 #include "models/memory_queue.h"
 #include "models/model.h"
 #include "models/ops/dam_retrieval.h"
@@ -148,16 +149,12 @@ Tensor Dam::features_of_cues(const Rows& rows, std::int64_t replica) const {
 namespace {
 
 /// +-1 of uint8 bits, in the type and on the device of the parameters.
-Tensor signs(const std::vector<std::uint8_t>& bits, std::int64_t length, const Parameters& parameters) {
-  const auto rows = static_cast<std::int64_t>(bits.size()) / std::max<std::int64_t>(length, 1);
-  const auto bits_mL = torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {rows, length}, torch::kUInt8);
-  return 2 * bits_mL.to(parameters.flat_RP().options()) - 1;
-}
+Tensor signs(const Tensor& bits, const Parameters& parameters) { return 2 * bits.to(parameters.flat_RP().options()) - 1; }
 
 }  // namespace
 
 Dam::Stored Dam::slots(std::int64_t replica) const {
-  const auto chi_mL = signs(memory_->queue(replica).bits(), parameters.specs()[1].shape[1], parameters);
+  const auto chi_mL = signs(memory_->bits(replica), parameters);
   return {chi_mL, torch::zeros({chi_mL.size(0)}, chi_mL.options())};
 }
 
@@ -176,14 +173,15 @@ std::vector<StoredSequence> Dam::stored_of(const Rows& rows, std::int64_t replic
 
 Dam::Stored Dam::distinct(const Rows& rows, std::int64_t replica) const {
   const auto stored = stored_of(rows, replica);
-  const auto L = rows.length();
-  std::vector<std::uint8_t> bits;
+  const auto W = (rows.length() + 63) / 64;
+  auto words_mW = torch::empty({std::ssize(stored), W}, torch::kInt64);
+  auto* row = words_mW.data_ptr<std::int64_t>();
   std::vector<double> log_count;
   for (const auto& sequence : stored) {
-    for (std::int64_t j = 0; j < L; ++j) bits.push_back(sequence.bits[j / 64] >> (63 - j % 64) & 1);
+    row = std::copy_n(sequence.bits, W, row);
     log_count.push_back(std::log(static_cast<double>(sequence.count)));
   }
-  const auto chi_mL = signs(bits, L, parameters);
+  const auto chi_mL = signs(unpack_bits(words_mW.to(parameters.flat_RP().device()), rows.length()), parameters);
   return {chi_mL, torch::tensor(torch::ArrayRef<double>(log_count), torch::kFloat64).to(chi_mL.options())};
 }
 

@@ -264,23 +264,19 @@ void DamRetrieval<Real>::Impl::next_bit(Worker& worker, std::int64_t n) {
   }
 }
 
-/// Loss and accuracy of the tile, and dlogit. With e = exp(-|z|): softplus(-|z|) = log1p(e), sigmoid(|z|) = 1 / (1 + e). A clamped logit has no
-/// slope beyond its limits; else a loss above its limit has none.
+/// Loss and accuracy of the tile, and dlogit. Beyond its limit a logit has no slope: clamped, or its loss at most (the likelier bit's is then below
+/// exp(-kDamMaxLoss)).
 template <class Real>
 template <int N>
 void DamRetrieval<Real>::Impl::loss(Worker& worker, const Chunk& tile) {
   const auto limit = broadcast(static_cast<Real>(shape_.clamped ? kDamLogitLimit : kDamMaxLoss));
   for (std::int64_t s = 0; s < N * kLanes<Real>; s += kLanes<Real>) {
     const auto z = load(worker.logit[0] + s), zero = load(&schedule_.weight_zero[tile.begin + s]), one = load(&schedule_.weight_one[tile.begin + s]);
-    const auto positive = z > Real{0};
-    const auto size = min<Real>(positive ? z : -z, limit), e = exp(-size), likelier = 1 / (1 + e);
-    const auto right = positive ? one : zero, wrong = positive ? zero : one;
-    const auto within = (positive ? z : -z) <= limit;
-    // of the unlikelier bit (wrong) the slope is sigmoid(|z|), of the likelier -sigmoid(-|z|), towards larger |z|
-    const auto slope = (within ? wrong * likelier : Vec<Real>{}) - (within || !shape_.clamped ? right * e * likelier : Vec<Real>{});
-    store(worker.dlogit[0] + s, positive ? slope : -slope);
-    worker.loss += __builtin_convertvector((zero + one) * log1p_of_unit(e) + wrong * size, Wide<Real>);
-    worker.right += __builtin_convertvector(z == Real{0} ? (zero + one) * Real(0.5) : right, Wide<Real>);
+    const auto size = Bce<Vec<Real>>::size_of(z);
+    const Bce<Vec<Real>> bce(z, min<Real>(size, limit));
+    store(worker.dlogit[0] + s, size <= limit ? bce.slope(zero, one) : Vec<Real>{});
+    worker.loss += __builtin_convertvector(bce.loss(zero, one), Wide<Real>);
+    worker.right += __builtin_convertvector(bce.right(zero, one), Wide<Real>);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "experiments/run/weights.h"
 #include "models/make_model.h"
 #include "tests/experiments/place.h"
+#include "models/make_model.h"
 
 #include <torch/torch.h>
 
