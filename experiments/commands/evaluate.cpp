@@ -100,7 +100,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
   wait_without_spinning(config.threads);
   at::set_num_threads(static_cast<int>(config.threads));
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
-                                choose_device(request.device).device);
+                                choose_device(request.device, milliseconds_of_step(config) / static_cast<double>(config.threads)).device);
   const auto file = weights_file(request.run, request.weights);
   if (!path_exists(file)) {
     throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));

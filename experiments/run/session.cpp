@@ -146,8 +146,10 @@ bool is_out_of_memory(const std::exception& error) {
 }
 
 ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& previous, const fs::path& directory, const RunOptions& options) {
+  auto device = config.device;
   try {
     Pack pack({&config, 1});
+    device = fmt::format("{} ({})", pack.device().device.str(), device_name(pack.device().device));
     std::vector<std::unique_ptr<Run>> runs;
     runs.push_back(std::make_unique<Run>(config, directory, options, pack, 0));
     if (!runs[0]->open(previous)) return ExitCode::stopped;
@@ -157,10 +159,13 @@ ExitCode run_to_end(const RunConfig& config, const std::optional<RunConfig>& pre
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    if (!is_out_of_memory(error)) throw;
+    const bool is_full = is_out_of_memory(error);
+    if (!is_full && !is_device_error(error)) throw;
+    const std::string_view text = error.what();
     throw Error(ExitCode::resources,
-                fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
-                            config.data.num_sequences, config.data.length, config.train.batch_size, facts_of(config).description()));
+                fmt::format("device {}: {} with {} sequences of {} bits, batch {}, {}. {}", device, is_full ? "out of memory" : text.substr(0, text.find('\n')),
+                            config.data.num_sequences, config.data.length, config.train.batch_size, facts_of(config).description(),
+                            is_full ? "Nothing was made smaller for you" : "The last checkpoint is intact: the same command goes on from there"));
   }
 }
 
