@@ -93,15 +93,6 @@ void sync_file(int descriptor, const fs::path& path) {
 /// A file system that has no such call, as it answers.
 bool is_unsupported(int error) { return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP; }
 
-/// Makes the entry of `path` in its directory durable, where the file system can.
-void sync_directory_of(const fs::path& path) {
-  const auto directory = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const Descriptor descriptor(directory, O_RDONLY | O_DIRECTORY);
-  if (uninterrupted([&] { return ::fsync(descriptor); }) < 0 && !is_unsupported(errno) && errno != EPERM) {
-    fail(ExitCode::io, directory, "cannot write");
-  }
-}
-
 std::string hex(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
 
 std::string holder_of_this_process() {
@@ -148,7 +139,9 @@ std::string hash_of(std::string_view bytes) { return hex(XXH3_128bits(bytes.data
 
 InputFile::InputFile(fs::path path) : path_(std::move(path)), descriptor_(open_file(path_, O_RDONLY)) {}
 
-InputFile::~InputFile() { ::close(descriptor_); }
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
 
 std::uint64_t InputFile::size() const {
   struct stat status {};
@@ -217,6 +210,14 @@ void make_directories(const fs::path& path) {
   }
 }
 
+void sync_directory(const fs::path& path) {
+  const auto directory = path.empty() ? fs::path(".") : path;
+  const Descriptor descriptor(directory, O_RDONLY | O_DIRECTORY);
+  if (uninterrupted([&] { return ::fsync(descriptor); }) < 0 && !is_unsupported(errno) && errno != EPERM) {
+    fail(ExitCode::io, directory, "cannot write");
+  }
+}
+
 std::vector<fs::path> entries_of(const fs::path& directory) {
   std::vector<fs::path> entries;
   std::error_code error, unknown;
@@ -253,7 +254,7 @@ void AtomicFile::commit() {
   close_file(std::exchange(descriptor_, -1), path_);
   if (::rename(temporary_.c_str(), path_.c_str()) < 0) fail(ExitCode::io, path_, "cannot replace");
   temporary_.clear();
-  if (durable_) sync_directory_of(path_);
+  if (durable_) sync_directory(path_.parent_path());
 }
 
 void write_atomically(const fs::path& path, std::string_view bytes, bool durable) {
@@ -281,7 +282,6 @@ void AppendFile::sync() {
   Descriptor file(path_, O_WRONLY | O_CREAT);
   sync_file(file, path_);
   file.close();
-  sync_directory_of(path_);
 }
 
 void AppendFile::rewind(const FileMark& mark) {

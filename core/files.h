@@ -40,8 +40,8 @@ class InputFile {
  public:
   explicit InputFile(fs::path path);
   ~InputFile();
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
+  InputFile(InputFile&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+  InputFile& operator=(InputFile&&) = delete;
 
   const fs::path& path() const { return path_; }
   /// Its size at this moment.
@@ -66,6 +66,9 @@ fs::path expanded_path(const fs::path& path);
 
 /// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
 void make_directories(const fs::path& path);
+
+/// Makes the entries of a directory durable, where the file system can. An empty path is the working directory.
+void sync_directory(const fs::path& path);
 
 /// What a directory holds; nothing where there is none. Throws Error{io} when it cannot be listed, also for a link to nothing.
 std::vector<fs::path> entries_of(const fs::path& directory);
@@ -119,7 +122,7 @@ class AppendFile {
   void append(std::string_view bytes, std::string_view header = {});
   /// Writes `header` at the front, where it must fit.
   void write_header(std::string_view header);
-  /// To the disk, with the directory's entry.
+  /// To the disk; a new file needs its directory synced too.
   void sync();
   FileMark mark() const { return {size_, hash_.digest()}; }
   /// Back to a mark. Throws Error{data} when the bytes up to it are missing or differ, and then changes nothing.

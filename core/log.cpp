@@ -15,7 +15,6 @@ namespace mnemo {
 namespace {
 
 constexpr const char* kTimed = "%Y-%m-%d %H:%M:%S %^%l%$ %v";
-LogLevel least_printed = LogLevel::info;
 
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
@@ -24,11 +23,6 @@ spdlog::level::level_enum level_of(LogLevel level) {
     case LogLevel::error: return spdlog::level::err;
   }
   return spdlog::level::off;
-}
-
-std::shared_ptr<spdlog::logger>& file_log() {
-  static std::shared_ptr<spdlog::logger> log;
-  return log;
 }
 
 /// Standard error through spdlog's formatter, around the progress bar.
@@ -47,24 +41,22 @@ void print(LogLevel level, const std::string& line) {
 
 }  // namespace
 
-void log_to_file(const std::filesystem::path& path) {
-  file_log().reset();
-  if (path.empty()) return;
+Log Log::with_file(const std::filesystem::path& path) const {
+  auto log = *this;
   try {
-    file_log() = std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string()));
-    file_log()->set_pattern(kTimed);
-    file_log()->flush_on(spdlog::level::info);
-    file_log()->set_error_handler([](const std::string&) {});  // a full disk is reported where it matters
+    log.file_ = std::make_shared<spdlog::logger>("file", std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string()));
+    log.file_->set_pattern(kTimed);
+    log.file_->flush_on(spdlog::level::info);
+    log.file_->set_error_handler([](const std::string&) {});  // a full disk is reported where it matters
   } catch (const spdlog::spdlog_ex& error) {
-    print(LogLevel::warning, fmt::format("no log file: {}", error.what()));
+    line(LogLevel::warning, fmt::format("no log file: {}", error.what()));
   }
+  return log;
 }
 
-void log_to_terminal(LogLevel least) { least_printed = least; }
-
-void log_line(LogLevel level, const std::string& line) {
-  if (level >= least_printed) print(level, line);
-  if (file_log()) file_log()->log(level_of(level), line);
+void Log::line(LogLevel level, const std::string& text) const {
+  if (level >= least_) print(level, text);
+  if (file_) file_->log(level_of(level), text);
 }
 
 bool terminal() {

@@ -21,8 +21,8 @@ WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& 
     return torch::where(loss > max_loss, torch::zeros_like(loss), weight * derivative);
   };
   const auto right = 0.5 * ((logits > 0).to(logits.dtype()) + (logits >= 0).to(logits.dtype()));
-  return {(term(weight_0, loss_0) + term(weight_1, loss_1)).sum(1),
-          (weight_1 * right + weight_0 * (1 - right)).sum(1),
+  return {(term(weight_0, loss_0) + term(weight_1, loss_1)).sum(1, /*keepdim=*/false, torch::kFloat64),
+          (weight_1 * right + weight_0 * (1 - right)).sum(1, /*keepdim=*/false, torch::kFloat64),
           slope(weight_0, loss_0, logits.sigmoid()) - slope(weight_1, loss_1, (-logits).sigmoid())};
 }
 

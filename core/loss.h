@@ -14,8 +14,8 @@ torch::Tensor bce_of_one(const torch::Tensor& logits);
 /// Per replica, summed over cells with their two weights (N, 2): the loss, its derivative by the logits, and the share of right predictions
 /// (a logit of exactly 0 counts half).
 struct WeightedLoss {
-  torch::Tensor loss_R, accuracy_R;  ///< of the parameters' type
-  torch::Tensor dlogits_RN;
+  torch::Tensor loss_R, accuracy_R;  ///< float64
+  torch::Tensor dlogits_RN;          ///< of the logits' type
 };
 /// logits_RN [R, N], weight_RN2 [R, N, 2]. A loss above `max_loss` counts as that and has no slope. No autograd.
 WeightedLoss weighted_loss(const torch::Tensor& logits_RN, const torch::Tensor& weight_RN2,

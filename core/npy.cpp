@@ -249,8 +249,8 @@ std::string npy_header(Dtype dtype, const Shape& shape) {
                      kDictBytes - 1);
 }
 
-void write_npy(const fs::path& path, const ArrayView& array) {
-  AtomicFile file(path);
+void write_npy(const fs::path& path, const ArrayView& array, bool durable) {
+  AtomicFile file(path, durable);
   file.write(npy_header(array.dtype, array.shape));
   file.write(array.as_bytes());
   file.commit();

@@ -50,7 +50,7 @@ class NpyRows {
 };
 
 /// Writes the whole array atomically.
-void write_npy(const fs::path& path, const ArrayView& array);
+void write_npy(const fs::path& path, const ArrayView& array, bool durable = true);
 
 /// The fixed 128-byte version 1.0 header of an array.
 std::string npy_header(Dtype dtype, const Shape& shape);

@@ -1,6 +1,5 @@
 #include "core/progress.h"
 
-#include "core/log.h"
 #include "core/output.h"
 
 #include <fmt/format.h>
@@ -20,7 +19,7 @@ constexpr auto kLineEvery = std::chrono::seconds(10);
 constexpr double kMeasureSeconds = 0.5;  // a speed is the mean over at least this long, then smoothed
 constexpr int kBarWidth = 24;
 
-Progress* live_bar = nullptr;  // the one whose line is on the terminal
+Progress* live_bar = nullptr;  // the one whose line is on the terminal: a process has one
 
 std::size_t terminal_width() {
   winsize size{};
@@ -51,8 +50,8 @@ std::string duration_text(double seconds) {
   return fmt::format("{} s", s);
 }
 
-Progress::Progress(ProgressStyle style, std::int64_t begin, std::int64_t total)
-    : style_(style), step_(begin), total_(total), drawn_at_(Clock::now()), measured_at_(drawn_at_), measured_step_(begin) {
+Progress::Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_t total)
+    : style_(style), log_(std::move(log)), step_(begin), total_(total), drawn_at_(Clock::now()), measured_at_(drawn_at_), measured_step_(begin) {
   if (style_ == ProgressStyle::automatic) style_ = terminal() ? ProgressStyle::bar : ProgressStyle::plain;
 }
 
@@ -82,7 +81,7 @@ void Progress::update(std::int64_t step, const std::string& note) {
   if (style_ == ProgressStyle::bar) {
     draw(fmt::format("{} {:3.0f}%  {}/{}  {}  {}  {}", bar(share), 100 * share, step, total_, speed, note, left));
   } else {
-    log_info("step {}/{} ({:.0f}%)  {}  {}  {}", step, total_, 100 * share, speed, note, left);
+    log_.info("step {}/{} ({:.0f}%)  {}  {}  {}", step, total_, 100 * share, speed, note, left);
   }
 }
 

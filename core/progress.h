@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/log.h"
+
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -14,7 +16,7 @@ ProgressStyle progress_style(const std::string& name);
 /// How far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
 class Progress {
  public:
-  Progress(ProgressStyle style, std::int64_t begin, std::int64_t total);
+  Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_t total);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -32,6 +34,7 @@ class Progress {
   void erase();
 
   ProgressStyle style_;
+  Log log_;
   std::int64_t step_, total_;
   Clock::time_point drawn_at_, measured_at_;
   std::int64_t measured_step_;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/files.h"
+
 #include <string>
 
 namespace mnemo {
@@ -10,6 +12,11 @@ inline std::string quoted(const std::string& argument) {
   std::string text = "'";
   for (const char c : argument) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return text + "'";
+}
+
+/// "mnemo plot /a/run": a command of a program about a file or folder, for a shell in any folder.
+inline std::string command_line(const std::string& program, const std::string& verb, const fs::path& path) {
+  return quoted(program) + " " + verb + " " + quoted(canonical_path(path).string());
 }
 
 }  // namespace mnemo

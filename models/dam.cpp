@@ -1,12 +1,16 @@
 #include "models/dam.h"
 
 #include "core/loss.h"
+#include "models/memory_queue.h"
+#include "models/model.h"
+#include "models/ops/dam_retrieval.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <algorithm>
 #include <cmath>
+#include <variant>
 
 // Shapes: R replicas, U rows, L bits, P predictions of a row, N cells, H heads, m stored sequences.
 
@@ -49,6 +53,58 @@ ModelFacts facts_of(const DamConfig& config, std::int64_t length) {
   return facts;
 }
 
+namespace {
+
+/// MATHS 4. logits() is the plain LibTorch composition over the slots of the queue. gradient(), predict() and score() run over the distinct
+/// stored sequences with their counts: on the CPU by models/ops/dam_retrieval, elsewhere by the same composition, block by block.
+class Dam final : public Model {
+ public:
+  Dam(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters);
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override;
+
+  torch::Tensor logits(const Rows& rows) override;
+  torch::Tensor predict(const Rows& rows) override;
+  Losses gradient(const Rows& rows) override;
+  PositionScores score(const Rows& rows) override;
+  std::string form() const override;
+  double max_loss() const override;
+  Measures measures() const override;
+  Memory* memory() override { return memory_ ? &*memory_ : nullptr; }
+
+ private:
+  struct Stored {
+    torch::Tensor chi_mL, log_count_m;  // +-1; 0 where a slot is one sequence
+  };
+  torch::Tensor A(std::int64_t replica) const;        // [L, H, L], rows of softmax over the entries before, row 0 zero
+  torch::Tensor B(std::int64_t replica) const;        // [H, L]
+  torch::Tensor features_of_cues(const Rows& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
+  torch::Tensor predicted_bit(const Rows& rows, std::int64_t replica) const;     // of every cell, [N]
+  Stored slots(std::int64_t replica) const;
+  Stored distinct(const Rows& rows, std::int64_t replica) const;
+  torch::Tensor scores(const torch::Tensor& phi_hat_NH, const torch::Tensor& phi_mH, const Stored& stored, std::int64_t replica) const;
+  torch::Tensor next_bit_logits(const torch::Tensor& scores_Nm, const torch::Tensor& bit_N, const Stored& stored) const;
+  static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
+  std::vector<StoredSequence> stored_of(const Rows& rows, std::int64_t replica) const;
+
+  /// gradient() where the op does not run.
+  Losses gradient_by_blocks(const Rows& rows);
+
+  template <class Real, class Body>
+  void with_op(const Rows& rows, std::int64_t replica, const Body& body);
+  bool fast() const;
+
+  std::vector<DamConfig> configs_;    // of the replicas
+  std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
+  std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;  // made at first use
+};
+
+}  // namespace
+
+std::unique_ptr<Model> construct(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters) {
+  return std::make_unique<Dam>(std::move(replicas), std::move(facts), std::move(parameters));
+}
+
 Dam::Dam(std::vector<DamConfig> replicas, ModelFacts f, Parameters p)
     : Model(std::move(f), std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
   if (configs_[0].retrieves()) return;
@@ -57,6 +113,7 @@ Dam::Dam(std::vector<DamConfig> replicas, ModelFacts f, Parameters p)
 
 std::unique_ptr<Model> Dam::replica(std::int64_t r) const {
   auto one = std::make_unique<Dam>(std::vector{configs_[static_cast<std::size_t>(r)]}, facts, parameters.replica(r));
+  one->forms = forms;
   if (memory_) one->memory_ = memory_->replica(r);
   return one;
 }
@@ -194,28 +251,28 @@ struct Identifications {
 
 }  // namespace
 
-Losses Dam::gradient_by_blocks(const Rows& rows, std::int64_t max_scores) {
+Losses Dam::gradient_by_blocks(const Rows& rows) {
   parameters.zero_gradient();
   std::vector<Tensor> losses, accuracies;
   for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
     const auto stored = distinct(rows, r);
     const auto cues = features_of_cues(rows, r), keys = stored.chi_mL.matmul(B(r).t());
     const auto phi_hat_NH = cues.detach().requires_grad_(), phi_mH = keys.detach().requires_grad_();
-    auto loss = torch::zeros({}, phi_mH.options().requires_grad(false)), accuracy = torch::zeros_like(loss);
+    auto loss = torch::zeros({}, phi_mH.options().dtype(torch::kFloat64).requires_grad(false)), accuracy = torch::zeros_like(loss);
     if (configs_[0].retrieves()) {
       const Identifications all(*rows.replicas()[static_cast<std::size_t>(r)].cells, phi_mH);
-      for_blocks(all.cell.size(0), phi_mH.size(0), max_scores, [&](std::int64_t begin, std::int64_t end) {
+      for_blocks(all.cell.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         const auto weight = all.weight.slice(0, begin, end);
         const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
         const auto named = identify(scores(cue_q, phi_mH, stored, r), all.truth.slice(0, begin, end));
-        const auto sum = (weight * named.loss_RUP).sum();
+        const auto sum = (weight * named.loss_RUP).sum(torch::kFloat64);
         sum.backward();
         loss += sum.detach();
-        accuracy += (weight * named.accuracy_RUP).sum().detach();
+        accuracy += (weight * named.accuracy_RUP).sum(torch::kFloat64).detach();
       });
     } else {
       const auto bit_N = predicted_bit(rows, r), weight_N2 = rows.tensors().weight_RN2[r];
-      for_blocks(bit_N.size(0), phi_mH.size(0), max_scores, [&](std::int64_t begin, std::int64_t end) {
+      for_blocks(bit_N.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         const auto logits = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
         const auto block = weighted_loss(logits.unsqueeze(0), weight_N2.slice(0, begin, end).unsqueeze(0), max_loss());
         if (logits.requires_grad()) logits.backward(block.dlogits_RN[0]);
@@ -234,11 +291,7 @@ Losses Dam::gradient_by_blocks(const Rows& rows, std::int64_t max_scores) {
 
 // ---- gradient and evaluation: the op on the CPU, else blocks
 
-namespace {
-constexpr std::int64_t kMaxScores = 1 << 24;
-}
-
-bool Dam::fast() const { return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
+bool Dam::fast() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
 
 std::string Dam::form() const { return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences"; }
 
@@ -271,19 +324,19 @@ void with_type(const Parameters& parameters, const Body& body) {
 }  // namespace
 
 Losses Dam::gradient(const Rows& rows) {
-  if (!fast()) return gradient_by_blocks(rows, kMaxScores);
+  if (!fast()) return gradient_by_blocks(rows);
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   const auto R = flat.size(0);
-  Losses losses{torch::full({R}, std::log(2.0), flat.options()), torch::full({R}, 0.5, flat.options())};  // of an empty memory
+  Losses losses{torch::full({R}, std::log(2.0), torch::kFloat64), torch::full({R}, 0.5, torch::kFloat64)};  // of an empty memory
   with_type(parameters, [&]<class Real>() {
     for (std::int64_t r = 0; r < R; ++r) {
       const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
       with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
         Real* row = parameters.gradient_RP().template data_ptr<Real>() + r * flat.size(1);
         const auto result = op.gradient(weights, {row + parameters.offset(0), row + parameters.offset(1)}, stored, *cells, *table);
-        losses.loss_R[r] = result.loss;
-        losses.accuracy_R[r] = result.accuracy;
+        losses.loss_R.data_ptr<double>()[r] = result.loss;
+        losses.accuracy_R.data_ptr<double>()[r] = result.accuracy;
       });
     }
   });
@@ -298,7 +351,7 @@ Tensor Dam::predict(const Rows& rows) {
     for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
       const auto stored = distinct(rows, r);
       const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(rows, r);
-      for_blocks(bit_N.size(0), phi_mH.size(0), kMaxScores, [&](std::int64_t begin, std::int64_t end) {
+      for_blocks(bit_N.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         logits_RN[r].slice(0, begin, end) = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
       });
     }
@@ -334,7 +387,7 @@ PositionScores Dam::score(const Rows& rows) {
     const auto stored = distinct(rows, r);
     const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t());
     const Identifications all(*cells, phi_mH);
-    for_blocks(all.cell.size(0), phi_mH.size(0), kMaxScores, [&](std::int64_t begin, std::int64_t end) {
+    for_blocks(all.cell.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
       const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
       const auto named = identify(scores(cue_q, phi_mH, stored, r), all.truth.slice(0, begin, end));
       loss_q.slice(0, begin, end).copy_(named.loss_RUP);

@@ -1,18 +1,20 @@
 #pragma once
 
 #include "core/config.h"
-#include "models/memory_queue.h"
-#include "models/model.h"
-#include "models/ops/dam_retrieval.h"
+#include "models/facts.h"
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace mnemo {
+
+class Model;
+class Parameters;
 
 /// Settings of the dense associative memory (MATHS 4).
 struct DamConfig {
@@ -50,48 +52,7 @@ struct DamConfig {
 
 ModelFacts facts_of(const DamConfig& config, std::int64_t length);
 
-/// MATHS 4. logits() is the plain LibTorch composition over the slots of the queue. gradient(), predict() and score() run over the distinct
-/// stored sequences with their counts: on the CPU by models/ops/dam_retrieval, elsewhere by the same composition, block by block.
-class Dam : public Model {
- public:
-  Dam(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters);
-
-  std::unique_ptr<Model> replica(std::int64_t r) const override;
-
-  torch::Tensor logits(const Rows& rows) override;
-  torch::Tensor predict(const Rows& rows) override;
-  Losses gradient(const Rows& rows) override;
-  PositionScores score(const Rows& rows) override;
-  std::string form() const override;
-  double max_loss() const override;
-  Measures measures() const override;
-  Memory* memory() override { return memory_ ? &*memory_ : nullptr; }
-
-  /// gradient() where the op does not run.
-  Losses gradient_by_blocks(const Rows& rows, std::int64_t max_scores);
-
- private:
-  struct Stored {
-    torch::Tensor chi_mL, log_count_m;  // +-1; 0 where a slot is one sequence
-  };
-  torch::Tensor A(std::int64_t replica) const;        // [L, H, L], rows of softmax over the entries before, row 0 zero
-  torch::Tensor B(std::int64_t replica) const;        // [H, L]
-  torch::Tensor features_of_cues(const Rows& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
-  torch::Tensor predicted_bit(const Rows& rows, std::int64_t replica) const;     // of every cell, [N]
-  Stored slots(std::int64_t replica) const;
-  Stored distinct(const Rows& rows, std::int64_t replica) const;
-  torch::Tensor scores(const torch::Tensor& phi_hat_NH, const torch::Tensor& phi_mH, const Stored& stored, std::int64_t replica) const;
-  torch::Tensor next_bit_logits(const torch::Tensor& scores_Nm, const torch::Tensor& bit_N, const Stored& stored) const;
-  static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
-  std::vector<StoredSequence> stored_of(const Rows& rows, std::int64_t replica) const;
-
-  template <class Real, class Body>
-  void with_op(const Rows& rows, std::int64_t replica, const Body& body);
-  bool fast() const;
-
-  std::vector<DamConfig> configs_;    // of the replicas
-  std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
-  std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;  // made at first use
-};
+/// See models/make_model.h.
+std::unique_ptr<Model> construct(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters);
 
 }  // namespace mnemo

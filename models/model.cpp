@@ -1,8 +1,8 @@
 #include "models/model.h"
 
 #include "core/loss.h"
+#include "core/loss_math.h"
 
-#include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <stdexcept>
@@ -11,8 +11,7 @@ namespace mnemo {
 
 namespace {
 
-/// Loss and accuracy of every prediction. With z a cell's logit: BCE(z, y) = log1p(exp(-|z|)) + max(-z, 0) for y = 1, max(z, 0) for y = 0; `tail` is
-/// the first term.
+/// Loss and accuracy of every prediction, from each cell's logit z and tail = log1p(exp(-|z|)).
 template <class Real>
 void score_cells(const Cells& cells, const SequenceTable& table, double max_loss, const Real* z, const Real* tail, Real* loss_UP, Real* accuracy_UP) {
   const auto positions = cells.num_positions();
@@ -21,21 +20,13 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
       const auto cell = cells.cell_of[static_cast<std::size_t>(i)];
       const bool bit = table.bit(cells.ranks[static_cast<std::size_t>(row)], position + cells.first_position);
       const Real for_bit = bit ? z[cell] : -z[cell];
-      loss_UP[i] = std::min(tail[cell] + std::max(-for_bit, Real{0}), static_cast<Real>(max_loss));
+      loss_UP[i] = std::min(Bce<Real>::of_one(for_bit, tail[cell]), static_cast<Real>(max_loss));
       accuracy_UP[i] = for_bit > 0 ? Real{1} : for_bit == 0 ? Real{0.5} : Real{0};
     }
   }
 }
 
 }  // namespace
-
-std::int64_t ModelFacts::num_parameters() const {
-  std::int64_t total = 0;
-  for (const auto& spec : parameters) total += spec.size();
-  return total;
-}
-
-std::string ModelFacts::description() const { return fmt::format("{}: {}, {} parameters", kind, text, num_parameters()); }
 
 std::vector<torch::Tensor> Model::hidden_layers(const Rows&) const { throw std::logic_error("[hidden_layers] this model has none"); }
 
@@ -46,7 +37,7 @@ torch::Tensor Model::predict(const Rows& rows) {
   return logits(rows);
 }
 
-Losses Model::gradient(const Rows& rows) {
+Losses Model::plain_gradient(const Rows& rows) {
   parameters.zero_gradient();
   const auto logits_RN = logits(rows);
   const auto loss = weighted_loss(logits_RN, rows.tensors().weight_RN2, max_loss());

@@ -2,6 +2,7 @@
 
 #include "core/parameters.h"
 #include "core/rows.h"
+#include "models/facts.h"
 
 #include <torch/types.h>
 
@@ -14,7 +15,7 @@
 
 namespace mnemo {
 
-/// What a step reports, [R] each, on the model's device.
+/// What a step reports, float64 [R] each, on the model's device.
 struct Losses {
   torch::Tensor loss_R;      ///< mean over the batch of the mean over predictions, nats
   torch::Tensor accuracy_R;  ///< share of right predictions, ties half
@@ -31,23 +32,11 @@ struct Measures {
   std::vector<std::pair<std::string, std::vector<float>>> vectors;
 };
 
-/// What a model learns to predict: each bit from those before it, or which of the stored sequences a prefix belongs to.
-enum class Task { bits, sequences };
-
-/// What is known of a model from its configuration and the length of a sequence. Asked once; nobody else asks which kind a model is.
-struct ModelFacts {
-  std::string_view kind;
-  std::string text;                         ///< "30 heads, eta 10, a queue of 3000"
-  std::vector<ParameterSpec> parameters;
-  std::int64_t first_position = 1;          ///< position c predicts bit c + first_position (0-based) from the bits before it
-  Task task = Task::bits;
-  std::int64_t attention_layers = 0, attention_heads = 0;  ///< 0: it has no attention maps
-  std::vector<std::int64_t> hidden_widths;  ///< of the layers that Model::hidden_layers() gives; empty: it gives none
-  bool has_memory = false;                  ///< keeps what it has seen, which a switch may clear
-
-  std::int64_t num_parameters() const;
-  /// "dam: 30 heads, eta 10, a queue of 3000, 76,500 parameters".
-  std::string description() const;
+/// Which of its exact forms, equal up to rounding, a model takes: for measurements, and for tests that hold them equal.
+struct Forms {
+  bool kernels = true;                ///< its own on the CPU, where it has any; else compositions of LibTorch, as on other devices
+  bool skip_dead_units = true;        ///< kernels leave out hidden units that are 0
+  std::int64_t max_scores = 1 << 24;  ///< that compositions over a memory hold at once
 };
 
 /// What a model has stored besides its parameters, by replica.
@@ -91,9 +80,11 @@ class Model {
   /// How gradient() and predict() compute, for the log.
   virtual std::string form() const { return "plain composition"; }
 
-  /// Zeroes the flat gradient and fills it with that of the weighted loss. Here by autograd through logits(); a model may
-  /// override it with a faster form of the same numbers.
-  virtual Losses gradient(const Rows& rows);
+  /// Zeroes the flat gradient and fills it with that of the weighted loss. Here plain_gradient(); a model may override it with a faster form of
+  /// the same numbers.
+  virtual Losses gradient(const Rows& rows) { return plain_gradient(rows); }
+  /// By autograd through logits().
+  Losses plain_gradient(const Rows& rows);
 
   /// The losses whose mean gradient() descends, one by one, for evaluation. Here through predict(). Replicas must have as many rows.
   virtual PositionScores score(const Rows& rows);
@@ -113,6 +104,7 @@ class Model {
 
   const ModelFacts facts;
   Parameters parameters;
+  Forms forms;
 };
 
 }  // namespace mnemo

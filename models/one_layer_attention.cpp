@@ -1,12 +1,15 @@
 #include "models/one_layer_attention.h"
 
 #include "core/error.h"
+#include "models/model.h"
+#include "models/ops/one_layer_step.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>
 
 #include <cmath>
 #include <limits>
+#include <variant>
 
 // Shapes: R replicas, U rows, L bits, P = L-1 positions with a prediction, N cells, C = H F width, D MLP width.
 
@@ -70,6 +73,41 @@ ModelFacts facts_of(const OneLayerAttentionConfig& config, std::int64_t length) 
 }
 
 namespace {
+
+/// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
+/// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
+class OneLayerAttention final : public Model {
+ public:
+  OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts facts, Parameters parameters);
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override;
+
+  Tensor logits(const Rows& rows) override;
+  Tensor predict(const Rows& rows) override;
+  Losses gradient(const Rows& rows) override;
+  std::string form() const override;
+  std::int64_t activation_width(std::int64_t length) const override;
+
+  /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
+  std::vector<Tensor> hidden_layers(const Rows& rows) const override;
+  Tensor attention_maps(const Tensor& bits_RUL) const override;
+
+ private:
+  /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
+  Tensor attention(const Tensor& bits_RUL) const;
+  bool fast() const { return binary_ && forms.kernels; }
+  template <class Real>
+  OneLayerStep<Real>& step(std::int64_t length);
+  template <class Real>
+  Losses binary_gradient(const Rows& rows);
+  /// Nothing where the guard refuses.
+  template <class Real>
+  std::optional<Tensor> binary_logits(const Rows& rows);
+
+  OneLayerAttentionConfig config_;
+  bool binary_, step_skips_ = true;
+  std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
+};
 
 /// x W^T + b for each replica: x [R, N, in], W [R, out, in], b [R, out].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -162,6 +200,10 @@ OneLayerTensors<Real> tensors_at(Real* row, const Parameters& parameters, std::i
 
 }  // namespace
 
+std::unique_ptr<Model> construct(const std::vector<OneLayerAttentionConfig>& replicas, ModelFacts facts, Parameters parameters) {
+  return std::make_unique<OneLayerAttention>(replicas[0], std::move(facts), std::move(parameters));
+}
+
 OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts f, Parameters p)
     : Model(std::move(f), std::move(p)), config_(config), binary_(config.attention != "dense" && has_binary_form(parameters)) {
   if (config.attention == "binary" && !binary_) {
@@ -171,57 +213,55 @@ OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, Mode
 
 std::unique_ptr<Model> OneLayerAttention::replica(std::int64_t r) const {
   auto one = std::make_unique<OneLayerAttention>(config_, facts, parameters.replica(r));
-  one->skip_dead_units_ = skip_dead_units_;
+  one->forms = forms;
   return one;
 }
 
 std::string OneLayerAttention::form() const {
-  return binary_ ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
+  return fast() ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
 }
 
 std::int64_t OneLayerAttention::activation_width(std::int64_t length) const {
-  return binary_ ? length / 4 + 16 : Model::activation_width(length);  // a byte for 4 bits, and indices: activations stay in cache
-}
-
-void OneLayerAttention::set_skip_dead_units(bool skip) {
-  skip_dead_units_ = skip;
-  step_ = std::monostate();
+  return fast() ? length / 4 + 16 : Model::activation_width(length);  // a byte for 4 bits, and indices: activations stay in cache
 }
 
 template <class Real>
 OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
-  if (!std::holds_alternative<OneLayerStep<Real>>(step_)) {
+  if (!std::holds_alternative<OneLayerStep<Real>>(step_) || step_skips_ != forms.skip_dead_units) {
+    step_skips_ = forms.skip_dead_units;
     const OneLayerShape shape{config_.heads, config_.head_dim, config_.resolved_mlp_width(), config_.mlp_layers, length};
-    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads(), skip_dead_units_);
+    step_.template emplace<OneLayerStep<Real>>(shape, at::get_num_threads(), step_skips_);
   }
   return std::get<OneLayerStep<Real>>(step_);
 }
 
 template <class Real>
-std::optional<Losses> OneLayerAttention::binary_gradient(const Rows& rows) {
+Losses OneLayerAttention::binary_gradient(const Rows& rows) {
   torch::NoGradGuard no_grad;
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
-  Losses losses{torch::empty({flat.size(0)}, flat.options()), torch::empty({flat.size(0)}, flat.options())};
+  Losses losses{torch::empty({flat.size(0)}, torch::kFloat64), torch::empty({flat.size(0)}, torch::kFloat64)};
   for (std::int64_t r = 0; r < flat.size(0); ++r) {
-    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+    const auto& own = rows.replicas()[static_cast<std::size_t>(r)];
     const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     const auto gradient = tensors_at<Real>(parameters.gradient_RP().data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
-    const auto result = step<Real>(rows.length()).gradient(weights, gradient, *cells, *table);
-    if (!result) return {};
-    losses.loss_R.data_ptr<Real>()[r] = static_cast<Real>(result->loss);
-    losses.accuracy_R.data_ptr<Real>()[r] = static_cast<Real>(result->accuracy);
+    if (const auto result = step<Real>(rows.length()).gradient(weights, gradient, *own.cells, *own.table)) {
+      losses.loss_R[r] = result->loss;
+      losses.accuracy_R[r] = result->accuracy;
+    } else {  // the guard refuses: the plain form takes this replica's step
+      torch::AutoGradMode grad(true);
+      const auto plain = replica(r)->plain_gradient(Rows({own}, flat.scalar_type(), flat.device()));
+      losses.loss_R[r] = plain.loss_R[0];
+      losses.accuracy_R[r] = plain.accuracy_R[0];
+    }
   }
   parameters.zero_frozen_gradients();
   return losses;
 }
 
 Losses OneLayerAttention::gradient(const Rows& rows) {
-  if (binary_) {
-    const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
-    if (auto losses = is_double ? binary_gradient<double>(rows) : binary_gradient<float>(rows)) return *losses;
-  }
-  return Model::gradient(rows);
+  if (!fast()) return plain_gradient(rows);
+  return parameters.flat_RP().scalar_type() == torch::kFloat64 ? binary_gradient<double>(rows) : binary_gradient<float>(rows);
 }
 
 template <class Real>
@@ -237,7 +277,7 @@ std::optional<Tensor> OneLayerAttention::binary_logits(const Rows& rows) {
 }
 
 Tensor OneLayerAttention::predict(const Rows& rows) {
-  if (binary_) {
+  if (fast()) {
     const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
     if (auto logits_RN = is_double ? binary_logits<double>(rows) : binary_logits<float>(rows)) return *logits_RN;
   }

@@ -1,16 +1,20 @@
 #pragma once
 
 #include "core/config.h"
-#include "models/model.h"
-#include "models/ops/one_layer_step.h"
+#include "models/facts.h"
 
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace mnemo {
+
+class Model;
+class Parameters;
 
 /// Settings of the one-layer attention transformer (MATHS 2).
 struct OneLayerAttentionConfig {
@@ -47,44 +51,7 @@ struct OneLayerAttentionConfig {
 
 ModelFacts facts_of(const OneLayerAttentionConfig& config, std::int64_t length);
 
-/// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
-/// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
-class OneLayerAttention : public Model {
- public:
-  /// Throws Error{config} where `attention: binary` is asked of a device or processor that has no such form.
-  OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts facts, Parameters parameters);
-
-  std::unique_ptr<Model> replica(std::int64_t r) const override;
-
-  torch::Tensor logits(const Rows& rows) override;
-  torch::Tensor predict(const Rows& rows) override;
-  Losses gradient(const Rows& rows) override;
-  std::string form() const override;
-  std::int64_t activation_width(std::int64_t length) const override;
-
-  /// Whether the fast form leaves out hidden units that are 0: the same numbers either way, for measurements.
-  void set_skip_dead_units(bool skip);
-
-  /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
-  std::vector<torch::Tensor> hidden_layers(const Rows& rows) const override;
-  torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const override;
-
- protected:
-  /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
-  virtual torch::Tensor attention(const torch::Tensor& bits_RUL) const;
-
- private:
-  template <class Real>
-  OneLayerStep<Real>& step(std::int64_t length);
-  /// Nothing where the guard refuses.
-  template <class Real>
-  std::optional<Losses> binary_gradient(const Rows& rows);
-  template <class Real>
-  std::optional<torch::Tensor> binary_logits(const Rows& rows);
-
-  OneLayerAttentionConfig config_;
-  bool binary_, skip_dead_units_ = true;
-  std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
-};
+/// See models/make_model.h. Throws Error{config} where `attention: binary` is asked of a device or processor that has no such form.
+std::unique_ptr<Model> construct(const std::vector<OneLayerAttentionConfig>& replicas, ModelFacts facts, Parameters parameters);
 
 }  // namespace mnemo

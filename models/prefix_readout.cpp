@@ -1,5 +1,7 @@
 #include "models/prefix_readout.h"
 
+#include "models/model.h"
+
 #include <fmt/format.h>
 #include <torch/torch.h>
 
@@ -26,6 +28,27 @@ ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length) {
   facts.text = fmt::format("{} features, {} readout", d, config.readout);
   facts.parameters = {{"A", "A", {length, d, length}, normal, config.init_std}, {"B", "B", readout, normal, config.init_std}};
   return facts;
+}
+
+namespace {
+
+/// MATHS 5: v_n = sum_{i<n} A^(n)_i xi_i in R^d with xi = +-1 and A free; logit of bit n = v_n.B. Linear in the prefix for each n: a baseline.
+class PrefixReadout final : public Model {
+ public:
+  PrefixReadout(const PrefixReadoutConfig& config, ModelFacts f, Parameters p) : Model(std::move(f), std::move(p)), config_(config) {}
+
+  std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<PrefixReadout>(config_, facts, parameters.replica(r)); }
+
+  torch::Tensor logits(const Rows& rows) override;
+
+ private:
+  PrefixReadoutConfig config_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> construct(const std::vector<PrefixReadoutConfig>& replicas, ModelFacts facts, Parameters parameters) {
+  return std::make_unique<PrefixReadout>(replicas[0], std::move(facts), std::move(parameters));
 }
 
 torch::Tensor PrefixReadout::logits(const Rows& rows) {

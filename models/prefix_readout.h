@@ -1,14 +1,20 @@
 #pragma once
 
 #include "core/config.h"
-#include "models/model.h"
+#include "models/facts.h"
 
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace mnemo {
+
+class Model;
+class Parameters;
 
 /// Settings of the prefix readout (MATHS 5).
 struct PrefixReadoutConfig {
@@ -33,17 +39,7 @@ struct PrefixReadoutConfig {
 
 ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length);
 
-/// MATHS 5: v_n = sum_{i<n} A^(n)_i xi_i in R^d with xi = +-1 and A free; logit of bit n = v_n.B. Linear in the prefix for each n: a baseline.
-class PrefixReadout : public Model {
- public:
-  PrefixReadout(const PrefixReadoutConfig& config, ModelFacts f, Parameters p) : Model(std::move(f), std::move(p)), config_(config) {}
-
-  std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<PrefixReadout>(config_, facts, parameters.replica(r)); }
-
-  torch::Tensor logits(const Rows& rows) override;
-
- private:
-  PrefixReadoutConfig config_;
-};
+/// See models/make_model.h.
+std::unique_ptr<Model> construct(const std::vector<PrefixReadoutConfig>& replicas, ModelFacts facts, Parameters parameters);
 
 }  // namespace mnemo

@@ -4,15 +4,16 @@
 #include "models/one_layer_attention.h"
 #include "models/prefix_readout.h"
 
-#include <memory>
+#include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
+#include <string_view>
 #include <variant>
 
 namespace mnemo {
 
-/// The only list of models. A new one needs: a config struct with `kKind` and `fields`, facts_of(), a Model, a line in make_model().
+/// The only list of models, and the only line that a new one adds here. Its own pair of files has: a config struct with `kKind`, `fields`, `seed`,
+/// problems() and nanoseconds_of_prediction(); facts_of(); construct(). Their headers know no LibTorch, and so a configuration does not.
 using ModelConfig = std::variant<OneLayerAttentionConfig, DamConfig, PrefixReadoutConfig>;
 
 ModelFacts facts_of(const ModelConfig& config, std::int64_t length);
@@ -25,8 +26,5 @@ std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 inline constexpr std::string_view kOwnOfReplica[] = {"seed", "init_std", "eta"};
 /// The first other setting in which two models differ: "heads: 2, 4"; empty where there is none, so that they may be replicas of one model.
 std::string difference_of_replicas(const ModelConfig& a, const ModelConfig& b);
-
-/// R replicas of one shape, each with the initial weights of its own seed and init_std. Throws std::invalid_argument for others, naming the setting.
-std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::int64_t length, torch::Dtype dtype, torch::Device device);
 
 }  // namespace mnemo

@@ -166,7 +166,7 @@ TEST(FarRun, GoesOnOnAnotherDevice) {
   ASSERT_EQ(place.train_until_poll(45, {"device=cuda:0"}).code, ExitCode::stopped);
   const auto outcome = place.train({"device=cuda:1"});
   ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
-  EXPECT_THAT(outcome.text, HasSubstr("resumed with another device"));
+  EXPECT_THAT(outcome.text, HasSubstr("resumed with another gpu (\"far device 0\" before, \"far device 1\" now)"));
   expect_near(place.run(), whole.run(), 0);
 }
 

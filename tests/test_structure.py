@@ -47,6 +47,19 @@ def test_headers_include_only_light_torch_headers():
         assert set(found) <= {"torch/types.h"}, path
 
 
+def test_configurations_know_no_torch():
+    """What a run is asked to do can be read and checked by code that never sees a tensor."""
+    reached, queue = set(), [ROOT / "experiments" / "config" / "config.h"]
+    while queue:
+        path = queue.pop()
+        if path not in reached:
+            reached.add(path)
+            queue += [ROOT / include for include in quoted_includes(path)]
+    assert ROOT / "models" / "dam.h" in reached, "the walk ends too early"
+    for path in reached:
+        assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text(encoding="utf-8")), path
+
+
 def test_config_is_the_only_user_of_yaml_cpp():
     users = [path for path in sources(".h", ".cpp") if "yaml-cpp" in path.read_text(encoding="utf-8")]
     assert [str(path.relative_to(ROOT)) for path in users if path.name != "config.h"] == ["core/config.cpp"]

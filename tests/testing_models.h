@@ -5,7 +5,7 @@
 #include "core/batches.h"
 #include "core/rows.h"
 #include "core/zipf.h"
-#include "models/registry.h"
+#include "models/make_model.h"
 #include "test_device.h"
 
 #include <torch/torch.h>

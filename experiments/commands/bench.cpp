@@ -4,8 +4,10 @@
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/run/evaluate.h"
-#include "experiments/run/run.h"
+#include "experiments/run/weights.h"
+#include "models/registry.h"
 #include "experiments/run/trainer.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -82,7 +84,7 @@ class Workload {
       data.push_back({&table_, DrawStream(sampler_, static_cast<std::uint32_t>(r), setting.batch)});
     }
     model_ = make_model(replicas, setting.length, torch::kFloat32, device_);
-    if (auto* transformer = dynamic_cast<OneLayerAttention*>(model_.get())) transformer->set_skip_dead_units(savings.dead_units);
+    model_->forms.skip_dead_units = savings.dead_units;
     adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);
     if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).slots());
@@ -106,8 +108,9 @@ class Workload {
     const auto bits = table_.unpack_all();
     write_npy(folder / "sequences.npy", view_of(bits.data(), {table_.num_sequences(), table_.length()}));
     std::vector<std::int32_t> batches;
+    DrawStream draws(sampler_, 0, setting_.batch);
     for (std::int64_t step = 0; !setting_.evaluates() && step < kDumpedBatches; ++step) {
-      const auto drawn = trainer_->drawn(0, step);
+      const auto drawn = draws.ranks(step);
       batches.insert(batches.end(), drawn.begin(), drawn.end());
     }
     if (batches.empty()) batches = ranks_;

@@ -3,8 +3,11 @@
 #include "core/device.h"
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
-#include "experiments/run/run.h"
-#include "experiments/run/session.h"
+#include "experiments/directory/run_reader.h"
+#include "experiments/run/data.h"
+#include "experiments/run/schedule.h"
+#include "experiments/run/weights.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -53,13 +56,6 @@ void write_scores(const fs::path& folder, const NamedSet& set, const Scores& sco
   write_npy(folder / "accuracy.npy", view_of(scores.accuracy.data(), shape));
 }
 
-/// final | the name of a snapshot | a file.
-fs::path weights_file(const fs::path& run, const std::string& name) {
-  if (name == "final") return run / "final.safetensors";
-  const auto snapshot = run / "snapshots" / (name + ".safetensors");
-  return path_exists(snapshot) ? snapshot : fs::path(name);
-}
-
 std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& config) {
   std::vector<NamedSet> sets;
   if (!request.sequences.empty()) {
@@ -75,15 +71,11 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
     sets.back().ranks = strided_ranks(array.shape[0], request.stride);
     return sets;
   }
-  std::int64_t phases = 1;
-  for (const auto& event : config.events) {
-    if (std::holds_alternative<SwitchEvent>(event)) phases += schedule_of(event).occurrences(config.train.steps);
-  }
-  check_ranks(request.run, config);
-  const auto sampler = sampler_of(config);
-  for (std::int64_t phase = 0; phase < phases; ++phase) {
-    auto table = table_of_phase(config, phase);
-    auto theory = theory_of(config, table, sampler);
+  const auto law = rank_law(config);
+  check_ranks(request.run, config, law);
+  for (std::int64_t phase = 0; phase < num_phases(config); ++phase) {
+    auto table = table_of_phase(config, law, phase);
+    auto theory = theory_of(config, table, law.sampler);
     auto ranks = strided_ranks(table.num_sequences(), request.stride);
     sets.push_back({fmt::format("phase_{}", phase), std::move(table), std::move(ranks), std::move(theory)});
   }
@@ -96,16 +88,13 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
 }
 
 ExitCode evaluate(const EvaluateRequest& request) {
-  const auto config = stored_config(request.run);
+  const RunReader run(request.run);
+  const auto& config = run.config();
   wait_without_spinning(config.threads);
   at::set_num_threads(static_cast<int>(config.threads));
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
                                 choose_device(request.device, milliseconds_of_step(config) / static_cast<double>(config.threads)).device);
-  const auto file = weights_file(request.run, request.weights);
-  if (!path_exists(file)) {
-    throw Error(ExitCode::data, fmt::format("{}: is no file and no snapshot of this run", file.string()));
-  }
-  const auto weights = Safetensors::read(file);
+  const auto weights = run.weights(request.weights);
   load_weights(*model, weights);
   load_memory(*model, weights);
   fmt::print("{:<12} {:<14} {:>8} {:>10} {:>10} {:>10}\n", "set", "ranks", "scored", "loss", "accuracy", "ceiling");

@@ -4,8 +4,7 @@
 #include "core/shell.h"
 #include "experiments/commands/commands.h"
 #include "experiments/record/notebook_pickle.h"
-#include "experiments/directory/run_directory.h"
-#include "experiments/run/session.h"
+#include "experiments/directory/run_reader.h"
 
 #include <fmt/format.h>
 
@@ -23,17 +22,18 @@ struct ExportRequest {
   bool flat = false, no_sequences = false, iter_files = false;
 };
 
-RunConfig finished_config(const ExportRequest& request, const fs::path& run) {
-  auto config = stored_config(run);
-  const auto status = read_status(run);
+RunReader finished_run(const ExportRequest& request, const fs::path& path) {
+  const RunReader run(path);
+  const auto status = run.status();
   if (status.state == "diverged") {
-    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", run.string(), status.step));
+    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", path.string(), status.step));
   }
   if (status.state != "done" && status.state != "at_chance") {
-    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}). To go on with it:\n  {} train {}", run.string(),
-                                            status.state.empty() ? "unknown" : status.state, quoted(request.program), quoted(canonical_path(run / "config.yaml").string())));
+    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}). To go on with it:\n  {}", path.string(),
+                                            status.state.empty() ? "unknown" : status.state,
+                                            command_line(request.program, "train", run.file("config.yaml"))));
   }
-  return config;
+  return run;
 }
 
 /// What the run was told to write, less what the command says otherwise.
@@ -92,7 +92,8 @@ fs::path dam_record(const ExportRequest& request, const RunConfig& config, const
 
 /// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need epochs.
 void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
-  auto config = finished_config(request, run);
+  const auto finished = finished_run(request, run);
+  auto config = finished.config();
   if (std::holds_alternative<DamConfig>(config.model)) {
     dams.push_back(run.string());
     dams.push_back(dam_record(request, config, run).string());
@@ -100,6 +101,7 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     if (!request.tree.empty() || request.no_sequences || !has_epochs) return;
   }
   const auto settings = settings_of(request, config);
+  const RunReader reader(run, config);
   const bool has_record = has_notebook_record(config.model), in_tree = !request.tree.empty();
   // In a tree cells open whichever file of a folder they find first: the record is written first, and both names mean one file.
   const auto write = [&](const fs::path& stem, const std::string& sequences_name) {
@@ -111,14 +113,14 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     };
     const bool with_sequences = !sequences_name.empty(), one_file = has_record && with_sequences && in_tree;
     fs::path record;
-    if (has_record) record = put("", [&](const fs::path& to) { write_notebook_record(run, config, settings, to, one_file); });
+    if (has_record) record = put("", [&](const fs::path& to) { write_notebook_record(reader, settings, to, one_file); });
     if (with_sequences) {
-      put(sequences_name, [&](const fs::path& to) { one_file ? name_again(record, to) : write_notebook_sequences(run, config, settings, to); });
+      put(sequences_name, [&](const fs::path& to) { one_file ? name_again(record, to) : write_notebook_sequences(reader, settings, to); });
     }
     if (!request.iter_files || !has_record) return;
-    const auto snapshots = write_notebook_snapshots(run, config, settings, stem);
+    const auto snapshots = write_notebook_snapshots(reader, settings, stem);
     for (const auto& path : snapshots) fmt::print("{}\n", path.string());
-    if (snapshots.empty()) log_warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
+    if (snapshots.empty()) Log().warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
   };
   if (!in_tree) {
     const DirectoryLock nobody_else(run);

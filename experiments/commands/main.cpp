@@ -39,7 +39,7 @@ void keep_memory() {
 }
 
 int report(ExitCode code, const std::string& message) {
-  log_line(LogLevel::error, message);
+  Log().line(LogLevel::error, message);
   return static_cast<int>(code);
 }
 

@@ -2,7 +2,7 @@
 
 #include "experiments/commands/commands.h"
 #include "experiments/run/evaluate.h"
-#include "experiments/run/run.h"
+#include "experiments/run/data.h"
 
 #include <fmt/format.h>
 
@@ -14,9 +14,9 @@ namespace {
 
 ExitCode print_theory(const std::string& path, const std::vector<std::string>& overrides, std::int64_t phase, bool json) {
   const auto config = load_config(path, overrides).config;
-  const auto table = table_of_phase(config, phase);
-  const auto sampler = sampler_of(config);
-  const auto theory = theory_of(config, table, sampler);
+  const auto law = rank_law(config);
+  const auto table = table_of_phase(config, law, phase);
+  const auto theory = theory_of(config, table, law.sampler);
   const auto K = table.num_sequences();
   if (json) {
     fmt::print("{{\"num_sequences\": {}, \"length\": {}, \"phase\": {}, \"entropy\": {}, \"loss_floor\": {}, \"accuracy_ceiling\": {}, "
@@ -39,7 +39,7 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
     double mass = 0, loss = 0;
     std::int64_t drawn = 0;
     for (auto rank = begin; rank < end; ++rank) {
-      const double p = sampler.probabilities()[static_cast<std::size_t>(rank)];
+      const double p = law.sampler.probabilities()[static_cast<std::size_t>(rank)];
       if (p == 0) continue;
       mass += p;
       loss += theory.loss[static_cast<std::size_t>(rank)];

@@ -1,6 +1,7 @@
 #include "experiments/config/events.h"
 
 #include "experiments/run/run.h"
+#include "experiments/run/weights.h"
 
 #include <fmt/format.h>
 

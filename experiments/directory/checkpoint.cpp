@@ -1,7 +1,6 @@
 #include "experiments/directory/checkpoint.h"
 
 #include "core/error.h"
-#include "core/log.h"
 
 #include <fmt/format.h>
 
@@ -41,11 +40,10 @@ fs::path CheckpointStore::path(RunPoint point) const {
   return directory_ / fmt::format("{}{}.{}{}", kPrefix, point.step, point.actions, kSuffix);
 }
 
-void CheckpointStore::save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
-                           const std::map<std::string, std::string>& metadata,
+void CheckpointStore::save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata,
                            const std::set<std::int64_t>& kept_steps) const {
   make_directories(directory_);
-  write_safetensors(path(point), tensors, metadata);
+  write_tensors(path(point), tensors, metadata);
   std::int64_t newer = 0;
   for (const auto& other : points()) {
     if (other.actions == 0 && kept_steps.count(other.step) != 0) continue;
@@ -56,7 +54,7 @@ void CheckpointStore::save(RunPoint point, const std::vector<std::pair<std::stri
   }
 }
 
-std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)>& wanted,
+std::optional<RunPoint> CheckpointStore::load(const Log& log, const std::function<bool(RunPoint)>& wanted,
                                               const std::function<void(RunPoint, const Safetensors&)>& restore) const {
   std::vector<RunPoint> found;
   try {
@@ -76,13 +74,13 @@ std::optional<RunPoint> CheckpointStore::load(const std::function<bool(RunPoint)
       const auto file = Safetensors::read(path(point), Safetensors::Digest::required);
       restoring = true;
       restore(point, file);
-      if (!last_problem.empty()) log_warning("going on from the checkpoint before it, step {}", point.step);
+      if (!last_problem.empty()) log.warning("going on from the checkpoint before it, step {}", point.step);
       return point;
     } catch (const Error& error) {
       const bool unreadable = error.code() == ExitCode::io && !restoring;
       if (error.code() != ExitCode::data && !unreadable) throw;
       last_problem = error.what();
-      log_warning("checkpoint not usable: {}", last_problem);
+      log.warning("checkpoint not usable: {}", last_problem);
     }
   }
   if (last_problem.empty()) return {};

@@ -1,6 +1,8 @@
 #pragma once
 
+#include "core/log.h"
 #include "core/safetensors.h"
+#include "experiments/directory/tensors.h"
 
 #include <cstdint>
 #include <functional>
@@ -26,12 +28,11 @@ class CheckpointStore {
   std::vector<RunPoint> points() const;
   fs::path path(RunPoint point) const;
   /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
-  void save(RunPoint point, const std::vector<std::pair<std::string, ArrayView>>& tensors,
-            const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
+  void save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
   /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
   /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, Error{io} when
   /// they cannot be listed, and what else `restore` throws: a full disk is no reason to go back.
-  std::optional<RunPoint> load(const std::function<bool(RunPoint)>& wanted,
+  std::optional<RunPoint> load(const Log& log, const std::function<bool(RunPoint)>& wanted,
                                const std::function<void(RunPoint, const Safetensors&)>& restore) const;
 
  private:

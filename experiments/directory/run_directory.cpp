@@ -10,6 +10,7 @@
 #include <cmath>
 #include <ctime>
 #include <fstream>
+#include <utility>
 
 namespace mnemo {
 
@@ -99,7 +100,7 @@ std::vector<Column> columns_of_a_set(const Shape& row) {
 EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
     : ranks_(std::move(ranks)), arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks_)})) {
   const auto rank = widened(ranks_);
-  write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}));
+  write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}), /*durable=*/false);
 }
 
 void EvaluationSeries::append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
@@ -110,8 +111,8 @@ void EvaluationSeries::append(std::int64_t step, std::uint8_t moment, std::int64
 
 // ---- StatusFile
 
-StatusFile::StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss)
-    : path_(std::move(path)), steps_(steps), step_(step), loss_(loss) {
+StatusFile::StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss, std::optional<std::int64_t> checkpoint)
+    : path_(std::move(path)), steps_(steps), checkpoint_(checkpoint), step_(step), loss_(loss) {
   write();
   heartbeat_ = std::thread([this] {
     std::unique_lock lock(mutex_);
@@ -142,11 +143,17 @@ void StatusFile::state(const std::string& state) {
   write();
 }
 
+void StatusFile::checkpointed(std::int64_t step) {
+  std::lock_guard lock(mutex_);
+  checkpoint_ = step;
+  write();
+}
+
 void StatusFile::write() {
   const auto now = static_cast<std::int64_t>(std::time(nullptr));
   try {
-    write_atomically(path_, fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"heartbeat\": {}}}\n",
-                                        state_, step_.load(), steps_, json_number(loss_), now),
+    write_atomically(path_, fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"checkpoint\": {}, \"heartbeat\": {}}}\n", state_,
+                                        step_.load(), steps_, json_number(loss_), checkpoint_ ? std::to_string(*checkpoint_) : "null", now),
                      /*durable=*/false);
   } catch (const Error&) {
     // a full disk shows in the next checkpoint; the heartbeat must not end a run
@@ -157,7 +164,7 @@ Status read_status(const fs::path& run_directory) {
   try {
     const auto status = json::parse(read_file(run_directory / "status.json", 1 << 16));
     return {status.at("state").get<std::string>(), status.at("step").get<std::int64_t>(), status.at("steps").get<std::int64_t>(),
-            status.value("heartbeat", std::int64_t{0})};
+            status.value("heartbeat", std::int64_t{0}), !status.contains("checkpoint") || !status["checkpoint"].is_null()};
   } catch (const std::exception&) {
     return {};
   }
@@ -197,12 +204,14 @@ void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   metrics_.truncate();
   series_.clear();
   arrays_.clear();
+  new_folders_ = {path_};
 }
 
 EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
   auto found = series_.find(set);
   if (found == series_.end()) {
     found = series_.emplace(set, EvaluationSeries(path_, set, ranks)).first;
+    new_folders_.insert({path_ / "eval" / set, path_ / "eval"});
     found->second.arrays().begin(marks_);
   }
   return found->second;
@@ -212,6 +221,7 @@ GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector
   auto found = arrays_.find(folder);
   if (found == arrays_.end()) {
     found = arrays_.emplace(folder, GrowingArrays(path_, folder, columns)).first;
+    new_folders_.insert(path_ / folder);
     found->second.begin(marks_);
   }
   return found->second;
@@ -247,6 +257,7 @@ FileMarks RunDirectory::commit() {
   };
   for (auto& [folder, arrays] : arrays_) add(arrays);
   for (auto& [set, series] : series_) add(series.arrays());
+  for (const auto& folder : std::exchange(new_folders_, {})) sync_directory(folder);
   return marks;
 }
 
@@ -263,21 +274,21 @@ void RunDirectory::write_sequences(std::int64_t phase, const SequenceTable& tabl
             view_of(bits.data(), {table.num_sequences(), table.length()}));
 }
 
-void RunDirectory::write_theory(const std::vector<Theory>& phases) {
+void RunDirectory::write_theory(const std::vector<const Theory*>& phases) {
   make_directories(file("theory"));
   json list = json::array();
   for (std::size_t phase = 0; phase < phases.size(); ++phase) {
-    const auto& theory = phases[phase];
+    const auto& theory = *phases[phase];
     std::vector<double> columns;
     for (std::size_t rank = 0; rank < theory.loss.size(); ++rank) {
       columns.insert(columns.end(), {theory.loss[rank], theory.accuracy[rank]});
     }
-    write_npy(file(fmt::format("theory/phase_{}.npy", phase)),
-              view_of(columns.data(), {static_cast<std::int64_t>(theory.loss.size()), 2}));
+    write_npy(file(fmt::format("theory/phase_{}.npy", phase)), view_of(columns.data(), {static_cast<std::int64_t>(theory.loss.size()), 2}),
+              /*durable=*/false);
     if (!theory.by_position.empty()) {
       const auto bins = std::ssize(rank_bins(std::ssize(theory.loss)));
       write_npy(file(fmt::format("theory/by_position_{}.npy", phase)),
-                view_of(theory.by_position.data(), {bins, std::ssize(theory.by_position) / (2 * bins), 2}));
+                view_of(theory.by_position.data(), {bins, std::ssize(theory.by_position) / (2 * bins), 2}), /*durable=*/false);
     }
     list.push_back({{"phase", phase},
                     {"loss_floor", theory.mean_loss},
@@ -286,7 +297,7 @@ void RunDirectory::write_theory(const std::vector<Theory>& phases) {
                     {"retrieval_ceiling", theory.retrieval},
                     {"entropy", theory.entropy}});
   }
-  write_atomically(file("theory.json"), json{{"phases", list}}.dump(1) + "\n");
+  write_atomically(file("theory.json"), json{{"phases", list}}.dump(1) + "\n", /*durable=*/false);
 }
 
 void RunDirectory::write_switches(const std::vector<std::int64_t>& phase_starts) {
@@ -294,7 +305,7 @@ void RunDirectory::write_switches(const std::vector<std::int64_t>& phase_starts)
   for (std::size_t phase = 1; phase < phase_starts.size(); ++phase) {
     list.push_back({{"phase", phase}, {"step", phase_starts[phase]}});
   }
-  write_atomically(file("switches.json"), list.dump() + "\n");
+  write_atomically(file("switches.json"), list.dump() + "\n", /*durable=*/false);
 }
 
 }  // namespace mnemo

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -69,7 +70,8 @@ class EvaluationSeries {
 /// and `failed` in the end where nothing else was said. A failed write is only a warning's worth and is ignored.
 class StatusFile {
  public:
-  StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss);
+  /// `checkpoint`: the step of the newest one, where the run has any.
+  StatusFile(fs::path path, std::int64_t steps, std::int64_t step, double loss, std::optional<std::int64_t> checkpoint);
   ~StatusFile();
   StatusFile(const StatusFile&) = delete;
   StatusFile& operator=(const StatusFile&) = delete;
@@ -78,6 +80,7 @@ class StatusFile {
   void progress(std::int64_t step, double loss);
   /// Writes now.
   void state(const std::string& state);
+  void checkpointed(std::int64_t step);
 
  private:
   void write();
@@ -86,6 +89,7 @@ class StatusFile {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::string state_ = "running";
+  std::optional<std::int64_t> checkpoint_;
   std::atomic<std::int64_t> step_;
   std::atomic<double> loss_;
   bool ending_ = false;
@@ -96,6 +100,7 @@ class StatusFile {
 struct Status {
   std::string state;
   std::int64_t step = 0, steps = 0, heartbeat = 0;
+  bool had_checkpoint = true;  ///< false: killed before its first one
 };
 /// Empty state when there is no readable status.
 Status read_status(const fs::path& run_directory);
@@ -134,11 +139,12 @@ class RunDirectory {
 
   void append_timing(std::int64_t step, double steps_per_second, double seconds_left);
   void write_sequences(std::int64_t phase, const SequenceTable& table);
-  void write_theory(const std::vector<Theory>& phases);
+  void write_theory(const std::vector<const Theory*>& phases);
   void write_switches(const std::vector<std::int64_t>& phase_starts);
 
  private:
   fs::path path_;
+  std::set<fs::path> new_folders_;  // whose entries are not durable yet
   AppendFile metrics_;
   FileMarks marks_;
   std::map<std::string, EvaluationSeries> series_;

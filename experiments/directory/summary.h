@@ -1,9 +1,8 @@
 #pragma once
 
-#include "experiments/config/config.h"
+#include "experiments/directory/run_reader.h"
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,12 +28,12 @@ struct PhaseSummary {
 };
 
 /// Ranks below `top` of every phase. Throws Error{data} or Error{io} where the directory is not whole.
-std::vector<PhaseSummary> summarize(const std::filesystem::path& run_directory, const RunConfig& config, std::int64_t top);
+std::vector<PhaseSummary> summarize(const RunReader& run, std::int64_t top);
 
 /// "2.7x to 4.5x faster than phase 0": every ratio that the two intervals allow. Empty where one of the two needs no steps.
 std::string speed_text(const StepInterval& first, const StepInterval& later);
 
-/// What was learned, against the ceiling, to standard output.
-void print_summary(const std::filesystem::path& run_directory, const RunConfig& config);
+/// What was learned, against the ceiling: the last lines of a run. Empty where nothing was scored.
+std::string summary_text(const RunReader& run);
 
 }  // namespace mnemo

@@ -1,19 +1,16 @@
 #include "experiments/record/notebook_pickle.h"
 
 #include "core/error.h"
-#include "core/log.h"
 #include "core/npy.h"
 #include "core/pickle.h"
 #include "core/safetensors.h"
 #include "experiments/run/attention_measures.h"
-#include "experiments/run/run.h"
+#include "experiments/run/data.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <charconv>
-#include <deque>
 #include <fstream>
 #include <limits>
 #include <map>
@@ -25,7 +22,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::int64_t kRowStride = 10;  // notebooks turn a row of the evaluated subset into a rank by this factor
 constexpr std::int64_t kProbedLayers = 4;  // that readers of linear probes ask for, however few there are
 
 /// What the published records say of a transformer; other models have none.
@@ -75,11 +71,11 @@ bool are_scored(const std::string& rows, const RunConfig& config, std::string& w
   const auto K = config.data.num_sequences, stride = eval.validation_stride;
   if (rows == "current") {
     why = "eval.train_stride or eval.validation_stride must divide 10";
-    return kRowStride % eval.train_stride == 0 || kRowStride % stride == 0;
+    return kNotebookRowStride % eval.train_stride == 0 || kNotebookRowStride % stride == 0;
   }
   if (rows == "all_phases") {
     why = "eval.validation_stride must divide 10 and data.num_sequences";
-    return kRowStride % stride == 0 && (K % stride == 0 || !has_switch(config));
+    return kNotebookRowStride % stride == 0 && (K % stride == 0 || !has_switch(config));
   }
   why = "eval.validation_stride must be 1";
   return rows == "all_validation" || stride == 1;
@@ -89,7 +85,7 @@ std::string default_rows(const RunConfig& config) {
   const auto stride = config.eval.validation_stride;
   std::string why;
   if (!has_switch(config)) return are_scored("current", config, why) ? "current" : "all_validation";
-  return config.data.num_sequences % kRowStride == 0 && (stride == 1 || stride == kRowStride) ? "all_phases" : "all_validation";
+  return config.data.num_sequences % kNotebookRowStride == 0 && (stride == 1 || stride == kNotebookRowStride) ? "all_phases" : "all_validation";
 }
 
 }  // namespace
@@ -138,30 +134,6 @@ std::string notebook_run_name(const RunConfig& config) {
                      transformer->layers, config.seed);
 }
 
-double notebook_bytes(const RunConfig& config) {
-  const auto settings = notebook_settings(config);
-  if (settings.format == "none") return 0;
-  const auto K = static_cast<double>(config.data.num_sequences), L = static_cast<double>(config.data.length);
-  double phases = 1, snapshots = 1;
-  for (const auto& event : config.events) {
-    const auto times = static_cast<double>(schedule_of(event).occurrences(config.train.steps));
-    if (std::holds_alternative<SwitchEvent>(event)) phases += times;
-    if (std::holds_alternative<SnapshotEvent>(event)) snapshots += times;
-  }
-  const double sequences = phases * K * (8 * L + 3);
-  if (!has_notebook_record(config.model)) return sequences;
-  const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kRowStride;
-  const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
-  const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
-  const double weights = static_cast<double>(facts_of(config).num_parameters()) * (config.precision == "fp64" ? 8 : 4);
-  double attention = 0;
-  for (const auto& name : config.eval.attention) {
-    const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
-    attention += 4 * static_cast<double>(num_elements(attention_measure_shape(name, facts_of(config).attention_heads, config.data.length, ranks)));
-  }
-  return logs * (8 * K + 24 * rows + attention) + snapshots * weights + sequences;
-}
-
 // ---- reading a run directory
 
 namespace {
@@ -178,60 +150,11 @@ auto from_json(const fs::path& path, const std::string& text, Take&& take) {
   }
 }
 
-std::vector<std::int64_t> read_steps(const fs::path& path) {
-  const auto array = read_npy(path, /*allow_excess=*/true);
-  if (array.dtype != Dtype::i64 || array.shape.size() != 1) refuse(path, "expected int64 (T)");
-  const auto values = array.view().as<std::int64_t>();
-  return {values.begin(), values.end()};
-}
-
-/// The last row of those with this step: of an evaluation before and one after the events the second.
-std::optional<std::int64_t> last_row_at(const std::vector<std::int64_t>& steps, std::int64_t step) {
-  const auto beyond = std::upper_bound(steps.begin(), steps.end(), step);
-  if (beyond == steps.begin() || *(beyond - 1) != step) return {};
-  return beyond - steps.begin() - 1;
-}
-
-/// One set under eval/: every stride-th rank.
-struct ScoredSet {
-  ScoredSet(const fs::path& folder, std::int64_t stride_)
-      : stride(stride_), steps(read_steps(folder / "step.npy")), loss(folder / "loss.npy"), accuracy(folder / "accuracy.npy") {}
-
-  std::int64_t stride;
-  std::vector<std::int64_t> steps;
-  NpyRows loss, accuracy;
-};
-
-/// Steps at which the phases began.
-std::vector<std::int64_t> phase_starts(const fs::path& run) {
-  const auto path = run / "switches.json";
-  return from_json(path, read_file(path), [](const json& switches) {
-    std::vector<std::int64_t> starts{0};
-    for (const auto& entry : switches) starts.push_back(entry.at("step").get<std::int64_t>());
-    return starts;
-  });
-}
-
-std::int64_t step_of(const Safetensors& weights) {
-  const auto found = weights.metadata().find("step");
-  std::int64_t step = -1;
-  if (found != weights.metadata().end()) {
-    std::from_chars(found->second.data(), found->second.data() + found->second.size(), step);
-  }
-  if (step < 0) refuse(weights.path(), "does not say at which step it was written");
-  return step;
-}
-
-Safetensors final_weights(const fs::path& run) {
-  if (!path_exists(run / "final.safetensors")) refuse(run, "this run is not over (it has no final.safetensors)");
-  return Safetensors::read(run / "final.safetensors");
-}
-
 /// Draws of each rank in the current phase, from the stream that the run drew from.
 class Presentations {
  public:
   Presentations(const RunConfig& config, std::vector<std::int64_t> starts)
-      : starts_(std::move(starts)), sampler_(sampler_of(config)), draws_(sampler_, data_seed(config), config.train.batch_size),
+      : starts_(std::move(starts)), sampler_(rank_law(config).sampler), draws_(sampler_, data_seed(config), config.train.batch_size),
         counts_(static_cast<std::size_t>(config.data.num_sequences)) {}
 
   /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
@@ -273,17 +196,18 @@ std::vector<double> epoch_losses(const fs::path& run, std::int64_t epoch_steps, 
 // ---- the sequences
 
 /// The keys of the sequences file.
-void write_sequences(PickleWriter& out, const fs::path& run, const RunConfig& config, const NotebookSettings& settings) {
-  const auto starts = phase_starts(run);
+void write_sequences(PickleWriter& out, const RunReader& run, const NotebookSettings& settings) {
+  const auto& config = run.config();
+  const auto starts = run.phase_starts();
   const auto K = config.data.num_sequences, L = config.data.length;
   const auto write_phase = [&](std::int64_t phase) {
-    const auto stored = run / fmt::format("sequences/phase_{}.npy", phase);
+    const auto stored = run.file(fmt::format("sequences/phase_{}.npy", phase));
     std::optional<NpyRows> rows;
     std::optional<SequenceTable> table;
     if (path_exists(stored)) {
       rows.emplace(stored);
     } else {
-      table = table_of_phase(config, phase);
+      table = table_of_phase(config, rank_law(config), phase);
     }
     const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
     out.array(Dtype::i64, {K, L}, [&] {
@@ -370,12 +294,13 @@ class WeightWriter {
 };
 
 /// By epoch, the snapshots that a record holds whole: those of events with `every`, and those of step 0.
-std::map<std::int64_t, fs::path> whole_snapshots(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, std::int64_t steps) {
+std::map<std::int64_t, fs::path> whole_snapshots(const RunReader& run, const NotebookSettings& settings, std::int64_t steps) {
+  const auto& config = run.config();
   std::map<std::int64_t, fs::path> found;
   for_each<SnapshotEvent>(config, [&](const SnapshotEvent& event) {
     const auto add = [&](std::int64_t step) {
       if (step % settings.epoch_steps != 0) return;
-      const auto path = run / fmt::format("snapshots/{}.safetensors", event.snapshot(step));
+      const auto path = run.file(fmt::format("snapshots/{}.safetensors", event.snapshot(step)));
       if (path_exists(path)) found.emplace(step / settings.epoch_steps, path);
     };
     if (event.schedule.at && event.schedule.at->step(config.train.steps) == 0) add(0);
@@ -388,25 +313,21 @@ std::map<std::int64_t, fs::path> whole_snapshots(const fs::path& run, const RunC
 
 class Record {
  public:
-  Record(const fs::path& run, const RunConfig& config, const NotebookSettings& settings, const fs::path& target, bool with_sequences)
-      : run_(run), config_(config), settings_(settings), transformer_(transformer_of_run(config).value()), starts_(phase_starts(run)),
-        final_(final_weights(run)), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(config, starts_), out_(target),
-        weights_(out_, config, settings) {
-    for (std::size_t phase = 0; phase < starts_.size(); ++phase) {
-      sets_.emplace_back(run / "eval" / fmt::format("phase_{}", phase), config.eval.validation_stride);
-    }
+  Record(const RunReader& run, const NotebookSettings& settings, const fs::path& target, bool with_sequences)
+      : run_(run), config_(run.config()), settings_(settings), transformer_(transformer_of_run(config_).value()), starts_(run.phase_starts()),
+        final_(run.weights("final")), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(config_, starts_), out_(target),
+        weights_(out_, config_, settings) {
+    for (std::size_t phase = 0; phase < starts_.size(); ++phase) sets_.push_back(run.set(fmt::format("phase_{}", phase)));
     // by step, and by name at equal steps
-    if (path_exists(run / "probes")) {
-      for (const auto& entry : fs::directory_iterator(run / "probes")) {
-        if (entry.path().extension() == ".json") probes_.push_back(entry.path());
-      }
-      std::sort(probes_.begin(), probes_.end());
+    for (const auto& entry : entries_of(run.file("probes"))) {
+      if (entry.extension() == ".json") probes_.push_back(entry);
     }
+    std::sort(probes_.begin(), probes_.end());
   }
 
   void write() {
     const auto epochs = steps_ / settings_.epoch_steps;
-    const auto losses = epoch_losses(run_, settings_.epoch_steps, epochs);
+    const auto losses = epoch_losses(run_.path(), settings_.epoch_steps, epochs);
     out_.dict([&] {
       out_.item("args");
       write_args();
@@ -429,7 +350,7 @@ class Record {
       write_float32(final_.at("wpe.weight"));
       out_.item("token_embedding");
       write_float32(final_.at("wte.weight"));
-      if (with_sequences_) write_sequences(out_, run_, config_, settings_);
+      if (with_sequences_) write_sequences(out_, run_, settings_);
     });
     out_.commit();
   }
@@ -489,13 +410,13 @@ class Record {
     Rows rows;
     const auto& rule = settings_.rows;
     if (rule == "current" || rule == "all_ranks") {
-      take(rows, phase, step, 0, rule == "current" ? kRowStride : 1);
+      take(rows, phase, step, 0, rule == "current" ? kNotebookRowStride : 1);
     } else {
       for (std::size_t p = 0; p <= phase; ++p) {
         if (rule == "all_validation") {
-          take(rows, p, step, 0, sets_[p].stride);
+          take(rows, p, step, 0, config_.eval.validation_stride);
         } else {  // every tenth of all sequences of all phases, one after another
-          take(rows, p, step, (kRowStride - static_cast<std::int64_t>(p) * K % kRowStride) % kRowStride, kRowStride);
+          take(rows, p, step, (kNotebookRowStride - static_cast<std::int64_t>(p) * K % kNotebookRowStride) % kNotebookRowStride, kNotebookRowStride);
         }
       }
     }
@@ -517,10 +438,10 @@ class Record {
 
   void write_attention(std::int64_t step) {
     if (config_.eval.attention.empty()) return;
-    const auto row = last_row_at(read_steps(run_ / "attention/step.npy"), step);
+    const auto row = last_place_of(read_steps(run_.file("attention/step.npy")), step);
     if (!row) return;
     for (const auto& name : config_.eval.attention) {
-      const auto measure = NpyRows(run_ / fmt::format("attention/{}.npy", name))[*row];
+      const auto measure = NpyRows(run_.file(fmt::format("attention/{}.npy", name)))[*row];
       if (name != "attn_reps") {
         out_.item(name + "_metric");
         write_positions(measure.view(), name == "vertical_bars");
@@ -539,7 +460,7 @@ class Record {
     };
     const Shape shape = bars ? Shape{H, below(0), below(1)} : Shape{below(0), H, H};
     const Shape native = bars ? Shape{H, kAttentionPositions, kAttentionPositions} : Shape{kAttentionPositions, H, H};
-    if (measure.dtype != Dtype::f32 || measure.shape != native) refuse(run_ / "attention", "does not hold what config.yaml says");
+    if (measure.dtype != Dtype::f32 || measure.shape != native) refuse(run_.file("attention"), "does not hold what config.yaml says");
     const auto values = measure.as<float>();
     std::vector<float> kept;
     for (std::int64_t i = 0; i < shape[0]; ++i) {
@@ -581,17 +502,21 @@ class Record {
   /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing where it was not evaluated.
   void take(Rows& rows, std::size_t phase, std::int64_t step, std::int64_t first, std::int64_t stride) {
     const auto* set = &sets_[phase];
-    std::optional<ScoredSet> train;  // holds every tenth rank of the current phase also where its own set does not
-    if (stride % set->stride != 0) set = &train.emplace(run_ / "eval/train", config_.eval.train_stride);
-    const auto row = last_row_at(set->steps, step);
+    auto set_stride = config_.eval.validation_stride;
+    std::optional<RunReader::Set> train;  // holds every tenth rank of the current phase also where its own set does not
+    if (stride % set_stride != 0) {
+      set = &train.emplace(run_.set("train"));
+      set_stride = config_.eval.train_stride;
+    }
+    const auto row = set->last_row_at(step);
     if (!row) return;
     const auto K = config_.data.num_sequences;
     const auto add = [&](const NpyRows& file, std::vector<float>& to) {
       const auto scores = file[*row];
-      if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set->stride + 1) refuse(run_, "a set is not scored as config.yaml says");
+      if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set_stride + 1) refuse(run_.path(), "a set is not scored as config.yaml says");
       const auto values = scores.view().as<float>();
       to.reserve(rows.rank.size());
-      for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set->stride)]);
+      for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set_stride)]);
     };
     for (auto rank = first; rank < K; rank += stride) rows.rank.push_back(rank);
     add(set->loss, rows.loss);
@@ -631,7 +556,7 @@ class Record {
   void write_snapshots() {
     std::vector<std::pair<std::string, fs::path>> once;  // in the order of the file
     for_each<SnapshotEvent>(config_, [&](const SnapshotEvent& event) {
-      const auto path = run_ / fmt::format("snapshots/{}.safetensors", event.name);
+      const auto path = run_.file(fmt::format("snapshots/{}.safetensors", event.name));
       if (event.schedule.at && path_exists(path)) once.emplace_back(event.name, path);
     });
     name_the_one_at_the_switch(once);
@@ -653,7 +578,7 @@ class Record {
       });
     });
     write_all("c_attn_state_dict", [&](const Safetensors& weights) { weights_.group(weights, "c_attn."); });
-    for (const auto& [epoch, path] : whole_snapshots(run_, config_, settings_, steps_)) {
+    for (const auto& [epoch, path] : whole_snapshots(run_, settings_, steps_)) {
       out_.item(fmt::format("model_{}", epoch));
       weights_.whole(Safetensors::read(path));
     }
@@ -670,7 +595,7 @@ class Record {
     }
   }
 
-  const fs::path& run_;
+  const RunReader& run_;
   const RunConfig& config_;
   const NotebookSettings& settings_;
   Transformer transformer_;
@@ -679,7 +604,7 @@ class Record {
   std::int64_t steps_;
   bool with_sequences_;
   Presentations presentations_;
-  std::deque<ScoredSet> sets_;  // by phase
+  std::vector<RunReader::Set> sets_;  // by phase
   std::vector<fs::path> probes_;
   PickleWriter out_;
   WeightWriter weights_;
@@ -687,44 +612,41 @@ class Record {
 
 }  // namespace
 
-void write_notebook_record(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target,
-                           bool with_sequences) {
-  check_ranks(run_directory, config);
-  Record(run_directory, config, settings, target, with_sequences).write();
+void write_notebook_record(const RunReader& run, const NotebookSettings& settings, const fs::path& target, bool with_sequences) {
+  check_ranks(run.path(), run.config(), rank_law(run.config()));
+  Record(run, settings, target, with_sequences).write();
 }
 
-std::vector<fs::path> write_notebook_snapshots(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
-                                               const fs::path& stem) {
+std::vector<fs::path> write_notebook_snapshots(const RunReader& run, const NotebookSettings& settings, const fs::path& stem) {
   std::vector<fs::path> written;
-  for (const auto& [epoch, path] : whole_snapshots(run_directory, config, settings, config.train.steps)) {
+  for (const auto& [epoch, path] : whole_snapshots(run, settings, run.config().train.steps)) {
     written.push_back(fmt::format("{}_model_iter_{}.pkl", stem.string(), epoch));
     PickleWriter out(written.back());
-    WeightWriter(out, config, settings).whole(Safetensors::read(path));
+    WeightWriter(out, run.config(), settings).whole(Safetensors::read(path));
     out.commit();
   }
   return written;
 }
 
-// ---- the sequences
-
-void write_notebook_sequences(const fs::path& run_directory, const RunConfig& config, const NotebookSettings& settings, const fs::path& target) {
-  check_ranks(run_directory, config);
+void write_notebook_sequences(const RunReader& run, const NotebookSettings& settings, const fs::path& target) {
+  check_ranks(run.path(), run.config(), rank_law(run.config()));
   PickleWriter out(target);
-  out.dict([&] { write_sequences(out, run_directory, config, settings); });
+  out.dict([&] { write_sequences(out, run, settings); });
   out.commit();
 }
 
-void write_notebook_pickles(const fs::path& run_directory, const RunConfig& config, const Poll& poll) {
+void write_notebook_pickles(const RunReader& run, const Log& log, const Poll& poll) {
+  const auto& config = run.config();
   auto settings = notebook_settings(config);
   settings.poll = poll;
-  const auto record = run_directory / (*config.run + ".pkl"), sequences = run_directory / (*config.run + "_sequences.pkl");
+  const auto record = run.file(*config.run + ".pkl"), sequences = run.file(*config.run + "_sequences.pkl");
   if (settings.format == "none") {
-    if (!config.output.pickle) log_info("no notebook pickles: {}", notebook_problems(config).front().second);
+    if (!config.output.pickle) log.info("no notebook pickles: {}", notebook_problems(config).front().second);
     for (const auto& path : {record, sequences}) fs::remove(path);  // of a run that was shorter
     return;
   }
-  if (has_notebook_record(config.model)) write_notebook_record(run_directory, config, settings, record);
-  write_notebook_sequences(run_directory, config, settings, sequences);
+  if (has_notebook_record(config.model)) write_notebook_record(run, settings, record);
+  write_notebook_sequences(run, settings, sequences);
 }
 
 }  // namespace mnemo

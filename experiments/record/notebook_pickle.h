@@ -1,7 +1,9 @@
 #pragma once
 
+#include "core/log.h"
 #include "core/poll.h"
 #include "experiments/config/config.h"
+#include "experiments/directory/run_reader.h"
 
 #include <filesystem>
 #include <string>
@@ -9,6 +11,9 @@
 #include <vector>
 
 namespace mnemo {
+
+/// Notebooks turn a row of the evaluated subset into a rank by this factor.
+inline constexpr std::int64_t kNotebookRowStride = 10;
 
 /// What the pickles of a run are made with: output.pickle, pickle_rows and epoch_steps, with the defaults filled in.
 struct NotebookSettings {
@@ -34,22 +39,18 @@ bool has_notebook_record(const ModelConfig& model);
 /// `with_sequences`: the record holds the keys of the sequences file too, so that one file serves under both names.
 /// Streamed: memory is bounded by K, one evaluation and one snapshot. Atomic; equal directories give equal bytes.
 /// Throws Error{data} for a directory that holds no finished run or damaged files, Error{io}.
-void write_notebook_record(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
-                           const std::filesystem::path& target, bool with_sequences = false);
-void write_notebook_sequences(const std::filesystem::path& run_directory, const RunConfig& config, const NotebookSettings& settings,
-                              const std::filesystem::path& target);
+void write_notebook_record(const RunReader& run, const NotebookSettings& settings, const std::filesystem::path& target,
+                           bool with_sequences = false);
+void write_notebook_sequences(const RunReader& run, const NotebookSettings& settings, const std::filesystem::path& target);
 
 /// <stem>_model_iter_<epoch>.pkl, the state dict of each snapshot that the record has as model_<epoch>; returns their names.
-std::vector<std::filesystem::path> write_notebook_snapshots(const std::filesystem::path& run_directory, const RunConfig& config,
-                                                            const NotebookSettings& settings, const std::filesystem::path& stem);
+std::vector<std::filesystem::path> write_notebook_snapshots(const RunReader& run, const NotebookSettings& settings,
+                                                            const std::filesystem::path& stem);
 
 /// <run>.pkl and <run>_sequences.pkl in the run directory, where output.pickle asks for them.
-void write_notebook_pickles(const std::filesystem::path& run_directory, const RunConfig& config, const Poll& poll = {});
+void write_notebook_pickles(const RunReader& run, const Log& log, const Poll& poll = {});
 
 /// <group>_transformer_K_<K>_L_<L>_hidden_<F>_nheads_<H>_nlayers_<n>_<seed>: what globbing notebooks expect a run to be called.
 std::string notebook_run_name(const RunConfig& config);
-
-/// Bytes of both files, roughly.
-double notebook_bytes(const RunConfig& config);
 
 }  // namespace mnemo

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "experiments/run/run.h"
+#include "models/make_model.h"
 
 #include <fmt/format.h>
 #include <torch/torch.h>
@@ -23,7 +24,11 @@ bool may_differ(std::string_view path) {
   return path.starts_with("train.betas") || path.starts_with("output.");
 }
 
+constexpr const char* kQueue = "model_state.queue";  // in checkpoints
+
 }  // namespace
+
+AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
 
 std::string difference_of_members(const RunConfig& a, const RunConfig& b) {
   const auto first = flatten(a), second = flatten(b);
@@ -41,7 +46,6 @@ Pack::Pack(std::span<const RunConfig> members)
     : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device,
                             static_cast<double>(members.size()) * milliseconds_of_step(members[0]) / static_cast<double>(members[0].threads))),
       dtype_(members[0].precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
-  at::set_num_threads(static_cast<int>(members[0].threads));
   std::vector<ModelConfig> models;
   std::vector<AdamScalars> scalars;
   for (const auto& member : members) {
@@ -50,14 +54,14 @@ Pack::Pack(std::span<const RunConfig> members)
     }
     models.push_back(with_seeds(member).model);
     scalars.push_back(scalars_of(member.train));
-    samplers_.push_back(sampler_of(member));
+    laws_.push_back(rank_law(member));
   }
   model_ = make_model(models, members[0].data.length, dtype_, device_.device);
   for (std::int64_t row = 0; size() > 1 && row < size(); ++row) members_.push_back(model_->replica(row));
   adam_ = std::make_unique<Adam>(model_->parameters, scalars);
   std::vector<TrainingData> data;
-  for (std::size_t row = 0; row < samplers_.size(); ++row) {
-    data.push_back({nullptr, DrawStream(samplers_[row], data_seed(members[row]), members[row].train.batch_size)});
+  for (std::size_t row = 0; row < laws_.size(); ++row) {
+    data.push_back({nullptr, DrawStream(laws_[row].sampler, data_seed(members[row]), members[row].train.batch_size)});
   }
   trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data));
   loss_sum_R_ = torch::zeros({size()}, torch::TensorOptions().dtype(torch::kFloat64).device(device_.device));
@@ -70,20 +74,52 @@ void Pack::step(std::int64_t step) {
   accuracy_sum_R_.add_(losses.accuracy_R);
 }
 
+NamedTensors Pack::state(std::int64_t row) {
+  NamedTensors tensors;
+  const auto& parameters = model(row).parameters;
+  const auto num_parameters = parameters.specs().size();
+  auto frozen = torch::zeros({static_cast<std::int64_t>(num_parameters)}, torch::kUInt8);
+  for (std::size_t i = 0; i < num_parameters; ++i) {
+    const auto& name = parameters.specs()[i].name;
+    const auto begin = parameters.offset(i), end = begin + parameters.specs()[i].size();
+    tensors.emplace_back("model." + name, parameters.leaf(i).detach().select(0, 0));
+    tensors.emplace_back("adam.first_moment." + name, adam_->first_moment_RP()[row].slice(0, begin, end));
+    tensors.emplace_back("adam.second_moment." + name, adam_->second_moment_RP()[row].slice(0, begin, end));
+    frozen[static_cast<std::int64_t>(i)] = model_->parameters.frozen(row, i);
+  }
+  if (auto* memory = model(row).memory()) tensors.emplace_back(kQueue, memory->state(0));
+  tensors.emplace_back("adam.steps", adam_->steps_RT()[row]);
+  tensors.emplace_back("frozen", frozen);
+  tensors.emplace_back("log.loss", loss_sum_R_[row]);
+  tensors.emplace_back("log.accuracy", accuracy_sum_R_[row]);
+  return tensors;
+}
+
+void Pack::restore(std::int64_t row, const Safetensors& checkpoint) {
+  for (const auto& [name, tensor] : state(row)) {
+    copy_from(checkpoint, name, tensor);
+    if (name == kQueue) model(row).memory()->set_state(0, tensor);
+    if (name != "frozen") continue;
+    for (std::int64_t i = 0; i < tensor.size(0); ++i) set_frozen(row, static_cast<std::size_t>(i), tensor[i].item<std::uint8_t>() != 0);
+  }
+}
+
 std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run>> runs) {
   std::vector<MemberOutcome> outcomes(runs.size());
-  std::vector<std::size_t> active(runs.size());
-  for (std::size_t i = 0; i < runs.size(); ++i) active[i] = i;
+  std::vector<std::size_t> members;  // that have not ended
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i]) members.push_back(i);
+  }
   // whatever ends one member, its own end or an error, ends it alone
-  const auto for_active = [&](const auto& goes_on) {
-    std::erase_if(active, [&](std::size_t i) {
+  const auto for_those_at = [&](std::int64_t step, const auto& goes_on) {
+    std::erase_if(members, [&](std::size_t i) {
+      if (runs[i]->step() != step) return false;
       std::exception_ptr error;
       try {
         if (goes_on(*runs[i])) return false;
       } catch (...) {
         error = std::current_exception();
       }
-      pack.leave(static_cast<std::int64_t>(i));
       try {
         outcomes[i].code = runs[i]->end(error);
       } catch (...) {
@@ -92,15 +128,21 @@ std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run
       return true;
     });
   };
-  while (true) {
-    for_active([](Run& run) { return run.act(); });
-    if (active.empty()) return outcomes;
-    pack.step(runs[active[0]]->step());
-    for_active([](Run& run) {
+  const auto slowest = [&] { return *std::ranges::min_element(members, {}, [&](std::size_t i) { return runs[i]->step(); }); };
+  while (!members.empty()) {
+    const auto step = runs[slowest()]->step();
+    for_those_at(step, [](Run& run) { return run.act(); });
+    if (members.empty() || runs[slowest()]->step() != step) continue;
+    std::vector<bool> takes_part(runs.size());
+    for (const auto i : members) takes_part[i] = runs[i]->step() == step;
+    for (std::size_t i = 0; i < runs.size(); ++i) pack.set_active(static_cast<std::int64_t>(i), takes_part[i]);
+    pack.step(step);
+    for_those_at(step, [](Run& run) {
       run.trained();
       return true;
     });
   }
+  return outcomes;
 }
 
 }  // namespace mnemo

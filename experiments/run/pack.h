@@ -4,6 +4,8 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "experiments/config/config.h"
+#include "experiments/directory/tensors.h"
+#include "experiments/run/data.h"
 #include "experiments/run/trainer.h"
 
 #include <exception>
@@ -14,36 +16,35 @@
 
 namespace mnemo {
 
-/// R runs of one shape and one schedule that step together: their model, optimizer and trainer, and the only training loop. A run reads and
-/// writes its member through model(), or by its row. A member that leaves is computed with the others but never updated again.
+/// R runs of one shape and one schedule that step together: their model, optimizer and trainer. A run reads and writes its member through
+/// model(), or by its row.
 class Pack {
  public:
   /// Throws Error{config} for runs that may not share a pack, naming the setting; Error{resources} when memory or device are missing.
   explicit Pack(std::span<const RunConfig> members);
 
-  std::int64_t size() const { return std::ssize(samplers_); }
+  std::int64_t size() const { return std::ssize(laws_); }
   const DeviceChoice& device() const { return device_; }
   torch::Dtype dtype() const { return dtype_; }
+  /// What a member draws from.
+  const RankLaw& law(std::int64_t row) const { return laws_[static_cast<std::size_t>(row)]; }
 
   /// The member's weights and memory, as a model of one replica.
   Model& model(std::int64_t row) { return members_.empty() ? *model_ : *members_[static_cast<std::size_t>(row)]; }
-  Adam& adam() { return *adam_; }
   void set_frozen(std::int64_t row, std::size_t parameter, bool frozen) { model_->parameters.set_frozen(row, parameter, frozen); }
-  bool frozen(std::int64_t row, std::size_t parameter) const { return model_->parameters.frozen(row, parameter); }
+  void reset_optimizer(std::int64_t row, const std::vector<std::size_t>& parameters) { adam_->reset(row, parameters); }
 
   /// The next phase of a member: its sequences from now on, which must outlive the pack. After restart() it is phase 0.
   void begin_phase(std::int64_t row, const SequenceTable& table, bool clear_memory = true) { trainer_->begin_phase(row, table, clear_memory); }
-  /// Forgets a member's phases, and that it was not finite or has left.
+  /// Forgets a member's phases, and that it was not finite.
   void restart(std::int64_t row) { trainer_->restart(row); }
-  void leave(std::int64_t row) { trainer_->leave(row); }
+  /// A member that takes no part is computed with the others, but nothing of it changes.
+  void set_active(std::int64_t row, bool active) { trainer_->set_active(row, active); }
 
-  /// The law of a member's draws.
-  const RankSampler& sampler(std::int64_t row) const { return samplers_[static_cast<std::size_t>(row)]; }
-
-  /// One update of all members: number `step`, counting from 0.
+  /// One update of the active members: number `step`, counting from 0.
   void step(std::int64_t step);
-  /// The ranks that a member draws in an update.
-  std::span<const std::int32_t> drawn(std::int64_t row, std::int64_t step) { return trainer_->drawn(static_cast<std::size_t>(row), step); }
+  /// The ranks that a member drew in the last update.
+  std::span<const std::int32_t> drawn(std::int64_t row) const { return trainer_->drawn(static_cast<std::size_t>(row)); }
   /// Whether every loss and gradient of a member was finite so far. Waits for the device.
   bool finite(std::int64_t row) const { return trainer_->finite_R()[row].item<std::uint8_t>() != 0; }
   /// Updates that a member made before the first that was not finite. Waits for the device.
@@ -53,16 +54,23 @@ class Pack {
   torch::Tensor loss_sum(std::int64_t row) const { return loss_sum_R_[row]; }
   torch::Tensor accuracy_sum(std::int64_t row) const { return accuracy_sum_R_[row]; }
 
+  /// What decides the rest of a member's training, phases and step apart, for a checkpoint; most are views.
+  NamedTensors state(std::int64_t row);
+  /// Takes it from a checkpoint, after the same phases have begun. Throws Error{data} where it does not fit.
+  void restore(std::int64_t row, const Safetensors& checkpoint);
+
  private:
   DeviceChoice device_;
   torch::Dtype dtype_;
-  std::vector<RankSampler> samplers_;
+  std::vector<RankLaw> laws_;
   std::unique_ptr<Model> model_;
   std::vector<std::unique_ptr<Model>> members_;  // none in a pack of one, whose member is the model itself
   std::unique_ptr<Adam> adam_;
   std::unique_ptr<Trainer> trainer_;
   torch::Tensor loss_sum_R_, accuracy_sum_R_;
 };
+
+AdamScalars scalars_of(const TrainConfig& train);
 
 /// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty where there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);
@@ -74,8 +82,8 @@ struct MemberOutcome {
 };
 
 class Run;
-/// Trains the members of a pack, opened at one step, to their ends: the only training loop. A member that is done, stays at chance, diverges or fails
-/// leaves alone.
+/// Trains opened members of a pack to their ends: the only training loop. A member that is done, stays at chance, diverges or fails leaves alone;
+/// one that stands at a later step than others, after a crash, waits until they are there. A null entry: no run of this row takes part.
 std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run>> runs);
 
 }  // namespace mnemo

@@ -2,8 +2,9 @@
 
 #include "experiments/config/events.h"
 
-#include "core/log.h"
+#include "experiments/run/evaluate.h"
 #include "experiments/run/run.h"
+#include "experiments/run/weights.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -41,7 +42,7 @@ void SwapTestEvent::apply(Run& run) const {
   const auto file = run.weights_from(from);
   const KeptWeights kept(run.model());
   load_weights(run.model(), file, params);
-  run.evaluate(name + ".", on);
+  run.evaluate_copy(name, on);
 }
 
 // ---- transplant
@@ -119,8 +120,8 @@ void ForkProbeEvent::apply(Run& run) const {
                    fmt::format("{{\"step\": {}, \"steps_needed\": {}, \"num_iters_required\": {}, \"until\": {}, \"max_steps\": {}, "
                                "\"sequences\": {}, \"seed\": {}{}}}\n",
                                run.step(), reached ? std::to_string(accuracy.size()) : "null", accuracy.size() - 1, until, max_steps, sequences, seed, diverged ? ", \"diverged\": true" : ""));
-  if (diverged) return log_warning("{}: the copy diverged after {} steps: loss or gradient is not finite", name, accuracy.size());
-  log_info("{}: {} {} after {} steps", name, reached ? "passed" : "did not pass", until, accuracy.size());
+  if (diverged) return run.log().warning("{}: the copy diverged after {} steps: loss or gradient is not finite", name, accuracy.size());
+  run.log().info("{}: {} {} after {} steps", name, reached ? "passed" : "did not pass", until, accuracy.size());
 }
 
 // ---- features

@@ -26,14 +26,14 @@ class Trainer {
   /// Update number `step` (0-based). A replica whose loss or gradient is not finite keeps its parameters, from then on.
   Losses step(std::int64_t step);
 
-  /// The ranks that replica r draws in update `step`.
-  std::span<const std::int32_t> drawn(std::size_t replica, std::int64_t step) { return replicas_[replica].draws.ranks(step); }
+  /// The ranks that a replica drew in the last update.
+  std::span<const std::int32_t> drawn(std::size_t replica) const { return drawn_[replica]; }
   /// The next phase of a replica.
   void begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory = true);
-  /// The replica is to begin again, with phase 0, and takes part in updates.
+  /// The replica is to begin again, with phase 0.
   void restart(std::int64_t replica);
-  /// The replica takes part in no update from now on.
-  void leave(std::int64_t replica) { active_R_[replica] = 0; }
+  /// Of a replica that takes no part in updates nothing changes, and its losses are 0.
+  void set_active(std::int64_t replica, bool active);
 
   /// uint8 [R] on the model's device: 0 from the first non-finite step on. Reading it waits for the device.
   const torch::Tensor& finite_R() const { return finite_R_; }
@@ -41,6 +41,7 @@ class Trainer {
   const torch::Tensor& finite_steps_R() const { return finite_steps_R_; }
 
  private:
+  bool all_active() const;
   /// uint8 [R]: replicas that are active, finite, and have something to learn from.
   torch::Tensor updates_R() const;
 
@@ -48,7 +49,9 @@ class Trainer {
   Adam& adam_;
   std::vector<TrainingData> replicas_;
   Sharing sharing_;
-  torch::Tensor active_R_, finite_R_, finite_steps_R_;  // active: has not left
+  std::vector<bool> active_;
+  std::vector<std::span<const std::int32_t>> drawn_;    // in the last update
+  torch::Tensor active_R_, finite_R_, finite_steps_R_;  // active_R_ is active_ on the device
 };
 
 }  // namespace mnemo

@@ -3,16 +3,24 @@
 #include "core/batches.h"
 #include "models/ops/vector.h"
 
+#include <numeric>
+
 namespace mnemo {
 
-/// The cells of a batch in the order in which a step works on them: by (position, bit there, row), cut into chunks
-/// whose activations fit the cache, a range of positions for each thread.
+/// How the cells of a batch are grouped.
+enum class GroupCells {
+  by_position,          ///< a chunk holds cells of one position
+  by_position_and_bit,  ///< and the bit there; a chunk holds whole groups where they fit
+};
+
+/// The cells of a batch in the order in which a step works on them: by position, bit there where asked, and row, cut into chunks whose
+/// activations fit the cache, a range of positions for each thread.
 template <class Real>
 struct CellSchedule {
-  /// Cells at one position with one bit there, in a chunk's slots [begin, end).
+  /// Cells of one group, in a chunk's slots [begin, end).
   struct Run {
     std::int64_t position;
-    int bit;
+    int bit;  ///< there; 0 where cells are grouped by position
     std::int64_t begin, end;
   };
   struct Chunk {
@@ -28,15 +36,10 @@ struct CellSchedule {
   std::vector<std::int32_t> cell, row;
   std::vector<Real, CacheLineAllocator<Real>> weight_zero, weight_one;  ///< loss weights of next bit 0 and 1
 
-  int bits = 4;                        ///< of a pattern
-  std::int64_t pattern_stride = 0;     ///< patterns of a row
-  std::vector<std::uint8_t> patterns;  ///< [U, pattern_stride], see selected_sums.h
-
-  explicit CellSchedule(std::int64_t max_chunk) : max_chunk_(max_chunk) {}
+  CellSchedule(GroupCells by, std::int64_t max_chunk) : groups_of_position_(by == GroupCells::by_position ? 1 : 2), max_chunk_(max_chunk) {}
 
   /// `fixed_work`: a cell costs this much, and 1 more for every position it attends to.
   void make(const Cells& cells, const SequenceTable& table, std::int64_t threads, std::int64_t fixed_work) {
-    make_patterns(cells, table);
     count_groups(cells, table);
     share_positions(threads, fixed_work);
     cut();
@@ -44,40 +47,24 @@ struct CellSchedule {
   }
 
  private:
-  void make_patterns(const Cells& cells, const SequenceTable& table);
   void count_groups(const Cells& cells, const SequenceTable& table);
   void share_positions(std::int64_t threads, std::int64_t fixed_work);
   void cut();
   void place(const Cells& cells);
-  std::int64_t num_positions() const { return static_cast<std::int64_t>(group_size_.size()) / 2; }
+  std::int64_t num_positions() const { return static_cast<std::int64_t>(group_size_.size()) / groups_of_position_; }
 
-  std::int64_t max_chunk_;
-  std::vector<std::int32_t> group_;                    // of each cell: 2 position + bit
+  std::int64_t groups_of_position_, max_chunk_;
+  std::vector<std::int32_t> group_;                    // of each cell: its position, or 2 position + bit
   std::vector<std::int64_t> group_size_, group_slot_;  // group_slot_: of its first cell
 };
-
-/// Bits of the rows in patterns of 4, or of 2 where few cells would share a table of 2^4 sums.
-template <class Real>
-void CellSchedule<Real>::make_patterns(const Cells& cells, const SequenceTable& table) {
-  bits = cells.num_cells() >= 16 * 2 * (cells.length - 1) ? 4 : 2;
-  pattern_stride = (cells.length + bits - 1) / bits;
-  patterns.resize(static_cast<std::size_t>(cells.num_rows() * pattern_stride));
-  auto* out = patterns.data();
-  for (const auto rank : cells.ranks) {
-    const auto words = table.row(rank);
-    for (std::int64_t at = 0; at < cells.length; at += bits) {
-      *out++ = words[static_cast<std::size_t>(at / 64)] >> (64 - bits - at % 64) & ((1U << bits) - 1);
-    }
-  }
-}
 
 template <class Real>
 void CellSchedule<Real>::count_groups(const Cells& cells, const SequenceTable& table) {
   group_.resize(static_cast<std::size_t>(cells.num_cells()));
-  group_size_.assign(static_cast<std::size_t>(2 * (cells.length - 1)), 0);
+  group_size_.assign(static_cast<std::size_t>(groups_of_position_ * cells.num_positions()), 0);
   for (std::size_t i = 0; i < group_.size(); ++i) {
     const auto position = cells.position[i];
-    group_[i] = 2 * position + table.bit(cells.ranks[static_cast<std::size_t>(cells.row[i])], position);
+    group_[i] = groups_of_position_ == 1 ? position : 2 * position + table.bit(cells.ranks[static_cast<std::size_t>(cells.row[i])], position);
     ++group_size_[static_cast<std::size_t>(group_[i])];
   }
 }
@@ -86,8 +73,8 @@ void CellSchedule<Real>::count_groups(const Cells& cells, const SequenceTable& t
 template <class Real>
 void CellSchedule<Real>::share_positions(std::int64_t threads, std::int64_t fixed_work) {
   const auto work = [&](std::int64_t position) {
-    const auto group = static_cast<std::size_t>(2 * position);
-    return (group_size_[group] + group_size_[group + 1]) * (fixed_work + position);
+    const auto* size = group_size_.data() + groups_of_position_ * position;
+    return std::accumulate(size, size + groups_of_position_, std::int64_t{0}) * (fixed_work + position);
   };
   std::int64_t total = 0, done = 0;
   for (std::int64_t position = 0; position < num_positions(); ++position) total += work(position);
@@ -112,9 +99,9 @@ void CellSchedule<Real>::cut() {
   for (std::size_t t = 0; t + 1 < first_position.size(); ++t) {
     first_chunk.push_back(chunks.size());
     std::int64_t room = 0;  // left in the last chunk
-    for (auto group = 2 * first_position[t]; group < 2 * first_position[t + 1]; ++group) {
+    for (auto group = groups_of_position_ * first_position[t]; group < groups_of_position_ * first_position[t + 1]; ++group) {
       auto left = group_size_[static_cast<std::size_t>(group)];
-      if (left > room) room = 0;
+      if (left > room || groups_of_position_ == 1) room = 0;
       if (room == 0) slot = round_up(slot, kLanes<Real>);
       group_slot_[static_cast<std::size_t>(group)] = slot;
       while (left > 0) {
@@ -123,7 +110,7 @@ void CellSchedule<Real>::cut() {
           room = max_chunk_;
         }
         const auto taken = std::min(left, room);
-        runs.push_back({group / 2, static_cast<int>(group % 2), slot, slot + taken});
+        runs.push_back({group / groups_of_position_, static_cast<int>(group % groups_of_position_), slot, slot + taken});
         slot += taken, left -= taken, room -= taken;
         chunks.back().end = slot;
         chunks.back().last_run = runs.size();

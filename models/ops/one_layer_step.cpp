@@ -49,6 +49,7 @@ class OneLayerStep<Real>::Impl {
     bool safe;
   };
 
+  void schedule(const Cells& cells, const SequenceTable& table);
   void pack(const OneLayerTensors<const Real>& weights);
   template <class Body>
   void for_threads(const Body& body);
@@ -56,7 +57,7 @@ class OneLayerStep<Real>::Impl {
     return layer == 0 ? worker.hidden[0] : worker.rectified[layer];
   }
   Patterns patterns(std::int64_t slot) const {
-    return {schedule_.patterns.data(), schedule_.pattern_stride, schedule_.row.data() + slot};
+    return {patterns_, schedule_.row.data() + slot};
   }
 
   /// body(depth_of): the columns of `matrix` that a product over them has to visit.
@@ -90,7 +91,8 @@ class OneLayerStep<Real>::Impl {
   std::vector<Layer> layers_;
   Matrix<Real> head_;  // [1, D] lm_head row 1 - row 0
   Real head_bias_ = 0;
-  CellSchedule<Real> schedule_{kMaxChunk};
+  CellSchedule<Real> schedule_{GroupCells::by_position_and_bit, kMaxChunk};
+  PatternRows patterns_;  // of the batch
   std::vector<Worker> workers_;
   std::vector<typename BinaryAttention<Real>::Scratch*> scratches_;  // of the workers
 };
@@ -128,6 +130,14 @@ OneLayerStep<Real>::Impl::Impl(const OneLayerShape& shape, int threads, bool ski
     }
   }
   for (auto& worker : workers_) scratches_.push_back(&worker.attention);
+}
+
+/// The order of the cells, and the rows in patterns of 4 bits, or of 2 where few cells would share a table of 2^4 sums.
+template <class Real>
+void OneLayerStep<Real>::Impl::schedule(const Cells& cells, const SequenceTable& table) {
+  schedule_.make(cells, table, static_cast<std::int64_t>(workers_.size()), fixed_work());
+  patterns_.reset(cells.num_rows(), cells.length, cells.num_cells() >= 16 * 2 * (cells.length - 1) ? 4 : 2);
+  for (std::int64_t u = 0; u < cells.num_rows(); ++u) patterns_.set(u, table.row(cells.ranks[static_cast<std::size_t>(u)]).data());
 }
 
 /// Layers in both layouts. LayerNorm's scale and shift go into the first: W (g x + s) + b = (W diag(g)) x + (W s + b).
@@ -174,7 +184,7 @@ void OneLayerStep<Real>::Impl::forward(Worker& worker, const Chunk& chunk) {
       attention_.template attend<kBits>(run.position, run.bit, patterns(run.begin), run.end - run.begin,
                                         attended[run.begin - chunk.begin], attended.stride(), worker.attention);
     };
-    schedule_.bits == 4 ? attend.template operator()<4>() : attend.template operator()<2>();
+    patterns_.bits() == 4 ? attend.template operator()<4>() : attend.template operator()<2>();
   }
   normalise(worker, n);
   const Matrix<Real>* input = &worker.normalised;
@@ -236,9 +246,7 @@ void OneLayerStep<Real>::Impl::normalise(Worker& worker, std::int64_t n) {
   }
 }
 
-/// Loss and accuracy of a chunk, and dlogit. With e = exp(-|z|):
-///   loss = w_0 softplus(z) + w_1 softplus(-z) = (w_0 + w_1) log1p(e) + w_0 max(z, 0) + w_1 max(-z, 0)
-///   dz   = w_0 sigmoid(z) - w_1 sigmoid(-z),   sigmoid(|z|) = 1 / (1 + e), sigmoid(-|z|) = e / (1 + e)
+/// Loss and accuracy of a chunk, and dlogit.
 template <class Real>
 void OneLayerStep<Real>::Impl::loss(Worker& worker, const Chunk& chunk) {
   Wide<Real> loss{}, right{};
@@ -246,16 +254,11 @@ void OneLayerStep<Real>::Impl::loss(Worker& worker, const Chunk& chunk) {
   const auto n = chunk.end - chunk.begin;
   std::fill(logits + n, logits + round_up(n, kLanes<Real>), Real{0});
   for (std::int64_t s = 0; s < n; s += kLanes<Real>) {
-    const auto z = load(logits + s), zero = load(&schedule_.weight_zero[chunk.begin + s]),
-               one = load(&schedule_.weight_one[chunk.begin + s]);
-    const auto size = z < Real{0} ? -z : z;
-    const auto e = exp(-size), likelier = 1 / (1 + e), other = e * likelier;
-    const auto positive = z > Real{0} ? likelier : other, negative = z > Real{0} ? other : likelier;
-    store(worker.dlogit[0] + s, zero * positive - one * negative);
-    const auto cost = (zero + one) * log1p_of_unit(e) + (z > Real{0} ? zero : one) * size;
-    const auto half = (zero + one) * Real(0.5);
-    loss += __builtin_convertvector(cost, Wide<Real>);
-    right += __builtin_convertvector(z > Real{0} ? one : z < Real{0} ? zero : half, Wide<Real>);
+    const auto zero = load(&schedule_.weight_zero[chunk.begin + s]), one = load(&schedule_.weight_one[chunk.begin + s]);
+    const Bce<Vec<Real>> bce(load(logits + s));
+    store(worker.dlogit[0] + s, bce.slope(zero, one));
+    loss += __builtin_convertvector(bce.loss(zero, one), Wide<Real>);
+    right += __builtin_convertvector(bce.right(zero, one), Wide<Real>);
   }
   for (std::int64_t lane = 0; lane < kLanes<Real>; ++lane) {
     worker.loss += loss[lane];
@@ -335,7 +338,7 @@ void OneLayerStep<Real>::Impl::backward(Worker& worker, const Chunk& chunk) {
                                          worker.attended[run.begin - chunk.begin], worker.attended.stride(),
                                          worker.attention);
     };
-    schedule_.bits == 4 ? scatter.template operator()<4>() : scatter.template operator()<2>();
+    patterns_.bits() == 4 ? scatter.template operator()<4>() : scatter.template operator()<2>();
   }
 }
 
@@ -414,7 +417,7 @@ template <class Real>
 auto OneLayerStep<Real>::Impl::gradient(const OneLayerTensors<const Real>& weights,
                                         const OneLayerTensors<Real>& gradients, const Cells& cells,
                                         const SequenceTable& table) -> std::optional<Result> {
-  schedule_.make(cells, table, static_cast<std::int64_t>(workers_.size()), fixed_work());
+  schedule(cells, table);
   pack(weights);
   attention_.project({weights.wte, weights.wpe, weights.c_attn_weight, weights.c_attn_bias});
   for_threads([&](std::size_t t) {
@@ -444,7 +447,7 @@ auto OneLayerStep<Real>::Impl::gradient(const OneLayerTensors<const Real>& weigh
 template <class Real>
 bool OneLayerStep<Real>::Impl::logits(const OneLayerTensors<const Real>& weights, const Cells& cells,
                                       const SequenceTable& table, Real* out) {
-  schedule_.make(cells, table, static_cast<std::int64_t>(workers_.size()), fixed_work());
+  schedule(cells, table);
   pack(weights);
   attention_.project({weights.wte, weights.wpe, weights.c_attn_weight, weights.c_attn_bias});
   for_threads([&](std::size_t t) {

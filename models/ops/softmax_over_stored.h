@@ -21,34 +21,24 @@ template <class Real>
 class StoredPatterns {
  public:
   void set(std::span<const StoredSequence> memory, std::int64_t length) {
-    groups_ = (length + kPatternBits - 1) / kPatternBits;
     memory_ = memory;
-    patterns_.resize(memory.size() * static_cast<std::size_t>(groups_));
+    patterns_.reset(size(), length, kPatternBits);
     log_count_.resize(memory.size());
-    auto* out = patterns_.data();
     for (std::size_t u = 0; u < memory.size(); ++u) {
       log_count_[u] = memory[u].count == 1 ? Real{0} : std::log(static_cast<Real>(memory[u].count));
-      for (std::int64_t at = 0; at < length; at += kPatternBits) {
-        const auto* word = memory[u].bits + at / 64;
-        const auto offset = at % 64;
-        auto bits = *word << offset;
-        if (offset > 64 - kPatternBits && (at / 64 + 1) * 64 < length) bits |= word[1] >> (64 - offset);
-        *out++ = static_cast<std::uint8_t>(bits >> (64 - kPatternBits));
-      }
+      patterns_.set(static_cast<std::int64_t>(u), memory[u].bits);
     }
   }
 
   std::int64_t size() const { return static_cast<std::int64_t>(memory_.size()); }
-  std::int64_t groups() const { return groups_; }
-  const std::uint8_t* pattern(std::int64_t u) const { return patterns_.data() + u * groups_; }
+  const std::uint8_t* pattern(std::int64_t u) const { return patterns_.of(u); }
   Real log_count(std::int64_t u) const { return log_count_[static_cast<std::size_t>(u)]; }
   std::int64_t count(std::int64_t u) const { return memory_[static_cast<std::size_t>(u)].count; }
   bool bit(std::int64_t u, std::int64_t n) const { return memory_[static_cast<std::size_t>(u)].bits[n / 64] >> (63 - n % 64) & 1; }
 
  private:
-  std::int64_t groups_ = 0;
   std::span<const StoredSequence> memory_;
-  std::vector<std::uint8_t> patterns_;  // [U, groups]
+  PatternRows patterns_;
   std::vector<Real> log_count_;
 };
 
@@ -129,30 +119,18 @@ class SoftmaxOverStored {
   /// Scores of a block; returns their maxima.
   template <int N>
   std::array<Vec<Real>, N> score_block(const StoredPatterns<Real>& stored, std::span<const std::int32_t> rows) {
-    constexpr auto kWidth = N * kLanes<Real>;
     std::array<Vec<Real>, N> best;
     best.fill(broadcast(-std::numeric_limits<Real>::infinity()));
-    for_cells<12 / N>(static_cast<std::int64_t>(rows.size()), [&]<int M>(std::int64_t k) {
-      const std::uint8_t* pattern[M];
-      Vec<Real> sum[M][N];
-      for (int m = 0; m < M; ++m) {
-        const auto u = rows[static_cast<std::size_t>(k + m)];
-        pattern[m] = stored.pattern(u);
-        for (int v = 0; v < N; ++v) sum[m][v] = broadcast(stored.log_count(u));
-      }
-      const Real* table = query_sums_[0];
-      for (std::int64_t g = 0; g < groups_; ++g, table += kWidth << kPatternBits) {
-        for (int m = 0; m < M; ++m) {
-          for (int v = 0; v < N; ++v) sum[m][v] += load(table + pattern[m][g] * kWidth + v * kLanes<Real>);
-        }
-      }
-      for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < N; ++v) {
-          store(score_of<N>(k + m) + v * kLanes<Real>, sum[m][v]);
-          best[static_cast<std::size_t>(v)] = max<Real>(best[static_cast<std::size_t>(v)], sum[m][v]);
-        }
-      }
-    });
+    const auto row = [&](std::int64_t k) { return rows[static_cast<std::size_t>(k)]; };
+    gather_patterns<kPatternBits, N>(
+        std::ssize(rows), groups_, static_cast<const Real*>(query_sums_[0]), [&](std::int64_t k) { return stored.pattern(row(k)); },
+        [&](std::int64_t k) { return broadcast(stored.log_count(row(k))); },
+        [&](std::int64_t k, const Vec<Real>(&score)[N]) {
+          for (std::size_t v = 0; v < N; ++v) {
+            store(score_of<N>(k) + static_cast<std::int64_t>(v) * kLanes<Real>, score[v]);
+            best[v] = max<Real>(best[v], score[v]);
+          }
+        });
     return best;
   }
 
@@ -208,22 +186,9 @@ class SoftmaxOverStored {
   /// Adds the weights of a block to the entries that its rows' patterns name.
   template <int N>
   void scatter_block(const StoredPatterns<Real>& stored, std::span<const std::int32_t> rows) {
-    constexpr auto kWidth = N * kLanes<Real>;
-    for_cells<12 / N>(static_cast<std::int64_t>(rows.size()), [&]<int M>(std::int64_t k) {
-      const std::uint8_t* pattern[M];
-      Vec<Real> weight[M][N];
-      for (int m = 0; m < M; ++m) {
-        pattern[m] = stored.pattern(rows[static_cast<std::size_t>(k + m)]);
-        for (int v = 0; v < N; ++v) weight[m][v] = load(score_of<N>(k + m) + v * kLanes<Real>);
-      }
-      Real* table = weight_sums_[0];
-      for (std::int64_t g = 0; g < groups_; ++g, table += kWidth << kPatternBits) {
-        for (int m = 0; m < M; ++m) {
-          Real* entry = table + pattern[m][g] * kWidth;
-          for (int v = 0; v < N; ++v) store(entry + v * kLanes<Real>, load(entry + v * kLanes<Real>) + weight[m][v]);
-        }
-      }
-    });
+    scatter_patterns<kPatternBits, N>(
+        std::ssize(rows), groups_, weight_sums_[0], [&](std::int64_t k) { return stored.pattern(rows[static_cast<std::size_t>(k)]); },
+        [&](std::int64_t k) { return score_of<N>(k); });
   }
 
   std::int64_t groups_ = 0;

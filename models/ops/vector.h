@@ -1,5 +1,7 @@
 #pragma once
 
+#include "core/loss_math.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -131,6 +133,17 @@ inline Vec<double> log1p_of_unit(Vec<double> e) {
   for (int lane = 0; lane < kLanes<double>; ++lane) e[lane] = std::log1p(e[lane]);
   return e;
 }
+
+template <>
+struct UnitMath<Vec<float>> {
+  static Vec<float> exp(Vec<float> x) { return mnemo::exp(x); }
+  static Vec<float> log1p(Vec<float> e) { return log1p_of_unit(e); }
+};
+template <>
+struct UnitMath<Vec<double>> {
+  static Vec<double> exp(Vec<double> x) { return mnemo::exp(x); }
+  static Vec<double> log1p(Vec<double> e) { return log1p_of_unit(e); }
+};
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;

@@ -1,5 +1,7 @@
 #include "core/loss.h"
 
+#include "core/loss_math.h"
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -45,6 +47,27 @@ TEST(WeightedLoss, IsTheSumWithItsDerivative) {
   }
   EXPECT_NEAR(loss.accuracy_R[0].item<double>(), .1 + .1 + .3, 1e-15);
   EXPECT_NEAR(loss.accuracy_R[1].item<double>(), .5 * (.4 + .1) + .25 + .25, 1e-15);  // a logit of 0 is half right
+}
+
+TEST(WeightedLoss, EqualsTheArithmeticOfKernels) {
+  for (const double z : {0.0, 1e-9, -0.5, 3.0, -19.9, 40.0, -300.0}) {
+    for (const auto& [zero, one] : {std::pair(.3, .7), {1.0, 0.0}, {0.0, 1.0}}) {
+      const Bce<double> bce(z);
+      const auto loss = weighted_loss(torch::tensor({{z}}, torch::kFloat64), torch::tensor({{{zero, one}}}, torch::kFloat64));
+      EXPECT_NEAR(bce.loss(zero, one), loss.loss_R.item<double>(), 1e-15 * std::max(1.0, std::abs(z))) << z;
+      EXPECT_NEAR(bce.slope(zero, one), loss.dlogits_RN.item<double>(), 1e-15) << z;
+      EXPECT_EQ(bce.right(zero, one), loss.accuracy_R.item<double>()) << z;
+    }
+    EXPECT_DOUBLE_EQ(Bce<double>::of_one(z, std::log1p(std::exp(-std::abs(z)))), bce_of_one(torch::tensor({z}, torch::kFloat64)).item<double>()) << z;
+  }
+}
+
+/// A million cells of float32 weigh what they weigh.
+TEST(WeightedLoss, SumsInDoublePrecision) {
+  const auto weight = torch::full({1, 1'000'000, 2}, 0.5e-6, torch::kFloat32);
+  const auto loss = weighted_loss(torch::zeros({1, 1'000'000}, torch::kFloat32), weight);
+  EXPECT_EQ(loss.loss_R.scalar_type(), torch::kFloat64);
+  EXPECT_NEAR(loss.accuracy_R.item<double>(), 1e6 * static_cast<double>(0.5e-6F), 1e-12);
 }
 
 TEST(WeightedLoss, AWeightOfZeroMeetsNoInfinity) {

@@ -3,7 +3,10 @@
 #include "experiments/config/events.h"
 
 #include "core/npy.h"
-#include "experiments/run/run.h"
+#include "experiments/directory/run_reader.h"
+#include "experiments/run/data.h"
+#include "experiments/run/evaluate.h"
+#include "experiments/run/weights.h"
 #include "tests/experiments/place.h"
 
 #include <torch/torch.h>
@@ -352,8 +355,9 @@ TEST(AttentionControls, ZeroedAndFrozenMakesEveryLogitOneConstant) {
   const auto config = load_config(place.file(), {}).config;
   const auto model = make_model({&config.model, 1}, 6, torch::kFloat32, torch::kCPU);
   load_weights(*model, weights);
-  const auto table = table_of_phase(config, 0);
-  const auto probabilities = sampler_of(config).probabilities();
+  const auto law = rank_law(config);
+  const auto table = table_of_phase(config, law, 0);
+  const auto& probabilities = law.sampler.probabilities();
   const std::vector<std::int32_t> order(table.order().begin(), table.order().end());
   std::vector<double> weight;
   for (const auto rank : order) weight.push_back(probabilities[static_cast<std::size_t>(rank)]);

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace mnemo {
@@ -78,13 +79,24 @@ TEST(Learning, DenseAndBinaryAttentionGiveTheSameCurve) {
   }
 }
 
-/// A transformer whose input is shifted by one: each position sees the bit it is to predict.
-class Leaky : public OneLayerAttention {
+/// A model whose input is shifted by one: each position sees the bit it is to predict.
+class Leaky : public Model {
  public:
-  using OneLayerAttention::OneLayerAttention;
+  explicit Leaky(std::unique_ptr<Model> model) : Model(model->facts, model->parameters.replica(0)), model_(std::move(model)) {}
 
- protected:
-  torch::Tensor attention(const torch::Tensor& bits_RUL) const override { return OneLayerAttention::attention(bits_RUL.roll(-1, 2)); }
+  std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<Leaky>(model_->replica(r)); }
+
+  torch::Tensor logits(const Rows& rows) override {
+    const auto& [cells, table] = rows.replicas()[0];
+    const auto K = table->num_sequences(), L = table->length();
+    auto bits = table->unpack_all();
+    for (std::int64_t rank = 0; rank < K; ++rank) std::rotate(bits.begin() + rank * L, bits.begin() + rank * L + 1, bits.begin() + (rank + 1) * L);
+    const auto shifted = SequenceTable::from_array(view_of(bits.data(), {K, L}));
+    return model_->logits(Rows({{cells, &shifted}}, torch::kFloat32, torch::kCPU));
+  }
+
+ private:
+  std::unique_ptr<Model> model_;
 };
 
 TEST(Learning, TheStrictCeilingCatchesALeak) {
@@ -93,9 +105,8 @@ TEST(Learning, TheStrictCeilingCatchesALeak) {
   OneLayerAttentionConfig config;
   config.heads = 2;
   config.attention = "dense";
-  Parameters parameters(facts_of(config, 12).parameters, 1, torch::kFloat32, torch::kCPU);
-  parameters.initialize(0, 0, facts_of(config, 12).parameters);
-  Leaky model(config, facts_of(config, 12), std::move(parameters));
+  const ModelConfig any = config;
+  Leaky model(make_model({&any, 1}, 12, torch::kFloat32, torch::kCPU));
   const auto theory = bayes(table, sampler.probabilities());
   Adam adam(model.parameters, {{3e-3, 0.9, 0.999, 1e-8, 0}});
   Trainer trainer(model, adam, {{&table, DrawStream(sampler, 1, 32)}}, Sharing::none);  // a leak makes cells with one prefix differ

@@ -66,7 +66,7 @@ TEST(Moment, IsRestoredInARunMadeBefore) {
   const Place whole(config);
   auto request = whole.request();
   std::int64_t polls = 0;
-  request.options.stop = [&] { return ++polls < 0; };
+  request.host.stop = [&] { return ++polls < 0; };
   ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
   for (std::int64_t k = 2; k < polls; k += 5) {
     SCOPED_TRACE(fmt::format("stopped at poll {}", k));

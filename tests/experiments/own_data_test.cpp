@@ -2,7 +2,7 @@
 
 #include "core/npy.h"
 #include "core/safetensors.h"
-#include "experiments/run/run.h"
+#include "experiments/run/data.h"
 #include "tests/experiments/place.h"
 
 #include <numeric>
@@ -85,11 +85,11 @@ TEST(OwnWeights, RanksFollowThem) {
 TEST(OwnWeights, WithoutOwnSequencesRankThemToo) {
   const OwnData place(kMixed, false);
   const auto config = load_config(place.file(), {"data.file=null", "data.num_sequences=7", "data.length=6"}).config;
-  EXPECT_EQ(first_table(config).unpack_all(), SequenceTable::random(0, 0, 7, 6).unpack_all());
-  const auto p = sampler_of(config).probabilities();
+  EXPECT_EQ(table_of_phase(config, rank_law(config), 0).unpack_all(), SequenceTable::random(0, 0, 7, 6).unpack_all());
+  const auto p = rank_law(config).sampler.probabilities();
   EXPECT_TRUE(std::is_sorted(p.rbegin(), p.rend()));
   EXPECT_DOUBLE_EQ(p[0], 8.0 / 22);
-  EXPECT_EQ(data_rows(config), kRows);
+  EXPECT_EQ(rank_law(config).rows, kRows);
 }
 
 TEST(OwnWeights, NoneMeansThatARankIsItsRow) {
@@ -130,12 +130,12 @@ TEST(OwnWeights, OfADoneRunMustGiveItsRanks) {
   const OwnData place(kMixed, false);
   ASSERT_EQ(place.train().code, ExitCode::done);
   const auto config = load_config(place.run() / "config.yaml", {}).config;
-  check_ranks(place.run(), config);
-  const auto refuses = [&] { test::expect_error(ExitCode::data, "its ranks are not those that", [&] { check_ranks(place.run(), config); }); };
+  check_ranks(place.run(), config, rank_law(config));
+  const auto refuses = [&] { test::expect_error(ExitCode::data, "its ranks are not those that", [&] { check_ranks(place.run(), config, rank_law(config)); }); };
   fs::remove(place.run() / "data_rows.npy");
   refuses();  // made when a rank was its row
   place.give(kFalling);
-  check_ranks(place.run(), config);
+  check_ranks(place.run(), config, rank_law(config));
 }
 
 }  // namespace

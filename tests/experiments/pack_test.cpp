@@ -4,7 +4,7 @@
 #include "experiments/run/pack.h"
 
 #include "core/npy.h"
-#include "experiments/run/run.h"
+#include "experiments/run/worker.h"
 #include "tests/experiments/place.h"
 
 #include <fmt/format.h>
@@ -29,15 +29,15 @@ std::string tiny(const std::string& model, const std::string& events) {
          "events:\n" + events;
 }
 
-std::string all_events(const std::string& group, const std::string& other) {
+std::string all_events(const std::string& group) {
   return fmt::format("  - {{kind: freeze, at: 6, params: [{0}]}}\n"
                      "  - {{kind: snapshot, at: 12, name: before}}\n"
                      "  - {{kind: switch, at: 12}}\n"
                      "  - {{kind: unfreeze, at: 12, params: [{0}]}}\n"
                      "  - {{kind: fork_probe, at: 18, sequences: 4, until: 0.99, max_steps: 20}}\n"
                      "  - {{kind: swap_test, at: end, params: [{0}], from: before, on: [phase_0]}}\n"
-                     "  - {{kind: transplant, at: end, from: before, groups: [{0}, {1}]}}\n",
-                     group, other);
+                     "  - {{kind: transplant, at: end, from: before, stride: 3}}\n",
+                     group);
 }
 
 /// Members that differ in everything that members may differ in.
@@ -46,59 +46,55 @@ const std::vector<std::vector<std::string>> kMembers{{"run=a", "seed=1"},
                                                      {"run=c", "seed=3", "train.betas=[0.8, 0.99]", "train.eps=1e-6"},
                                                      {"run=d", "seed=4", "train.weight_decay=0.1", "model.init_std=0.2"}};
 
-/// One session of a pack: opened, trained, ended.
-std::vector<MemberOutcome> session(const Place& place, const std::vector<std::vector<std::string>>& members, std::function<bool()> stop = {}) {
-  std::vector<RunConfig> configs;
-  for (const auto& overrides : members) configs.push_back(load_config(place.file(), overrides).config);
-  RunOptions options;
-  options.progress = ProgressStyle::none;
-  options.stop = std::move(stop);
-  Pack pack(configs);
-  std::vector<std::unique_ptr<Run>> runs;
-  for (std::size_t i = 0; i < configs.size(); ++i) {
-    const auto directory = place.cache() / "tiny" / *configs[i].run;
-    const bool is_new = !fs::exists(directory / "config.yaml");
-    make_directories(directory);
-    runs.push_back(std::make_unique<Run>(configs[i], directory, options, pack, static_cast<std::int64_t>(i)));
-    EXPECT_TRUE(runs.back()->open(is_new ? std::nullopt : std::optional(configs[i])));
-  }
-  return train(pack, runs);
+fs::path directory(const Place& place, const std::vector<std::string>& overrides) { return place.cache() / "tiny" / overrides[0].substr(4); }
+
+/// One worker that takes all of them.
+std::vector<MemberResult> session(const Place& place, const std::vector<std::vector<std::string>>& members, std::function<bool()> stop = {}) {
+  std::vector<Member> list;
+  for (const auto& overrides : members) list.push_back({load_config(place.file(), overrides), directory(place, overrides)});
+  Host host;
+  host.progress = ProgressStyle::none;
+  host.log = Log(LogLevel::error);
+  host.stop = std::move(stop);
+  return carry_out(std::move(list), host);
 }
 
 fs::path alone(const Place& place, const std::vector<std::string>& overrides, ExitCode code = ExitCode::done) {
   const auto outcome = place.train(overrides);
   EXPECT_EQ(outcome.code, code) << outcome.text;
-  return place.cache() / "tiny" / overrides[0].substr(4);
+  return directory(place, overrides);
 }
 
-ExitCode code_of(const MemberOutcome& outcome) {
-  if (!outcome.error) return outcome.code;
+ExitCode code_of(const MemberResult& result) {
+  if (!result.error) return result.code;
   try {
-    std::rethrow_exception(outcome.error);
+    std::rethrow_exception(result.error);
   } catch (const Error& error) {
     return error.code();
+  } catch (const std::exception& error) {
+    ADD_FAILURE() << error.what();
+    return ExitCode::bug;
   }
 }
 
 struct Form {
   const char* model;
   const char* group;
-  const char* other;
 };
-constexpr Form kRowByRow[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}", "c_attn", "mlp"},
-                              {"{kind: dam, heads: 3, capacity: 30}", "A", "B"}};
-constexpr Form kAtOnce[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn", "mlp"},
-                            {"{kind: prefix_readout, features: 3}", "A", "B"}};
+constexpr Form kRowByRow[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}", "c_attn"},
+                              {"{kind: dam, heads: 3, capacity: 30}", "A"}};
+constexpr Form kAtOnce[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn"},
+                            {"{kind: prefix_readout, features: 3}", "A"}};
 
 TEST(Pack, MembersLeaveTheBytesOfRunsAlone) {
   for (const auto& form : kRowByRow) {
     SCOPED_TRACE(form.model);
-    const auto config = tiny(form.model, all_events(form.group, form.other));
+    const auto config = tiny(form.model, all_events(form.group));
     const Place together(config), apart(config);
     for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
     for (const auto& overrides : kMembers) {
       SCOPED_TRACE(overrides[0]);
-      expect_same(results(together.cache() / "tiny" / overrides[0].substr(4)), results(alone(apart, overrides)));
+      expect_same(results(directory(together, overrides)), results(alone(apart, overrides)));
     }
   }
 }
@@ -106,14 +102,14 @@ TEST(Pack, MembersLeaveTheBytesOfRunsAlone) {
 TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
   for (const auto& form : kAtOnce) {
     SCOPED_TRACE(form.model);
-    const auto config = tiny(form.model, all_events(form.group, form.other)) + "precision: fp64\n";
+    const auto config = tiny(form.model, all_events(form.group)) + "precision: fp64\n";
     const Place together(config), apart(config);
     for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
     for (const auto& overrides : kMembers) {
       const auto by_itself = alone(apart, overrides);
       for (const char* set : {"train", "phase_0", "phase_1", "novel", "swap_test.phase_0"}) {
         const auto losses = [&](const fs::path& run) { return read_npy(run / "eval" / set / "loss.npy"); };
-        const auto one = losses(together.cache() / "tiny" / overrides[0].substr(4)), other = losses(by_itself);
+        const auto one = losses(directory(together, overrides)), other = losses(by_itself);
         ASSERT_EQ(one.shape, other.shape);
         for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
       }
@@ -122,22 +118,29 @@ TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
 }
 
 TEST(Pack, AMemberThatDivergesLeavesAlone) {
-  const auto config = tiny(kRowByRow[0].model, all_events("c_attn", "mlp"));
-  const Place together(config), apart(config);
-  auto members = kMembers;
-  members[1].push_back("train.lr=1e9");
-  const auto outcomes = session(together, members);
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    SCOPED_TRACE(members[i][0]);
-    EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
-    const auto run = together.cache() / "tiny" / members[i][0].substr(4);
-    if (i != 1) expect_same(results(run), results(alone(apart, members[i])));
-    if (i == 1) EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
+  // on the way its attention grows too sharp for the fast form, which must go on for the others
+  for (const auto& form : kRowByRow) {
+    SCOPED_TRACE(form.model);
+    const auto config = tiny(form.model, all_events(form.group));
+    const Place together(config), apart(config);
+    auto members = kMembers;
+    members[1].push_back("train.lr=1e9");
+    const auto outcomes = session(together, members);
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      SCOPED_TRACE(members[i][0]);
+      EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
+      const auto run = directory(together, members[i]);
+      if (i == 1) {
+        EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
+      } else {
+        expect_same(results(run), results(alone(apart, members[i])));
+      }
+    }
   }
 }
 
 TEST(Pack, StoppedAnywhereItGoesOnToTheSameBytes) {
-  const auto config = tiny(kRowByRow[0].model, all_events("c_attn", "mlp"));
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn"));
   const Place apart(config);
   std::vector<std::map<std::string, std::string>> expected;
   for (const auto& overrides : kMembers) expected.push_back(results(alone(apart, overrides)));
@@ -150,8 +153,49 @@ TEST(Pack, StoppedAnywhereItGoesOnToTheSameBytes) {
     for (const auto& outcome : session(together, kMembers)) EXPECT_EQ(code_of(outcome), ExitCode::done);
     for (std::size_t i = 0; i < kMembers.size(); ++i) {
       SCOPED_TRACE(kMembers[i][0]);
-      expect_same(results(together.cache() / "tiny" / kMembers[i][0].substr(4)), expected[i]);
+      expect_same(results(directory(together, kMembers[i])), expected[i]);
     }
+  }
+}
+
+/// What a crash may leave: members whose newest checkpoints are of different steps, or who have none.
+TEST(Pack, MembersAtDifferentStepsWaitForTheSlowest) {
+  for (const auto& form : {kRowByRow[0], kRowByRow[1], kAtOnce[0]}) {
+    SCOPED_TRACE(form.model);
+    const auto config = tiny(form.model, all_events(form.group)) + "precision: fp64\n";
+    const Place together(config), apart(config);
+    std::int64_t stop_at = 30;
+    for (const auto& overrides : {kMembers[0], kMembers[2]}) {  // runs that went on alone for a while
+      std::int64_t polls = 0;
+      EXPECT_EQ(code_of(session(together, {overrides}, [&] { return ++polls >= stop_at; })[0]), ExitCode::stopped);
+      stop_at = 75;
+    }
+    for (const auto& result : session(together, kMembers)) EXPECT_EQ(code_of(result), ExitCode::done);
+    for (const auto& overrides : kMembers) {
+      SCOPED_TRACE(overrides[0]);
+      const auto by_itself = alone(apart, overrides);
+      if (form.model != kAtOnce[0].model) expect_same(results(directory(together, overrides)), results(by_itself));
+      const auto losses = [](const fs::path& run) { return read_npy(run / "eval/phase_1/loss.npy"); };
+      const auto one = losses(directory(together, overrides)), other = losses(by_itself);
+      ASSERT_EQ(one.shape, other.shape);
+      for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
+    }
+  }
+}
+
+TEST(Pack, AMemberThatCannotBeOpenedIsLeftOut) {
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn"));
+  const Place together(config), apart(config);
+  const DirectoryLock held(directory(together, kMembers[1]));
+  ASSERT_EQ(code_of(session(together, {kMembers[0]})[0]), ExitCode::done);
+  fs::remove_all(directory(together, kMembers[0]) / "checkpoints");
+  fs::remove(directory(together, kMembers[0]) / "final.safetensors");  // it has results, and nothing to go on from
+  const auto members = session(together, kMembers);
+  EXPECT_EQ(code_of(members[0]), ExitCode::data);
+  EXPECT_EQ(code_of(members[1]), ExitCode::locked);
+  for (const std::size_t i : {2, 3}) {
+    EXPECT_EQ(code_of(members[i]), ExitCode::done);
+    expect_same(results(directory(together, kMembers[i])), results(alone(apart, kMembers[i])));
   }
 }
 

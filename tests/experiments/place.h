@@ -2,7 +2,7 @@
 
 // The commands that a user gives, in a cache of its own, and what they leave behind.
 
-#include "experiments/run/session.h"
+#include "experiments/commands/train.h"
 
 #include "core/files.h"
 #include "support.h"
@@ -100,7 +100,7 @@ class Place {
   /// Stops when the run asks for the k-th time (from 1) whether it should.
   Outcome train_until_poll(std::int64_t k, std::vector<std::string> overrides = {}) const {
     auto stopping = request(std::move(overrides));
-    stopping.options.stop = [k, polls = std::int64_t{0}]() mutable { return ++polls >= k; };
+    stopping.host.stop = [k, polls = std::int64_t{0}]() mutable { return ++polls >= k; };
     return carry_out(stopping);
   }
 

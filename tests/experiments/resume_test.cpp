@@ -1,9 +1,10 @@
 // A run that is interrupted and resumed ends in the same bytes as one that is not, wherever it was interrupted (DESIGN 3 and 4).
 
-#include "experiments/run/run.h"
-#include "experiments/run/session.h"
+#include "experiments/commands/train.h"
 
 #include "core/npy.h"
+#include "experiments/run/run.h"
+#include "experiments/run/weights.h"
 #include "tests/experiments/place.h"
 
 #include <fmt/format.h>
@@ -60,7 +61,7 @@ Reference uninterrupted(const std::string& config) {
   Reference reference;
   const Place place(config);
   auto request = place.request();
-  request.options.stop = [&] { return ++reference.polls < 0; };
+  request.host.stop = [&] { return ++reference.polls < 0; };
   EXPECT_EQ(Place::carry_out(request).code, ExitCode::done);
   reference.files = results(place.run());
   return reference;
@@ -167,7 +168,7 @@ TEST(Resume, MeasuresAndPicklesHaveTheSameBytesToo) {
   const Place whole;
   auto request = whole.request(overrides);
   std::int64_t polls = 0;
-  request.options.stop = [&] { return ++polls < 0; };
+  request.host.stop = [&] { return ++polls < 0; };
   ASSERT_EQ(Place::carry_out(request).code, ExitCode::done);
   const auto expected = results(whole.run());
   for (const char* path : {"tiny.pkl", "tiny_sequences.pkl", "attention/attn_reps.npy", "attention/step.npy", "eval/train/completed.npy",
@@ -297,7 +298,7 @@ TEST(Rerun, ResumeCommandOfARestartDoesNotRestart) {
   ASSERT_EQ(place.train().code, ExitCode::done);
   auto request = place.request();
   request.restart = true;
-  request.options.stop = [] { return true; };
+  request.host.stop = [] { return true; };
   EXPECT_THAT(Place::carry_out(request).text, HasSubstr(fmt::format("Resume with\n  mnemo train {}\n", (place.run() / "config.yaml").string())));
 }
 
@@ -406,20 +407,21 @@ TEST(Extension, GoesOnWithThePrintedCommandThatPinsWhatHasFired) {
   for (auto at = config.find("at: 12"); at != config.npos; at = config.find("at: 12")) config.replace(at, 6, "at: 50%");
   const Place place(config);
   ASSERT_EQ(place.train().code, ExitCode::done);
-  auto longer = place.request({"train.steps=40"});
-  longer.options.command = "mnemo train tiny.yaml train.steps=40";
-  const auto refused = Place::carry_out(longer);
+  const auto refused = place.train({"train.steps=40"});
   ASSERT_EQ(refused.code, ExitCode::config);
-  const auto begin = refused.text.find(longer.options.command);
+  const auto begin = refused.text.find("mnemo train " + (place.run() / "config.yaml").string());
   ASSERT_NE(begin, refused.text.npos) << refused.text;
   std::istringstream printed(refused.text.substr(begin, refused.text.find('\n', begin) - begin));
   const std::vector<std::string> words{std::istream_iterator<std::string>(printed), {}};
   const std::vector<std::string> overrides(words.begin() + 3, words.end());
-  EXPECT_THAT(overrides, ::testing::ElementsAre("train.steps=40", "run=tiny", "events.1.at=12", "events.2.at=12", "events.3.at=12", "events.4.at=12"));
-  auto elsewhere = overrides;
-  elsewhere.back() = "events.4.at=13";
-  EXPECT_THAT(place.train(elsewhere).text, HasSubstr("events.4.at: 50% -> 13"));
-  const auto outcome = place.train(overrides);
+  EXPECT_THAT(overrides, ::testing::ElementsAre("train.steps=40", "events.1.at=12", "events.2.at=12", "events.3.at=12", "events.4.at=12"));
+  TrainRequest pasted;
+  pasted.config_path = words[2];
+  pasted.overrides = overrides;
+  auto elsewhere = pasted;
+  elsewhere.overrides.back() = "events.4.at=13";
+  EXPECT_THAT(Place::carry_out(elsewhere).text, HasSubstr("events.4.at: 50% -> 13"));
+  const auto outcome = Place::carry_out(pasted);
   ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
   EXPECT_THAT(outcome.text, HasSubstr("resumed at step 24 of 40"));
   auto files = results(place.run(), 40), expected = longer_reference().files;
@@ -443,7 +445,7 @@ TEST(Extension, MovesAPercentageThatHasNotFired) {
 TEST(TimeLimit, StopsAndResumes) {
   const Place place;
   auto request = place.request();
-  request.options.max_hours = 1e-9;
+  request.host.max_hours = 1e-9;
   EXPECT_EQ(Place::carry_out(request).code, ExitCode::stopped);
   EXPECT_EQ(place.train().code, ExitCode::done);
   expect_same(results(place.run()), reference().files);
@@ -471,10 +473,13 @@ TEST(Divergence, KeepsTheParametersOfTheLastFiniteStepAndIsFinal) {
   const Place by_hand, shorter;
   auto config = load_config(by_hand.file(), overrides).config;
   make_directories(by_hand.run());
-  mnemo::Run run(config, by_hand.run(), {});
+  Pack pack({&config, 1});
+  std::vector<std::unique_ptr<mnemo::Run>> runs;
+  runs.push_back(std::make_unique<mnemo::Run>(config, by_hand.run(), Host{}, pack, 0));
+  auto& run = *runs[0];
   ::testing::internal::CaptureStderr();
   run.open({});
-  EXPECT_THROW(run.execute(), Error);
+  EXPECT_TRUE(train(pack, runs)[0].error);
   EXPECT_EQ(run.step(), finite_steps);
   EXPECT_TRUE(run.model().parameters.flat_RP().isfinite().all().item<bool>());
   const auto path = by_hand.cache() / "weights.safetensors";
@@ -646,7 +651,7 @@ TEST(Resume, StatusSaysTheStepFromTheFirstMoment) {
   ASSERT_GT(before.at("step"), 0);
   nlohmann::json first;
   auto request = place.request();
-  request.options.stop = [&] {
+  request.host.stop = [&] {
     if (first.is_null()) first = place.status();  // while data are prepared
     return false;
   };

@@ -42,6 +42,7 @@ class Directory {
     write_npy(folder / "step.npy", row_of(steps));
     write_npy(folder / "rank.npy", row_of(ranks));
     write_npy(folder / "accuracy.npy", view_of(accuracy.data(), {std::ssize(steps), std::ssize(ranks)}));
+    write_npy(folder / "loss.npy", view_of(accuracy.data(), {std::ssize(steps), std::ssize(ranks)}));  // not read
     std::vector<double> theory;
     for (std::int64_t rank = 0; rank < num_sequences_; ++rank) theory.insert(theory.end(), {0.1, ceiling});
     write_npy(root_.path() / "theory" / fmt::format("phase_{}.npy", k), view_of(theory.data(), {num_sequences_, 2}));
@@ -56,12 +57,9 @@ class Directory {
     write_npy(*config.data.weights, row_of(values));
     return *this;
   }
-  std::vector<PhaseSummary> summary() const { return summarize(root_.path(), config, 10); }
+  std::vector<PhaseSummary> summary() const { return summarize({root_.path(), config}, 10); }
   std::string text() const {
-    ::testing::internal::CaptureStdout();
-    print_summary(root_.path(), config);
-    std::fflush(stdout);
-    return ::testing::internal::GetCapturedStdout();
+    return summary_text({root_.path(), config});
   }
 
   RunConfig config;

@@ -4,7 +4,7 @@
 #include "core/batches.h"
 #include "core/zipf.h"
 #include "golden.h"
-#include "models/registry.h"
+#include "models/make_model.h"
 #include "testing_models.h"
 
 #include <gtest/gtest.h>

@@ -31,6 +31,18 @@ class Kernels : public testing::Test {
 using Reals = testing::Types<float, double>;
 TYPED_TEST_SUITE(Kernels, Reals);
 
+TYPED_TEST(Kernels, CrossEntropyOfVectorsEqualsThatOfNumbers) {
+  using Real = TypeParam;
+  const auto zero = broadcast(Real(.3)), one = broadcast(Real(.7));
+  for (const double z : {0.0, 1e-3, -0.5, 3.0, -19.9, 60.0, -80.0}) {
+    const Bce<Vec<Real>> bce(broadcast(static_cast<Real>(z)));
+    const Bce<double> exact(static_cast<Real>(z));
+    EXPECT_NEAR(bce.loss(zero, one)[0], exact.loss(zero[0], one[0]), this->kTolerance * std::max(1.0, std::abs(z))) << z;
+    EXPECT_NEAR(bce.slope(zero, one)[0], exact.slope(zero[0], one[0]), this->kTolerance) << z;
+    EXPECT_NEAR(bce.right(zero, one)[0], exact.right(zero[0], one[0]), this->kTolerance) << z;
+  }
+}
+
 TYPED_TEST(Kernels, ProductsEqualTheirDefinition) {
   using Real = TypeParam;
   for (const std::int64_t rows : {1, 5, 6, 13, 24}) {

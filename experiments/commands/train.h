@@ -1,0 +1,32 @@
+#pragma once
+
+#include "core/error.h"
+#include "experiments/run/host.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// `mnemo train` as a user typed it.
+struct TrainRequest {
+  std::filesystem::path config_path;
+  std::vector<std::string> overrides;
+  std::optional<std::filesystem::path> cache;  ///< --cache
+  bool restart = false;                        ///< move an existing directory aside
+  bool dry_run = false;                        ///< say what would be done, and how much disk it takes
+  Host host;
+  std::function<void(std::int64_t)> before_threads;  ///< called with the number of CPU threads before any is started
+};
+
+/// Finds the run's directory, carries the run out, and prints what came of it. Returns done or stopped; throws Error.
+ExitCode train(const TrainRequest& request);
+
+/// Where results go unless --cache says otherwise: $MNEMO_CACHE, or ./cache.
+std::filesystem::path default_cache();
+
+}  // namespace mnemo

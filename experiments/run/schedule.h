@@ -1,0 +1,32 @@
+#pragma once
+
+#include "experiments/config/config.h"
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace mnemo {
+
+/// Something that is due after an update.
+struct Action {
+  enum class Kind { log, evaluate, event };
+
+  Kind kind;
+  std::size_t event = 0;    ///< index in the configuration
+  std::uint8_t moment = 0;  ///< 1: after an event of the same step that changed data or weights
+
+  bool operator==(const Action&) const = default;
+};
+
+/// What is due after `step` updates, in order: the log line, the evaluation, the events in file order, and the evaluation once more
+/// where one of them changes data or weights. A pure function: a checkpoint needs no more than how many of them are done.
+std::vector<Action> actions_after(std::int64_t step, const RunConfig& config);
+
+/// The step of the log line at which train.stop_if decides.
+std::optional<std::int64_t> decision_step(const TrainConfig& train);
+
+/// Phases that a run reaches: one more than its switches.
+std::int64_t num_phases(const RunConfig& config);
+
+}  // namespace mnemo

@@ -1,0 +1,29 @@
+#pragma once
+
+#include "core/device.h"
+#include "core/log.h"
+#include "experiments/config/config.h"
+
+#include <filesystem>
+#include <string>
+
+namespace mnemo {
+
+/// meta.json of a run: where, when and with what each of its sessions ran.
+class SessionRecord {
+ public:
+  SessionRecord(std::filesystem::path path, const RunConfig& config, const torch::Device& device, std::string command);
+
+  /// Enters this session. Warns of what differs from the one before so that bytes may.
+  void begin(std::int64_t step, const Log& log) const;
+  /// "done", "stopped", "diverged", "at_chance".
+  void end(const std::string& result) const;
+
+ private:
+  std::filesystem::path path_;
+  std::string command_, started_;
+  std::string device_, gpu_, seeds_;
+  std::int64_t threads_;
+};
+
+}  // namespace mnemo
