@@ -1,17 +1,17 @@
 #include "core/adam.h"
 
 #include "core/adam_kernels.h"
+#include "core/gpu.h"
 
 #include <ATen/Parallel.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/torch.h>
 
 #include <cstring>
 
 namespace mnemo {
 
-namespace {
-
-/// The plain form of the CUDA kernel. Elementwise, so the split over threads changes nothing.
+/// Elementwise, so the split over threads changes nothing.
 template <class Real>
 void adam_step_cpu(const AdamBuffers<Real>& b) {
   constexpr std::int64_t kGrain = 1 << 15;
@@ -34,8 +34,8 @@ void adam_step_cpu(const AdamBuffers<Real>& b) {
     }
   }
 }
-
-}  // namespace
+template void adam_step_cpu<float>(const AdamBuffers<float>&);
+template void adam_step_cpu<double>(const AdamBuffers<double>&);
 
 Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : parameters_(parameters) {
   const auto& flat = parameters.flat_RP();
@@ -88,11 +88,9 @@ void Adam::step_typed(const torch::Tensor& updates_R) {
                                   flat.size(0),
                                   flat.size(1),
                                   static_cast<std::int64_t>(parameters_.specs().size())};
-  if (flat.is_cuda()) {
-    adam_step_cuda(buffers, current_cuda_stream());
-  } else {
-    adam_step_cpu(buffers);
-  }
+  if (flat.is_cpu()) return adam_step_cpu(buffers);
+  const c10::DeviceGuard guard(flat.device());  // a launch goes to the current device
+  adam_step_cuda(buffers, gpu_stream(flat.device().index()));
 }
 
 void Adam::reset(std::int64_t replica, const std::vector<std::size_t>& parameters) {

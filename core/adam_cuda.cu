@@ -46,7 +46,7 @@ void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream) {
                   static_cast<unsigned>(buffers.num_replicas));
   adam_kernel<Real><<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(buffers);
   if (const auto status = cudaGetLastError(); status != cudaSuccess) {
-    throw std::runtime_error(std::string("[adam] CUDA launch failed: ") + cudaGetErrorString(status));
+    throw std::runtime_error(std::string("CUDA error: launch of adam: ") + cudaGetErrorString(status));
   }
 }
 

@@ -24,11 +24,12 @@ struct AdamBuffers {
   std::int64_t num_replicas, row_size, num_tensors;
 };
 
-/// One update of every tensor that is not frozen, of every replica that takes part: a single launch on `stream` (a cudaStream_t).
+/// One update of every tensor that is not frozen, of every replica that takes part.
+template <class Real>
+void adam_step_cpu(const AdamBuffers<Real>& buffers);
+
+/// The same on the current GPU: a single launch on `stream` (a cudaStream_t).
 template <class Real>
 void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream);
-
-/// The stream that LibTorch uses on the current device.
-void* current_cuda_stream();
 
 }  // namespace mnemo

@@ -1,6 +1,7 @@
-// Stands in for the CUDA sources in a build without them.
+// Stands in for the CUDA sources in a build without them: there are no GPUs, so that nothing else is ever asked.
 
 #include "core/adam_kernels.h"
+#include "core/gpu.h"
 
 #include <stdexcept>
 
@@ -12,13 +13,17 @@ namespace {
 }
 }  // namespace
 
+std::string gpu_type() { return "cuda"; }
+int num_gpus() { return 0; }
+std::string gpu_name(int) { refuse("gpu_name"); }
+std::string why_gpu_refuses(int) { refuse("why_gpu_refuses"); }
+void* gpu_stream(int) { refuse("gpu_stream"); }
+
 template <class Real>
 void adam_step_cuda(const AdamBuffers<Real>&, void*) {
   refuse("adam_step_cuda");
 }
 template void adam_step_cuda<float>(const AdamBuffers<float>&, void*);
 template void adam_step_cuda<double>(const AdamBuffers<double>&, void*);
-
-void* current_cuda_stream() { refuse("current_cuda_stream"); }
 
 }  // namespace mnemo

@@ -6,6 +6,7 @@
 #include "core/rows.h"
 #include "core/zipf.h"
 #include "models/make_model.h"
+#include "test_device.h"
 
 #include <torch/torch.h>
 
@@ -71,7 +72,7 @@ class TestBatch {
   /// Valid until the next call.
   Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
     cells_ = cells_of_batch(table_, drawn_, sharing, first_position);
-    return Rows({{&cells_, &table_}}, dtype, torch::kCPU);
+    return Rows({{&cells_, &table_}}, dtype, test_device());
   }
   Rows rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
     return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_position);
@@ -90,7 +91,7 @@ class TestBatch {
 inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64_t length, torch::Dtype dtype, std::uint32_t seed = 1) {
   auto seeded = config;
   seed_of(seeded) = seed;
-  auto model = make_model({&seeded, 1}, length, dtype, torch::kCPU);
+  auto model = make_model({&seeded, 1}, length, dtype, test_device());
   torch::NoGradGuard no_grad;
   const auto& specs = model->parameters.specs();
   for (std::size_t i = 0; i < specs.size(); ++i) {

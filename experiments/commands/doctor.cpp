@@ -24,7 +24,8 @@ ExitCode print_doctor() {
              quota ? fmt::format(" with a quota of {:.3g}: at most {} threads", *quota, available_cores()) : "", at::get_cpu_capability());
   const auto obstacle = why_no_cuda();
   fmt::print("GPU         {}\n", obstacle.empty() ? fmt::format("{} usable", torch::cuda::device_count()) : "off: " + obstacle);
-  fmt::print("device auto {}\n", choose_device("auto").device.str());
+  const auto device = choose_device("auto").device;
+  fmt::print("device auto {}{}\n", device.str(), device.is_cpu() ? "" : fmt::format(" where a step takes the CPU more than {:g} ms", kGpuWorthMilliseconds));
   fmt::print("scripts     {}\n", project_folder("scripts"));
   return ExitCode::done;
 }

@@ -93,7 +93,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
   wait_without_spinning(config.threads);
   at::set_num_threads(static_cast<int>(config.threads));
   const auto model = make_model({&config.model, 1}, config.data.length, config.precision == "fp64" ? torch::kFloat64 : torch::kFloat32,
-                                choose_device(request.device).device);
+                                choose_device(request.device, milliseconds_of_step(config) / static_cast<double>(config.threads)).device);
   const auto weights = run.weights(request.weights);
   load_weights(*model, weights);
   load_memory(*model, weights);

@@ -1,6 +1,7 @@
 #include "experiments/commands/commands.h"
 
 #include "core/config.h"
+#include "core/device.h"
 #include "core/files.h"
 #include "core/log.h"
 #include "core/output.h"
@@ -115,6 +116,7 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     const auto* failure = dynamic_cast<const std::system_error*>(&error);
     if (failure != nullptr && std::ferror(stdout) != 0) return report_lost_output(failure->code().value());
+    if (is_device_error(error)) return report(ExitCode::resources, error.what());
     return report(ExitCode::bug, fmt::format("this is a bug in mnemo: {}", error.what()));
   }
 }

@@ -520,11 +520,14 @@ RunConfig with_seeds(RunConfig config) {
   return config;
 }
 
-std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
+double milliseconds_of_step(const RunConfig& config) {
   const auto& data = config.data;
   const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - facts_of(config).first_position);
-  const auto milliseconds = 1e-6 * predictions * nanoseconds_of_prediction(config.model, data.length, data.num_sequences);
-  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds, static_cast<double>(cores))));
+  return 1e-6 * predictions * nanoseconds_of_prediction(config.model, data.length, data.num_sequences);
+}
+
+std::int64_t threads_for(const RunConfig& config, std::int64_t cores) {
+  return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::min(milliseconds_of_step(config), static_cast<double>(cores))));
 }
 
 namespace {

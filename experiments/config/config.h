@@ -135,7 +135,7 @@ struct RunConfig {
     visit("run", self.run, "folder in the group; null = name, or the overrides", run_name());
     visit("seed", self.seed, "seed of everything random");
     visit("threads", self.threads, "CPU threads; 0 = one for each millisecond of a step, at most the cores and quota of the process", in_range(0, 4096));
-    visit("device", self.device, "auto | cpu | cuda | cuda:N");
+    visit("device", self.device, "auto | cpu | cuda | cuda:N; auto takes a GPU where a step is estimated to take the CPU more than 2 ms");
     visit("precision", self.precision, "floating-point type", one_of({"fp32", "fp64"}));
     visit("data", self.data, "the sequences");
     visit("model", self.model, "the network");
@@ -166,6 +166,8 @@ std::uint32_t model_seed(const RunConfig& config);
 /// The same run with both spelled out.
 RunConfig with_seeds(RunConfig config);
 
+/// What a training step takes one core, about.
+double milliseconds_of_step(const RunConfig& config);
 /// What `threads: 0` means: a thread for each millisecond that a training step would take one, at least one and at most `cores`.
 std::int64_t threads_for(const RunConfig& config, std::int64_t cores);
 

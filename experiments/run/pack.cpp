@@ -43,7 +43,8 @@ std::string difference_of_members(const RunConfig& a, const RunConfig& b) {
 }
 
 Pack::Pack(std::span<const RunConfig> members)
-    : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device)),
+    : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device,
+                            static_cast<double>(members.size()) * milliseconds_of_step(members[0]) / static_cast<double>(members[0].threads))),
       dtype_(members[0].precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
   std::vector<ModelConfig> models;
   std::vector<AdamScalars> scalars;

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <ctime>
-#include <fstream>
 
 namespace mnemo {
 
@@ -31,14 +30,6 @@ std::string host_name() {
   return name;
 }
 
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
-
 /// The record so far; an empty one in place of a file that somebody edited.
 json read_record(const std::filesystem::path& path) {
   json record;
@@ -55,16 +46,16 @@ json read_record(const std::filesystem::path& path) {
 }  // namespace
 
 SessionRecord::SessionRecord(std::filesystem::path path, const RunConfig& config, const torch::Device& device, std::string command)
-    : path_(std::move(path)), command_(std::move(command)), started_(utc_now()), device_(device.str()),
+    : path_(std::move(path)), command_(std::move(command)), started_(utc_now()), device_(device.str()), gpu_(device.is_cpu() ? "" : device_name(device)),
       seeds_(json{{"data", data_seed(config)}, {"model", model_seed(config)}}.dump()), threads_(config.threads) {}
 
 void SessionRecord::begin(std::int64_t step, const Log& log) const {
   auto record = read_record(path_);
   auto& sessions = record["sessions"];
-  const json session{{"start", started_},      {"end", nullptr},      {"result", ""},          {"host", host_name()},      {"processor", processor_name()},
-                     {"device", device_}, {"threads", threads_}, {"libtorch", TORCH_VERSION}, {"from_step", step}};
-  for (const char* key : {"processor", "device", "threads", "libtorch"}) {
-    if (sessions.empty() || sessions.back().value(key, json()) == session[key]) continue;
+  const json session{{"start", started_},      {"end", nullptr},      {"result", ""},          {"host", host_name()},      {"processor", device_name(torch::kCPU)},
+                     {"device", device_}, {"gpu", gpu_}, {"threads", threads_}, {"libtorch", TORCH_VERSION}, {"from_step", step}};
+  for (const char* key : {"processor", "device", "gpu", "threads", "libtorch"}) {
+    if (sessions.empty() || sessions.back().value(key, key == std::string_view("gpu") ? json("") : json()) == session[key]) continue;
     log.warning("resumed with another {} ({} before, {} now): the rest of the run is right, but not byte-equal to an uninterrupted one", key,
                 sessions.back().value(key, json()).dump(), session[key].dump());
   }
@@ -74,6 +65,7 @@ void SessionRecord::begin(std::int64_t step, const Log& log) const {
   record["command"] = command_;
   record["host"] = host_name();
   record["device"] = device_;
+  record["gpu"] = gpu_;
   record["libtorch"] = TORCH_VERSION;
   record["seeds"] = json::parse(seeds_);
   record["cuda"] = libtorch_cuda_version();

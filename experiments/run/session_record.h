@@ -22,7 +22,7 @@ class SessionRecord {
  private:
   std::filesystem::path path_;
   std::string command_, started_;
-  std::string device_, seeds_;
+  std::string device_, gpu_, seeds_;
   std::int64_t threads_;
 };
 

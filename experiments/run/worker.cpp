@@ -109,16 +109,20 @@ bool is_out_of_memory(const std::exception& error) {
 }
 
 /// The error of a run as an Error, where it is no bug.
-std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config) {
+std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config, const std::string& device) {
   try {
     std::rethrow_exception(error);
   } catch (const Error&) {
     return error;
   } catch (const std::exception& failure) {
-    if (!is_out_of_memory(failure)) return error;
-    return std::make_exception_ptr(Error(ExitCode::resources,
-                                         fmt::format("out of memory with {} sequences of {} bits, batch {}, {}. Nothing was made smaller for you",
-                                                     config.data.num_sequences, config.data.length, config.train.batch_size, facts_of(config).description())));
+    const bool is_full = is_out_of_memory(failure);
+    if (!is_full && !is_device_error(failure)) return error;
+    const std::string_view text = failure.what();
+    return std::make_exception_ptr(
+        Error(ExitCode::resources, fmt::format("device {}: {} with {} sequences of {} bits, batch {}, {}. {}", device,
+                                               is_full ? "out of memory" : text.substr(0, text.find('\n')), config.data.num_sequences, config.data.length,
+                                               config.train.batch_size, facts_of(config).description(),
+                                               is_full ? "Nothing was made smaller for you" : "The last checkpoint is intact: the same command goes on from there")));
   }
 }
 
@@ -128,7 +132,9 @@ std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& hos
   std::vector<MemberResult> results(members.size());
   std::vector<Place> places(members.size());
   std::vector<std::size_t> rows;  // of the pack: which member each is
-  const auto failed = [&](std::size_t i) { results[i].error = as_error(std::current_exception(), members[i].loaded.config); };
+  std::optional<std::string> device;  // once there is one
+  const auto told = [&](std::exception_ptr error, const RunConfig& config) { return as_error(error, config, device.value_or(config.device)); };
+  const auto failed = [&](std::size_t i) { results[i].error = told(std::current_exception(), members[i].loaded.config); };
   for (std::size_t i = 0; i < members.size(); ++i) {
     try {
       take_place(members[i], host.log, places[i]);
@@ -144,6 +150,7 @@ std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& hos
     std::vector<RunConfig> configs;
     for (const auto i : rows) configs.push_back(results[i].config);
     Pack pack(configs);
+    device = fmt::format("{} ({})", pack.device().device.str(), device_name(pack.device().device));
     std::vector<std::unique_ptr<Run>> runs;
     for (std::size_t row = 0; row < rows.size(); ++row) {
       const auto i = rows[row];
@@ -167,7 +174,7 @@ std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& hos
       if (!runs[row]) continue;
       auto& result = results[rows[row]];
       result.code = outcomes[row].code;
-      if (outcomes[row].error) result.error = as_error(outcomes[row].error, result.config);
+      if (outcomes[row].error) result.error = told(outcomes[row].error, result.config);
     }
   } catch (...) {
     for (const auto i : rows) {

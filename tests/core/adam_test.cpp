@@ -1,5 +1,7 @@
 #include "core/adam.h"
 
+#include "test_device.h"
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -15,17 +17,20 @@ std::vector<ParameterSpec> two_tensors() {
 }
 
 Parameters make_parameters(std::int64_t replicas, torch::Dtype dtype) {
-  Parameters parameters(two_tensors(), replicas, dtype, torch::kCPU);
+  Parameters parameters(two_tensors(), replicas, dtype, test_device());
   for (std::int64_t r = 0; r < replicas; ++r) parameters.initialize(r, static_cast<std::uint32_t>(r), two_tensors());
   return parameters;
 }
 
 void fill_gradient(Parameters& parameters, std::uint64_t seed) {
   torch::manual_seed(seed);
-  for (std::size_t i = 0; i < parameters.specs().size(); ++i) parameters.leaf(i).mutable_grad().normal_();
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    auto& gradient = parameters.leaf(i).mutable_grad();
+    gradient.copy_(torch::randn(gradient.sizes(), torch::kFloat64));  // drawn on the host: the same on every device
+  }
 }
 
-const Tensor kBothFinite = torch::ones({2}, torch::kUInt8);
+Tensor all_finite(std::int64_t replicas) { return torch::ones({replicas}, torch::TensorOptions().dtype(torch::kUInt8).device(test_device())); }
 
 TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
   for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
@@ -44,7 +49,7 @@ TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
       fill_gradient(parameters, static_cast<std::uint64_t>(step));
       for (std::size_t j = 0; j < 4; ++j) reference[j].mutable_grad() = parameters.leaf(j % 2).grad()[static_cast<std::int64_t>(j / 2)].clone();
       for (auto& peer : peers) peer->step();
-      adam.step(kBothFinite);
+      adam.step(all_finite(2));
     }
     for (std::size_t j = 0; j < 4; ++j) {
       const auto error = (reference[j] - parameters.leaf(j % 2)[static_cast<std::int64_t>(j / 2)]).abs().max().item<double>();
@@ -58,7 +63,7 @@ TEST(Adam, LeavesFrozenTensorsAloneBitwiseAndGoesOnAfterwards) {
   auto twin = make_parameters(1, torch::kFloat32);
   const std::vector<AdamScalars> scalars{{1e-2, 0.9, 0.999, 1e-8, 0.1}};
   Adam adam(parameters, scalars), twin_adam(twin, scalars);
-  const auto one = torch::ones({1}, torch::kUInt8);
+  const auto one = all_finite(1);
   const auto both_step = [&](std::uint64_t seed) {
     fill_gradient(parameters, seed);
     adam.step(one);
@@ -88,7 +93,7 @@ TEST(Adam, SkipsReplicasThatAreNotFinite) {
   fill_gradient(parameters, 1);
   parameters.leaf(1).mutable_grad()[1][2] = std::numeric_limits<double>::infinity();
   const auto before = parameters.flat_RP().clone();
-  const auto finite = finite_replicas(parameters.gradient_RP(), torch::ones({2}, torch::kFloat64));
+  const auto finite = finite_replicas(parameters.gradient_RP(), all_finite(2).to(torch::kFloat64));
   EXPECT_EQ(finite[0].item<int>(), 1);
   EXPECT_EQ(finite[1].item<int>(), 0);
   adam.step(finite);
@@ -97,8 +102,8 @@ TEST(Adam, SkipsReplicasThatAreNotFinite) {
 }
 
 TEST(FiniteReplicas, SeesLossAndGradientAndDoesNotOverflow) {
-  const auto huge = torch::full({3, 1000}, std::numeric_limits<float>::max());
-  auto loss = torch::ones({3});
+  const auto huge = torch::full({3, 1000}, std::numeric_limits<float>::max(), test_device());
+  auto loss = torch::ones({3}, test_device());
   EXPECT_TRUE(finite_replicas(huge, loss).all().item<bool>());
   loss[1] = std::numeric_limits<float>::quiet_NaN();
   const auto finite = finite_replicas(huge, loss);
@@ -109,7 +114,7 @@ TEST(Adam, ResetForgetsMomentsAndSteps) {
   auto parameters = make_parameters(1, torch::kFloat32);
   Adam adam(parameters, {{1e-2, 0.9, 0.999, 1e-8, 0.0}});
   fill_gradient(parameters, 1);
-  adam.step(torch::ones({1}, torch::kUInt8));
+  adam.step(all_finite(1));
   adam.reset(0, {1});
   EXPECT_EQ(adam.steps_RT()[0][0].item<std::int64_t>(), 1);
   EXPECT_EQ(adam.steps_RT()[0][1].item<std::int64_t>(), 0);

@@ -27,9 +27,11 @@ OneLayerAttentionConfig two_heads() {
 std::vector<std::vector<double>> naive_attention(const Parameters& parameters, const OneLayerAttentionConfig& config, const SequenceTable& table,
                                                  std::int64_t rank, std::int64_t head) {
   const auto L = table.length(), C = config.width(), F = config.head_dim;
-  const auto wte = parameters["wte.weight"].accessor<double, 3>()[0], wpe = parameters["wpe.weight"].accessor<double, 3>()[0];
-  const auto W = parameters["c_attn.weight"].accessor<double, 3>()[0];
-  const auto b = parameters["c_attn.bias"].accessor<double, 2>()[0];
+  const auto on_host = [&](const char* name) { return parameters[name].detach().cpu(); };
+  const auto embedding = on_host("wte.weight"), positions = on_host("wpe.weight"), weights = on_host("c_attn.weight"), biases = on_host("c_attn.bias");
+  const auto wte = embedding.accessor<double, 3>()[0], wpe = positions.accessor<double, 3>()[0];
+  const auto W = weights.accessor<double, 3>()[0];
+  const auto b = biases.accessor<double, 2>()[0];
   const auto project = [&](std::int64_t position, std::int64_t row) {
     double sum = b[row];
     for (std::int64_t c = 0; c < C; ++c) sum += W[row][c] * (wte[table.bit(rank, position)][c] + wpe[position][c]);
@@ -72,7 +74,7 @@ TEST(Attention, MapsAreThoseOfTheFormula) {
   const auto model = lively_model(config, 7, torch::kFloat64);
   const auto table = SequenceTable::random(5, 0, 3, 7);
   auto bits = table.unpack_all();
-  const auto maps = model->attention_maps(torch::from_blob(bits.data(), {1, 3, 7}, torch::kUInt8))[0];
+  const auto maps = model->attention_maps(torch::from_blob(bits.data(), {1, 3, 7}, torch::kUInt8).to(test_device()))[0].cpu();
   ASSERT_EQ(maps.sizes(), (torch::IntArrayRef{3, 2, 7, 7}));
   for (std::int64_t rank = 0; rank < 3; ++rank) {
     for (std::int64_t head = 0; head < 2; ++head) {
@@ -149,7 +151,7 @@ TEST(Attention, UniformAttentionHasNoCorrelations) {
   auto config = two_heads();
   config.attention_init = "zero";
   const ModelConfig of_any_kind = config;
-  const auto model = make_model({&of_any_kind, 1}, 23, torch::kFloat32, torch::kCPU);
+  const auto model = make_model({&of_any_kind, 1}, 23, torch::kFloat32, test_device());
   const auto table = SequenceTable::random(6, 0, 4, 23);
   for (const auto& measure : measure_attention(*model, table, strided_ranks(4, 1), {"vertical_bars", "decorrelation"})) {
     EXPECT_TRUE(std::all_of(measure.begin(), measure.end(), [](float value) { return std::isnan(value); }));
@@ -168,7 +170,7 @@ TEST(ByPosition, IsTheMeanOverTheRanksOfEachBin) {
   ASSERT_EQ(rank_bins(K), (std::vector<RankBin>{{0, 10}, {10, 100}, {100, 130}}));
 
   const TestBatch all(table);  // draws every rank once
-  const auto logits = model->logits(all.rows(torch::kFloat64, Sharing::none)).view({K, P});
+  const auto logits = model->logits(all.rows(torch::kFloat64, Sharing::none)).view({K, P}).cpu();
   for (std::size_t bin = 0; bin < 3; ++bin) {
     for (std::int64_t p = 0; p < P; ++p) {
       double loss = 0, accuracy = 0, count = 0;

@@ -6,6 +6,7 @@
 
 #include "core/files.h"
 #include "support.h"
+#include "test_device.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -52,10 +53,17 @@ struct Outcome {
 /// In memory where there is such a place: nine tenths of the time would be fsync.
 [[maybe_unused]] inline const bool in_memory = ::access("/dev/shm", W_OK) == 0 && ::setenv("TMPDIR", "/dev/shm", 0) == 0;
 
+/// A configuration that names the CPU, on the device under test.
+inline std::string on_test_device(std::string config) {
+  const std::string line = "device: cpu\n";
+  if (const auto at = config.find(line); at != config.npos) config.replace(at, line.size(), "device: " + test_device_name() + "\n");
+  return config;
+}
+
 /// A cache of its own, and the commands that a user gives in it.
 class Place {
  public:
-  explicit Place(const std::string& config) { spill(file(), config); }
+  explicit Place(const std::string& config) { spill(file(), on_test_device(config)); }
 
   fs::path file() const { return root_ / "tiny.yaml"; }
   fs::path cache() const { return root_ / "cache"; }

@@ -21,7 +21,7 @@ using torch::Tensor;
 struct Pack {
   Pack(std::vector<ModelConfig> configs, const std::vector<AdamScalars>& scalars, std::vector<std::uint32_t> seeds, torch::Dtype dtype,
        std::int64_t num_sequences = 40, std::int64_t length = 10, std::int64_t batch = 16)
-      : sampler(RankSampler::zipf(num_sequences, 1)), model(make_model(configs, length, dtype, torch::kCPU)), adam(model->parameters, scalars) {
+      : sampler(RankSampler::zipf(num_sequences, 1)), model(make_model(configs, length, dtype, test_device())), adam(model->parameters, scalars) {
     for (const auto seed : seeds) tables.push_back(SequenceTable::random(seed, 0, num_sequences, length));
     std::vector<TrainingData> data;
     for (std::size_t r = 0; r < seeds.size(); ++r) data.push_back({&tables[r], DrawStream(sampler, seeds[r], batch)});

@@ -48,13 +48,13 @@ TEST(ModelContract, AReplicaIsAModelOfItsOwnWithTheSameWeightsAndMemory) {
     const TestBatch data(20, 7, 16);
     std::vector<ModelConfig> configs{config, config};
     seed_of(configs[0]) = 3, seed_of(configs[1]) = 4;
-    const auto pack = make_model(configs, 7, torch::kFloat64, torch::kCPU);
+    const auto pack = make_model(configs, 7, torch::kFloat64, test_device());
     const std::vector<std::int32_t> drawn{1, 2, 2, 5};
     if (auto* memory = pack->memory()) {
       for (std::int64_t r = 0; r < 2; ++r) memory->begin_phase(r, 0, data.table(), /*clear=*/true);
       memory->observe(1, drawn);
     }
-    const auto second = pack->replica(1), alone = make_model({&configs[1], 1}, 7, torch::kFloat64, torch::kCPU);
+    const auto second = pack->replica(1), alone = make_model({&configs[1], 1}, 7, torch::kFloat64, test_device());
     if (auto* memory = alone->memory()) {
       memory->begin_phase(0, 0, data.table(), /*clear=*/true);
       memory->observe(0, drawn);
@@ -186,7 +186,7 @@ TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
     for (std::size_t i = 0; i < ranks.size(); ++i) {
       const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->facts.first_position);
       const auto& table = data.table();
-      const auto alone = model->gradient(Rows({{&cells, &table}}, torch::kFloat64, torch::kCPU));
+      const auto alone = model->gradient(Rows({{&cells, &table}}, torch::kFloat64, test_device()));
       EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6 * std::max(1.0, alone.loss_R.item<double>()));
       EXPECT_NEAR(scores.accuracy[i], alone.accuracy_R.item<double>(), 1e-6);
     }
