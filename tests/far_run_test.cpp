@@ -100,12 +100,12 @@ void expect_near(const std::string& actual, const std::string& expected, double 
   EXPECT_EQ(*a, *b);
 }
 
-/// Everything that two runs left, but for their config.yaml, which names the device.
+/// Everything that two runs left, but for their settings, which name the device.
 void expect_near(const fs::path& actual, const fs::path& expected, double tolerance) {
   const auto files = results(expected), made = results(actual);
   EXPECT_EQ(files.size(), made.size());
   for (const auto& [name, bytes] : files) {
-    if (name == "config.yaml") continue;
+    if (name == "config.yaml" || name == "run.json") continue;
     SCOPED_TRACE(name);
     ASSERT_TRUE(made.contains(name));
     if (tolerance == 0) {
@@ -212,7 +212,7 @@ TEST(FarRun, SeesDivergenceBeforeItWritesAnything) {
     std::map<std::string, std::string> found;
     for (const auto& entry : fs::recursive_directory_iterator(of.run())) {
       const auto name = fs::relative(entry.path(), of.run());
-      if (entry.is_regular_file() && !test::is_record_of_the_process(name) && name != "config.yaml") found[name.string()] = slurp(entry.path());
+      if (entry.is_regular_file() && !test::is_record_of_the_process(name) && name != "config.yaml" && name != "run.json") found[name.string()] = slurp(entry.path());
     }
     return found;
   };

@@ -8,9 +8,12 @@
 #include "tests/experiments/place.h"
 
 #include <fmt/format.h>
+#include <sys/wait.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 
 namespace mnemo {
 namespace {
@@ -119,22 +122,19 @@ TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
 
 TEST(Pack, AMemberThatDivergesLeavesAlone) {
   // on the way its attention grows too sharp for the fast form, which must go on for the others
-  for (const auto& form : kRowByRow) {
-    SCOPED_TRACE(form.model);
-    const auto config = tiny(form.model, all_events(form.group));
-    const Place together(config), apart(config);
-    auto members = kMembers;
-    members[1].push_back("train.lr=1e9");
-    const auto outcomes = session(together, members);
-    for (std::size_t i = 0; i < members.size(); ++i) {
-      SCOPED_TRACE(members[i][0]);
-      EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
-      const auto run = directory(together, members[i]);
-      if (i == 1) {
-        EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
-      } else {
-        expect_same(results(run), results(alone(apart, members[i])));
-      }
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn"));
+  const Place together(config), apart(config);
+  auto members = kMembers;
+  members[1].push_back("train.lr=1e9");
+  const auto outcomes = session(together, members);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    SCOPED_TRACE(members[i][0]);
+    EXPECT_EQ(code_of(outcomes[i]), i == 1 ? ExitCode::diverged : ExitCode::done);
+    const auto run = directory(together, members[i]);
+    if (i == 1) {
+      EXPECT_EQ(nlohmann::json::parse(test::slurp(run / "status.json")).at("state"), "diverged");
+    } else {
+      expect_same(results(run), results(alone(apart, members[i])));
     }
   }
 }
@@ -196,6 +196,33 @@ TEST(Pack, AMemberThatCannotBeOpenedIsLeftOut) {
   for (const std::size_t i : {2, 3}) {
     EXPECT_EQ(code_of(members[i]), ExitCode::done);
     expect_same(results(directory(together, kMembers[i])), results(alone(apart, kMembers[i])));
+  }
+}
+
+TEST(Pack, KilledAnywhereItGoesOnToTheSameBytes) {
+  const auto config = tiny(kRowByRow[0].model, all_events("c_attn")) + "output: {checkpoint_minutes: 1.0e-9}\n";
+  const Place apart(config);
+  for (const std::int64_t kill_at : {30, 110, 200}) {
+    SCOPED_TRACE(kill_at);
+    const Place together(config);
+    const auto child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      std::int64_t polls = 0;
+      session(together, kMembers, [&] {
+        if (++polls >= kill_at) ::raise(SIGKILL);
+        return false;
+      });
+      ::_exit(1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    for (const auto& result : session(together, kMembers)) EXPECT_EQ(code_of(result), ExitCode::done);
+    for (const auto& overrides : kMembers) {
+      SCOPED_TRACE(overrides[0]);
+      expect_same(results(directory(together, overrides)), results(alone(apart, overrides)));
+    }
   }
 }
 
