@@ -64,10 +64,10 @@ class Dam final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override;
 
-  torch::Tensor logits(const Rows& rows) override;
-  torch::Tensor predict(const Rows& rows) override;
-  Losses gradient(const Rows& rows) override;
-  PositionScores score(const Rows& rows) override;
+  torch::Tensor logits(const CellBatch& rows) override;
+  torch::Tensor predict(const CellBatch& rows) override;
+  Losses gradient(const CellBatch& rows) override;
+  PositionScores score(const CellBatch& rows) override;
   std::string form() const override;
   double max_loss() const override;
   Measures measures() const override;
@@ -79,20 +79,20 @@ class Dam final : public Model {
   };
   torch::Tensor A(std::int64_t replica) const;        // [L, H, L], rows of softmax over the entries before, row 0 zero
   torch::Tensor B(std::int64_t replica) const;        // [H, L]
-  torch::Tensor features_of_cues(const Rows& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
-  torch::Tensor predicted_bit(const Rows& rows, std::int64_t replica) const;     // of every cell, [N]
+  torch::Tensor features_of_cues(const CellBatch& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
+  torch::Tensor predicted_bit(const CellBatch& rows, std::int64_t replica) const;     // of every cell, [N]
   Stored slots(std::int64_t replica) const;
-  Stored distinct(const Rows& rows, std::int64_t replica) const;
+  Stored distinct(const CellBatch& rows, std::int64_t replica) const;
   torch::Tensor scores(const torch::Tensor& phi_hat_NH, const torch::Tensor& phi_mH, const Stored& stored, std::int64_t replica) const;
   torch::Tensor next_bit_logits(const torch::Tensor& scores_Nm, const torch::Tensor& bit_N, const Stored& stored) const;
   static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
-  std::vector<StoredSequence> stored_of(const Rows& rows, std::int64_t replica) const;
+  std::vector<StoredSequence> stored_of(const CellBatch& rows, std::int64_t replica) const;
 
   /// gradient() where the op does not run.
-  Losses gradient_by_blocks(const Rows& rows);
+  Losses gradient_by_blocks(const CellBatch& rows);
 
   template <class Real, class Body>
-  void with_op(const Rows& rows, std::int64_t replica, const Body& body);
+  void with_op(const CellBatch& rows, std::int64_t replica, const Body& body);
   bool fast() const;
 
   std::vector<DamConfig> configs_;    // of the replicas
@@ -133,11 +133,11 @@ Tensor Dam::A(std::int64_t replica) const {
 
 Tensor Dam::B(std::int64_t replica) const { return parameters["B_logits"].select(0, replica).softmax(-1); }
 
-Tensor Dam::predicted_bit(const Rows& rows, std::int64_t replica) const {
+Tensor Dam::predicted_bit(const CellBatch& rows, std::int64_t replica) const {
   return rows.tensors().cell_RN[replica].remainder(rows.num_positions()) + rows.first_position();
 }
 
-Tensor Dam::features_of_cues(const Rows& rows, std::int64_t replica) const {
+Tensor Dam::features_of_cues(const CellBatch& rows, std::int64_t replica) const {
   const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
   const auto A_LHL = A(replica);
   const auto L = A_LHL.size(0), H = A_LHL.size(1);
@@ -159,7 +159,7 @@ Dam::Stored Dam::slots(std::int64_t replica) const {
 }
 
 /// What gradient() and predict() run over: the distinct sequences of the queue, or, for retrieval, the table that the rows are of.
-std::vector<StoredSequence> Dam::stored_of(const Rows& rows, std::int64_t replica) const {
+std::vector<StoredSequence> Dam::stored_of(const CellBatch& rows, std::int64_t replica) const {
   const auto r = static_cast<std::size_t>(replica);
   if (!configs_[r].retrieves()) {
     const auto distinct = memory_->queue(replica).distinct();
@@ -171,7 +171,7 @@ std::vector<StoredSequence> Dam::stored_of(const Rows& rows, std::int64_t replic
   return stored;
 }
 
-Dam::Stored Dam::distinct(const Rows& rows, std::int64_t replica) const {
+Dam::Stored Dam::distinct(const CellBatch& rows, std::int64_t replica) const {
   const auto stored = stored_of(rows, replica);
   const auto W = (rows.length() + 63) / 64;
   auto words_mW = torch::empty({std::ssize(stored), W}, torch::kInt64);
@@ -200,7 +200,7 @@ Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const 
   return configs_[0].clamped() ? logits.clamp(-kDamLogitLimit, kDamLogitLimit) : logits;
 }
 
-Tensor Dam::logits(const Rows& rows) {
+Tensor Dam::logits(const CellBatch& rows) {
   std::vector<Tensor> logits;
   for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
     const auto stored = configs_[0].retrieves() ? distinct(rows, r) : slots(r);
@@ -249,7 +249,7 @@ struct Identifications {
 
 }  // namespace
 
-Losses Dam::gradient_by_blocks(const Rows& rows) {
+Losses Dam::gradient_by_blocks(const CellBatch& rows) {
   parameters.zero_gradient();
   std::vector<Tensor> losses, accuracies;
   for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
@@ -295,7 +295,7 @@ std::string Dam::form() const { return fast() ? "one pass over distinct stored s
 
 /// body(op, weights, stored) of a replica whose memory is not empty.
 template <class Real, class Body>
-void Dam::with_op(const Rows& rows, std::int64_t replica, const Body& body) {
+void Dam::with_op(const CellBatch& rows, std::int64_t replica, const Body& body) {
   const auto stored = stored_of(rows, replica);
   if (stored.empty()) return;
   const auto r = static_cast<std::size_t>(replica);
@@ -321,7 +321,7 @@ void with_type(const Parameters& parameters, const Body& body) {
 
 }  // namespace
 
-Losses Dam::gradient(const Rows& rows) {
+Losses Dam::gradient(const CellBatch& rows) {
   if (!fast()) return gradient_by_blocks(rows);
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
@@ -342,7 +342,7 @@ Losses Dam::gradient(const Rows& rows) {
   return losses;
 }
 
-Tensor Dam::predict(const Rows& rows) {
+Tensor Dam::predict(const CellBatch& rows) {
   torch::NoGradGuard no_grad;
   auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, parameters.flat_RP().options());
   if (!fast()) {
@@ -366,7 +366,7 @@ Tensor Dam::predict(const Rows& rows) {
   return configs_[0].clamped() ? logits_RN.clamp_(-kDamLogitLimit, kDamLogitLimit) : logits_RN;
 }
 
-PositionScores Dam::score(const Rows& rows) {
+PositionScores Dam::score(const CellBatch& rows) {
   if (!configs_[0].retrieves()) return Model::score(rows);
   torch::NoGradGuard no_grad;
   auto loss_RUP = torch::zeros({rows.num_replicas(), rows.num_rows(), rows.num_positions()}, parameters.flat_RP().options());

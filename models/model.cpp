@@ -28,16 +28,16 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
 
 }  // namespace
 
-std::vector<torch::Tensor> Model::hidden_layers(const Rows&) const { throw std::logic_error("[hidden_layers] this model has none"); }
+std::vector<torch::Tensor> Model::hidden_layers(const CellBatch&) const { throw std::logic_error("[hidden_layers] this model has none"); }
 
 torch::Tensor Model::attention_maps(const torch::Tensor&) const { throw std::logic_error("[attention_maps] this model has none"); }
 
-torch::Tensor Model::predict(const Rows& rows) {
+torch::Tensor Model::predict(const CellBatch& rows) {
   torch::NoGradGuard no_grad;
   return logits(rows);
 }
 
-Losses Model::plain_gradient(const Rows& rows) {
+Losses Model::plain_gradient(const CellBatch& rows) {
   parameters.zero_gradient();
   const auto logits_RN = logits(rows);
   const auto loss = weighted_loss(logits_RN, rows.tensors().weight_RN2, max_loss());
@@ -46,7 +46,7 @@ Losses Model::plain_gradient(const Rows& rows) {
   return {loss.loss_R, loss.accuracy_R};
 }
 
-PositionScores Model::score(const Rows& rows) {
+PositionScores Model::score(const CellBatch& rows) {
   const auto z_RN = predict(rows).cpu().contiguous(), tail_RN = z_RN.abs().neg_().exp_().log1p_();
   const auto R = rows.num_replicas(), U = rows.num_rows(), P = rows.num_positions();
   const PositionScores scores{torch::empty({R, U, P}, z_RN.options()), torch::empty({R, U, P}, z_RN.options())};

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "core/parameters.h"
-#include "core/rows.h"
+#include "core/cell_batch.h"
 #include "models/facts.h"
 
 #include <torch/types.h>
@@ -69,10 +69,10 @@ class Model {
   virtual std::unique_ptr<Model> replica(std::int64_t r) const = 0;
 
   /// Logit of P(next bit = 1) for every cell, [R, N]. Differentiable: this plain form is the specification of the model.
-  virtual torch::Tensor logits(const Rows& rows) = 0;
+  virtual torch::Tensor logits(const CellBatch& rows) = 0;
 
   /// The same logits for evaluation, without a graph. Here through logits(); a model may override it with a faster form.
-  virtual torch::Tensor predict(const Rows& rows);
+  virtual torch::Tensor predict(const CellBatch& rows);
 
   /// Numbers that predict() holds for each (row, position) at once, about: what bounds the rows of a block of evaluation.
   virtual std::int64_t activation_width(std::int64_t length) const;
@@ -82,12 +82,12 @@ class Model {
 
   /// Zeroes the flat gradient and fills it with that of the weighted loss. Here plain_gradient(); a model may override it with a faster form of
   /// the same numbers.
-  virtual Losses gradient(const Rows& rows) { return plain_gradient(rows); }
+  virtual Losses gradient(const CellBatch& rows) { return plain_gradient(rows); }
   /// By autograd through logits().
-  Losses plain_gradient(const Rows& rows);
+  Losses plain_gradient(const CellBatch& rows);
 
   /// The losses whose mean gradient() descends, one by one, for evaluation. Here through predict(). Replicas must have as many rows.
-  virtual PositionScores score(const Rows& rows);
+  virtual PositionScores score(const CellBatch& rows);
 
   /// A single loss above this counts as this, and has no slope.
   virtual double max_loss() const { return std::numeric_limits<double>::infinity(); }
@@ -98,7 +98,7 @@ class Model {
   // Of the plain form, where the facts say that there are any. They throw std::logic_error where there are none.
 
   /// Hidden layers for every cell, [R, N, width] each, the input of the MLP first.
-  virtual std::vector<torch::Tensor> hidden_layers(const Rows& rows) const;
+  virtual std::vector<torch::Tensor> hidden_layers(const CellBatch& rows) const;
   /// What each position pays attention to, [R, U, H, L, L] for bits uint8 [R, U, L] on the parameters' device. Rows sum to 1, later keys get 0.
   virtual torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const;
 

@@ -82,14 +82,14 @@ class OneLayerAttention final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override;
 
-  Tensor logits(const Rows& rows) override;
-  Tensor predict(const Rows& rows) override;
-  Losses gradient(const Rows& rows) override;
+  Tensor logits(const CellBatch& rows) override;
+  Tensor predict(const CellBatch& rows) override;
+  Losses gradient(const CellBatch& rows) override;
   std::string form() const override;
   std::int64_t activation_width(std::int64_t length) const override;
 
   /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
-  std::vector<Tensor> hidden_layers(const Rows& rows) const override;
+  std::vector<Tensor> hidden_layers(const CellBatch& rows) const override;
   Tensor attention_maps(const Tensor& bits_RUL) const override;
 
  private:
@@ -99,10 +99,10 @@ class OneLayerAttention final : public Model {
   template <class Real>
   OneLayerStep<Real>& step(std::int64_t length);
   template <class Real>
-  Losses binary_gradient(const Rows& rows);
+  Losses binary_gradient(const CellBatch& rows);
   /// Nothing where the guard refuses.
   template <class Real>
-  std::optional<Tensor> binary_logits(const Rows& rows);
+  std::optional<Tensor> binary_logits(const CellBatch& rows);
 
   OneLayerAttentionConfig config_;
   bool binary_, step_skips_ = true;
@@ -149,7 +149,7 @@ Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   return o_RUHPF.transpose(2, 3).flatten(3);
 }
 
-std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {
+std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& rows) const {
   const auto R = rows.num_replicas(), C = config_.width();
   const auto positions = rows.num_rows() * (rows.length() - 1);
   // one index over all replicas picks the cells
@@ -167,7 +167,7 @@ std::vector<Tensor> OneLayerAttention::hidden_layers(const Rows& rows) const {
   return layers;
 }
 
-Tensor OneLayerAttention::logits(const Rows& rows) {
+Tensor OneLayerAttention::logits(const CellBatch& rows) {
   const auto z = linear(hidden_layers(rows).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
@@ -236,7 +236,7 @@ OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
 }
 
 template <class Real>
-Losses OneLayerAttention::binary_gradient(const Rows& rows) {
+Losses OneLayerAttention::binary_gradient(const CellBatch& rows) {
   torch::NoGradGuard no_grad;
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
@@ -250,7 +250,7 @@ Losses OneLayerAttention::binary_gradient(const Rows& rows) {
       losses.accuracy_R[r] = result->accuracy;
     } else {  // the guard refuses: the plain form takes this replica's step
       torch::AutoGradMode grad(true);
-      const auto plain = replica(r)->plain_gradient(Rows({own}, flat.scalar_type(), flat.device()));
+      const auto plain = replica(r)->plain_gradient(CellBatch({own}, flat.scalar_type(), flat.device()));
       losses.loss_R[r] = plain.loss_R[0];
       losses.accuracy_R[r] = plain.accuracy_R[0];
     }
@@ -259,13 +259,13 @@ Losses OneLayerAttention::binary_gradient(const Rows& rows) {
   return losses;
 }
 
-Losses OneLayerAttention::gradient(const Rows& rows) {
+Losses OneLayerAttention::gradient(const CellBatch& rows) {
   if (!fast()) return plain_gradient(rows);
   return parameters.flat_RP().scalar_type() == torch::kFloat64 ? binary_gradient<double>(rows) : binary_gradient<float>(rows);
 }
 
 template <class Real>
-std::optional<Tensor> OneLayerAttention::binary_logits(const Rows& rows) {
+std::optional<Tensor> OneLayerAttention::binary_logits(const CellBatch& rows) {
   const auto& flat = parameters.flat_RP();
   auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, flat.options());
   for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
@@ -276,7 +276,7 @@ std::optional<Tensor> OneLayerAttention::binary_logits(const Rows& rows) {
   return logits_RN;
 }
 
-Tensor OneLayerAttention::predict(const Rows& rows) {
+Tensor OneLayerAttention::predict(const CellBatch& rows) {
   if (fast()) {
     const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
     if (auto logits_RN = is_double ? binary_logits<double>(rows) : binary_logits<float>(rows)) return *logits_RN;

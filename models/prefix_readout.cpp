@@ -39,7 +39,7 @@ class PrefixReadout final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<PrefixReadout>(config_, facts, parameters.replica(r)); }
 
-  torch::Tensor logits(const Rows& rows) override;
+  torch::Tensor logits(const CellBatch& rows) override;
 
  private:
   PrefixReadoutConfig config_;
@@ -51,7 +51,7 @@ std::unique_ptr<Model> construct(const std::vector<PrefixReadoutConfig>& replica
   return std::make_unique<PrefixReadout>(replicas[0], std::move(facts), std::move(parameters));
 }
 
-torch::Tensor PrefixReadout::logits(const Rows& rows) {
+torch::Tensor PrefixReadout::logits(const CellBatch& rows) {
   const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
   const auto R = rows.num_replicas(), U = rows.num_rows(), L = rows.length(), d = config_.features;
   const auto& A_RLdL = parameters["A"];

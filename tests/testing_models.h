@@ -3,7 +3,7 @@
 // One small configuration of every model in the registry, and batches for them.
 
 #include "core/batches.h"
-#include "core/rows.h"
+#include "core/cell_batch.h"
 #include "core/zipf.h"
 #include "models/make_model.h"
 #include "test_device.h"
@@ -70,11 +70,11 @@ class TestBatch {
   }
 
   /// Valid until the next call.
-  Rows rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
+  CellBatch rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
     cells_ = cells_of_batch(table_, drawn_, sharing, first_position);
-    return Rows({{&cells_, &table_}}, dtype, test_device());
+    return CellBatch({{&cells_, &table_}}, dtype, test_device());
   }
-  Rows rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
+  CellBatch rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
     return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_position);
   }
   const SequenceTable& table() const { return table_; }

@@ -1,6 +1,6 @@
 #include "experiments/run/evaluate.h"
 
-#include "core/rows.h"
+#include "core/cell_batch.h"
 
 #include <torch/torch.h>
 
@@ -85,7 +85,7 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
     const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
-    const auto predictions = model.score(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto predictions = model.score(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32), right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);
     const float *loss = loss_UP.data_ptr<float>(), *right = right_UP.data_ptr<float>();
     for (auto i = begin; i < end; ++i, loss += positions, right += positions) {

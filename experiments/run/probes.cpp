@@ -141,7 +141,7 @@ void FeaturesEvent::apply(Run& run) const {
     std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
     const std::vector<double> weight(ranks.size());
     const auto cells = cells_of_rows(table, std::move(ranks), weight, Sharing::none);  // every row, every position
-    const auto layers = run.model().hidden_layers(Rows({{&cells, &table}}, flat.scalar_type(), flat.device()));
+    const auto layers = run.model().hidden_layers(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     blocks.resize(layers.size());
     for (std::size_t j = 0; j < layers.size(); ++j) {
       const auto strided = layers[j][0].view({cells.num_rows(), predictions, -1}).slice(1, 0, predictions, stride);

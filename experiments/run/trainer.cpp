@@ -1,6 +1,6 @@
 #include "experiments/run/trainer.h"
 
-#include "core/rows.h"
+#include "core/cell_batch.h"
 
 #include <torch/torch.h>
 
@@ -59,7 +59,7 @@ Losses Trainer::step(std::int64_t step) {
   for (std::size_t r = 0; r < replicas_.size(); ++r) replica_cells.push_back({&cells[r], active_[r] ? replicas_[r].table : some_table});
   const auto& flat = model_.parameters.flat_RP();
 
-  auto losses = model_.gradient(Rows(std::move(replica_cells), flat.scalar_type(), flat.device()));
+  auto losses = model_.gradient(CellBatch(std::move(replica_cells), flat.scalar_type(), flat.device()));
   const auto finite_R = finite_replicas(model_.parameters.gradient_RP(), losses.loss_R);
   if (all_active()) {
     finite_R_.mul_(finite_R);

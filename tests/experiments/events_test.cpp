@@ -338,7 +338,7 @@ TEST(Features, LeadToTheLogitsOfTheModel) {
   const std::vector<double> weight(70);
   const auto cells = cells_of_rows(table, ranks, weight, Sharing::none);
   torch::NoGradGuard no_grad;
-  const auto logits_UP = model->logits(Rows({{&cells, &table}}, torch::kFloat32, torch::kCPU)).view({70, 5}).slice(1, 0, 5, 2);
+  const auto logits_UP = model->logits(CellBatch({{&cells, &table}}, torch::kFloat32, torch::kCPU)).view({70, 5}).slice(1, 0, 5, 2);
   auto last = column<float>(folder / "layer_2.npy");
   const auto h = torch::from_blob(last.data(), {70, 3, 4});
   const auto z = torch::matmul(h, model->parameters["lm_head.weight"][0].t()) + model->parameters["lm_head.bias"][0];
@@ -366,7 +366,7 @@ TEST(AttentionControls, ZeroedAndFrozenMakesEveryLogitOneConstant) {
   std::vector<double> weight;
   for (const auto rank : order) weight.push_back(probabilities[static_cast<std::size_t>(rank)]);
   const auto cells = cells_of_rows(table, order, weight);
-  const Rows rows({{&cells, &table}}, torch::kFloat32, torch::kCPU);
+  const CellBatch rows({{&cells, &table}}, torch::kFloat32, torch::kCPU);
   torch::NoGradGuard no_grad;
   for (const auto& logits : {model->logits(rows), model->predict(rows)}) EXPECT_EQ(logits.min().item<float>(), logits.max().item<float>());
   double ones = 0;  // p-weighted frequency of 1 among the predicted bits

@@ -86,13 +86,13 @@ class Leaky : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<Leaky>(model_->replica(r)); }
 
-  torch::Tensor logits(const Rows& rows) override {
+  torch::Tensor logits(const CellBatch& rows) override {
     const auto& [cells, table] = rows.replicas()[0];
     const auto K = table->num_sequences(), L = table->length();
     auto bits = table->unpack_all();
     for (std::int64_t rank = 0; rank < K; ++rank) std::rotate(bits.begin() + rank * L, bits.begin() + rank * L + 1, bits.begin() + (rank + 1) * L);
     const auto shifted = SequenceTable::from_array(view_of(bits.data(), {K, L}));
-    return model_->logits(Rows({{cells, &shifted}}, torch::kFloat32, torch::kCPU));
+    return model_->logits(CellBatch({{cells, &shifted}}, torch::kFloat32, torch::kCPU));
   }
 
  private:

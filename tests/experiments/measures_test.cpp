@@ -207,7 +207,7 @@ class Recall : public Model {
     return false;
   }
   std::unique_ptr<Model> replica(std::int64_t) const override { return nullptr; }
-  Tensor logits(const Rows& rows) override {
+  Tensor logits(const CellBatch& rows) override {
     const auto& [cells, table] = rows.replicas()[0];
     auto logits_RN = torch::empty({1, cells->num_cells()});
     for (std::size_t n = 0; n < cells->row.size(); ++n) {

@@ -136,7 +136,7 @@ def test_an_interrupt_a_second_later_ends_at_once(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGINT
     assert "what came after the last checkpoint is lost" in err
     assert place.status()["state"] == "running"
-    assert [point_of(path) for path in place.checkpoints] == [(0, 0)]
+    assert not place.checkpoints  # it had made none: it begins again
 
 
 def test_a_limit_of_cpu_time_stops(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_file_size_limit(tmp_path: Path, expected: dict[str, bytes]) -> None:
     small = place.train(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)))
     assert small.returncode == IO, small.stderr
     message = small.stderr.splitlines()[-1]
-    assert "step_0.0.safetensors" in message and "File too large" in message
+    assert str(place.run) in message and "File too large" in message
     assert place.status()["state"] == "failed"
     assert place.train().returncode == DONE
     assert_same_results(place.run, expected)

@@ -186,7 +186,7 @@ TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
     for (std::size_t i = 0; i < ranks.size(); ++i) {
       const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->facts.first_position);
       const auto& table = data.table();
-      const auto alone = model->gradient(Rows({{&cells, &table}}, torch::kFloat64, test_device()));
+      const auto alone = model->gradient(CellBatch({{&cells, &table}}, torch::kFloat64, test_device()));
       EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6 * std::max(1.0, alone.loss_R.item<double>()));
       EXPECT_NEAR(scores.accuracy[i], alone.accuracy_R.item<double>(), 1e-6);
     }

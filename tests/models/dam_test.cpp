@@ -46,7 +46,7 @@ struct Problem {
 
   Problem(const Model& dam, SequenceTable t, const std::vector<std::int32_t>& drawn)
       : table(std::move(t)), cells(cells_of_batch(table, drawn, Sharing::prefixes, dam.facts.first_position)) {}
-  Rows rows(torch::Dtype dtype = torch::kFloat64) const { return Rows({{&cells, &table}}, dtype, torch::kCPU); }
+  CellBatch rows(torch::Dtype dtype = torch::kFloat64) const { return CellBatch({{&cells, &table}}, dtype, torch::kCPU); }
 };
 
 void expect_gradient(const Model& dam, const Safetensors& file, const std::string& prefix) {
@@ -54,7 +54,7 @@ void expect_gradient(const Model& dam, const Safetensors& file, const std::strin
 }
 
 /// As where the op does not run.
-Losses gradient_by_blocks(Model& dam, const Rows& rows, std::int64_t max_scores) {
+Losses gradient_by_blocks(Model& dam, const CellBatch& rows, std::int64_t max_scores) {
   dam.forms = {.kernels = false, .max_scores = max_scores};
   const auto losses = dam.gradient(rows);
   dam.forms = {};
@@ -63,7 +63,7 @@ Losses gradient_by_blocks(Model& dam, const Rows& rows, std::int64_t max_scores)
 
 /// The three ways to the loss and its gradient: autograd through the plain form over slots, blocks over distinct rows, the op.
 template <class Check>
-void in_every_form(Model& dam, const Rows& rows, const Check& check) {
+void in_every_form(Model& dam, const CellBatch& rows, const Check& check) {
   check(dam.plain_gradient(rows), "plain form");
   check(gradient_by_blocks(dam, rows, 1 << 24), "one block");
   check(gradient_by_blocks(dam, rows, 700), "small blocks");
@@ -283,18 +283,18 @@ TEST(Dam, AReplicaOfAPackEqualsItAlone) {
     pack->memory()->begin_phase(r, 0, *both[static_cast<std::size_t>(r)].table, true);
     pack->memory()->observe(r, std::vector<std::int32_t>{1, 2, 9, 9, 20});
   }
-  const auto losses = pack->gradient(Rows(both, torch::kFloat64, torch::kCPU));
+  const auto losses = pack->gradient(CellBatch(both, torch::kFloat64, torch::kCPU));
   for (std::int64_t r = 0; r < 2; ++r) {
     const auto i = static_cast<std::size_t>(r);
     const auto alone = make_model({&configs[i], 1}, 10, torch::kFloat64, torch::kCPU);
     alone->memory()->begin_phase(0, 0, *both[i].table, true);
     alone->memory()->observe(0, std::vector<std::int32_t>{1, 2, 9, 9, 20});
-    const auto loss = alone->gradient(Rows({both[i]}, torch::kFloat64, torch::kCPU));
+    const auto loss = alone->gradient(CellBatch({both[i]}, torch::kFloat64, torch::kCPU));
     EXPECT_EQ(losses.loss_R[r].item<double>(), loss.loss_R.item<double>());
     EXPECT_TRUE(torch::equal(pack->parameters.gradient_RP()[r], alone->parameters.gradient_RP()[0]));
-    gradient_by_blocks(*pack, Rows(both, torch::kFloat64, torch::kCPU), 1000);
+    gradient_by_blocks(*pack, CellBatch(both, torch::kFloat64, torch::kCPU), 1000);
     EXPECT_LT((pack->parameters.gradient_RP()[r] - alone->parameters.gradient_RP()[0]).abs().max().item<double>(), 1e-12);
-    pack->gradient(Rows(both, torch::kFloat64, torch::kCPU));
+    pack->gradient(CellBatch(both, torch::kFloat64, torch::kCPU));
   }
 }
 

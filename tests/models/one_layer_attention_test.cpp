@@ -43,7 +43,7 @@ void expect_golden_case(const nlohmann::json& golden, const ModelConfig& config)
   std::vector<double> sorted_weight;
   for (const auto rank : rows) sorted_weight.push_back(row_weight[static_cast<std::size_t>(rank)]);
   const auto cells = cells_of_rows(table, rows, sorted_weight);
-  const Rows tensors({{&cells, &table}}, torch::kFloat64, torch::kCPU);
+  const CellBatch tensors({{&cells, &table}}, torch::kFloat64, torch::kCPU);
   const auto logits = model->predict(tensors);
   const auto losses = model->gradient(tensors);
   expect_golden(leaf_values(losses.loss_R), file, "loss");
@@ -68,7 +68,7 @@ void expect_golden_case(const nlohmann::json& golden, const ModelConfig& config)
   for (std::int64_t step = 0; step < steps.shape[0]; ++step) {
     const auto step_table = SequenceTable::from_array(view_of(steps.as<std::int64_t>().data() + step * batch * length, {batch, length}));
     const auto step_cells = cells_of_batch(step_table, step_table.order());
-    const auto result = model->gradient(Rows({{&step_cells, &step_table}}, torch::kFloat64, torch::kCPU));
+    const auto result = model->gradient(CellBatch({{&step_cells, &step_table}}, torch::kFloat64, torch::kCPU));
     adam_losses.push_back(result.loss_R.item<double>());
     adam.step(torch::ones({1}, torch::kUInt8));
   }

@@ -18,7 +18,7 @@ struct ReplicaCells {
 
 /// The cells of R replicas as tensors. Replicas with fewer rows or cells than the longest are padded with zero bits and with
 /// cells of weight 0 at (row 0, position 0).
-struct RowTensors {
+struct CellTensors {
   torch::Tensor bits_RUL;    ///< uint8 [R, U, L] distinct sequences
   torch::Tensor cell_RN;     ///< int64 [R, N] row * P + position, of P predictions a row
   torch::Tensor weight_RN2;  ///< [R, N, 2] loss weights for next bit 0 and 1, in the model's type
@@ -26,9 +26,9 @@ struct RowTensors {
 
 /// What a model is asked to predict: the cells of R replicas, all of one length. On the host they are as core/batches made them; the tensors
 /// are made when first asked for, on the model's device.
-class Rows {
+class CellBatch {
  public:
-  Rows(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device)
+  CellBatch(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device)
       : replicas_(std::move(replicas)), dtype_(dtype), device_(device) {}
 
   std::span<const ReplicaCells> replicas() const { return replicas_; }
@@ -38,13 +38,13 @@ class Rows {
   std::int64_t length() const { return replicas_[0].table->length(); }
   std::int64_t first_position() const { return replicas_[0].cells->first_position; }
   std::int64_t num_positions() const { return replicas_[0].cells->num_positions(); }  ///< P
-  const RowTensors& tensors() const;
+  const CellTensors& tensors() const;
 
  private:
   std::vector<ReplicaCells> replicas_;
   torch::Dtype dtype_;
   torch::Device device_;
-  mutable std::optional<RowTensors> tensors_;
+  mutable std::optional<CellTensors> tensors_;
 };
 
 }  // namespace mnemo

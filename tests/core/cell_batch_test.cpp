@@ -1,4 +1,4 @@
-#include "core/rows.h"
+#include "core/cell_batch.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -6,11 +6,11 @@
 namespace mnemo {
 namespace {
 
-TEST(Rows, BitsTravelPackedAndArriveUnpacked) {
+TEST(CellBatch, BitsTravelPackedAndArriveUnpacked) {
   for (const std::int64_t length : {2, 63, 64, 65, 130}) {
     const auto table = SequenceTable::random(4, 0, 9, length);
     const auto many = cells_of_batch(table, std::vector<std::int32_t>{8, 0, 3, 3, 5}), few = cells_of_batch(table, std::vector<std::int32_t>{7});
-    const Rows rows({{&many, &table}, {&few, &table}}, torch::kFloat32, torch::kCPU);
+    const CellBatch rows({{&many, &table}, {&few, &table}}, torch::kFloat32, torch::kCPU);
     const auto& bits_RUL = rows.tensors().bits_RUL;
     ASSERT_EQ(bits_RUL.sizes().vec(), (std::vector<std::int64_t>{2, 4, length}));
     ASSERT_EQ(bits_RUL.scalar_type(), torch::kUInt8);

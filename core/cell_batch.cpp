@@ -1,4 +1,4 @@
-#include "core/rows.h"
+#include "core/cell_batch.h"
 
 #include "core/packed_bits.h"
 
@@ -8,19 +8,19 @@
 
 namespace mnemo {
 
-std::int64_t Rows::num_rows() const {
+std::int64_t CellBatch::num_rows() const {
   std::int64_t most = 0;
   for (const auto& replica : replicas_) most = std::max(most, replica.cells->num_rows());
   return most;
 }
 
-std::int64_t Rows::num_cells() const {
+std::int64_t CellBatch::num_cells() const {
   std::int64_t most = 0;
   for (const auto& replica : replicas_) most = std::max(most, replica.cells->num_cells());
   return most;
 }
 
-const RowTensors& Rows::tensors() const {
+const CellTensors& CellBatch::tensors() const {
   if (tensors_) return *tensors_;
   const auto R = num_replicas(), U = num_rows(), N = num_cells(), W = std::ssize(replicas_[0].table->row(0));
   // pinned memory lets the copy to a GPU overlap with its work
