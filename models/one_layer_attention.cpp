@@ -241,18 +241,19 @@ Losses OneLayerAttention::binary_gradient(const CellBatch& rows) {
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   Losses losses{torch::empty({flat.size(0)}, torch::kFloat64), torch::empty({flat.size(0)}, torch::kFloat64)};
+  auto *loss = losses.loss_R.data_ptr<double>(), *accuracy = losses.accuracy_R.data_ptr<double>();
   for (std::int64_t r = 0; r < flat.size(0); ++r) {
     const auto& own = rows.replicas()[static_cast<std::size_t>(r)];
     const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     const auto gradient = tensors_at<Real>(parameters.gradient_RP().data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     if (const auto result = step<Real>(rows.length()).gradient(weights, gradient, *own.cells, *own.table)) {
-      losses.loss_R[r] = result->loss;
-      losses.accuracy_R[r] = result->accuracy;
+      loss[r] = result->loss;
+      accuracy[r] = result->accuracy;
     } else {  // the guard refuses: the plain form takes this replica's step
       torch::AutoGradMode grad(true);
       const auto plain = replica(r)->plain_gradient(CellBatch({own}, flat.scalar_type(), flat.device()));
-      losses.loss_R[r] = plain.loss_R[0];
-      losses.accuracy_R[r] = plain.accuracy_R[0];
+      loss[r] = plain.loss_R.item<double>();
+      accuracy[r] = plain.accuracy_R.item<double>();
     }
   }
   parameters.zero_frozen_gradients();
