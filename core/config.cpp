@@ -1004,4 +1004,16 @@ void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
   unknown_keys_.clear();
 }
 
+std::string first_difference(const std::vector<std::pair<std::string, std::string>>& a, const std::vector<std::pair<std::string, std::string>>& b,
+                             const std::function<bool(std::string_view)>& may_differ) {
+  for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    const auto at = [&](const auto& list) { return i < list.size() ? list[i] : std::pair<std::string, std::string>("settings", "none"); };
+    const auto [path, value] = at(a);
+    const auto [other_path, other_value] = at(b);
+    if (path == other_path && (value == other_value || may_differ(path))) continue;
+    return fmt::format("{}: {}, {}", path, value, other_value);
+  }
+  return {};
+}
+
 }  // namespace mnemo

@@ -338,6 +338,10 @@ std::vector<std::pair<std::string, std::string>> flatten(const T& config) {
   return config_detail::flatten(config_detail::to_node(config));
 }
 
+/// Where two flattened configurations first differ in a setting that `may_differ` does not name: "heads: 2, 4". Empty where they do not.
+std::string first_difference(const std::vector<std::pair<std::string, std::string>>& a, const std::vector<std::pair<std::string, std::string>>& b,
+                             const std::function<bool(std::string_view)>& may_differ);
+
 /// Every key that a configuration may have, with the values of `config` as defaults.
 template <class T>
 std::vector<FieldHelp> describe(const T& config) {

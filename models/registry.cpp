@@ -1,9 +1,5 @@
 #include "models/registry.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
 namespace mnemo {
 
 ModelFacts facts_of(const ModelConfig& config, std::int64_t length) {
@@ -22,17 +18,8 @@ std::optional<std::uint32_t>& seed_of(ModelConfig& config) {
   return std::visit([](auto& c) -> std::optional<std::uint32_t>& { return c.seed; }, config);
 }
 
-std::string difference_of_replicas(const ModelConfig& a, const ModelConfig& b) {
-  const auto first = flatten(a), second = flatten(b);
-  for (std::size_t i = 0; i < std::max(first.size(), second.size()); ++i) {
-    const auto at = [&](const auto& list) { return i < list.size() ? list[i] : std::pair<std::string, std::string>("settings", "none"); };
-    const auto [name, value] = at(first);
-    const auto [other_name, other_value] = at(second);
-    const bool may_differ = std::find(std::begin(kOwnOfReplica), std::end(kOwnOfReplica), name) != std::end(kOwnOfReplica);
-    if (name == other_name && (value == other_value || may_differ)) continue;
-    return fmt::format("{}: {}, {}", name, value, other_value);
-  }
-  return {};
-}
+bool is_own_of_replica(std::string_view setting) { return setting == "seed" || setting == "init_std" || setting == "eta"; }
+
+std::string difference_of_replicas(const ModelConfig& a, const ModelConfig& b) { return first_difference(flatten(a), flatten(b), is_own_of_replica); }
 
 }  // namespace mnemo

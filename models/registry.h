@@ -23,7 +23,7 @@ double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length,
 std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 
 /// Settings that replicas of one model may have of their own; all others decide shapes or arithmetic.
-inline constexpr std::string_view kOwnOfReplica[] = {"seed", "init_std", "eta"};
+bool is_own_of_replica(std::string_view setting);
 /// The first other setting in which two models differ: "heads: 2, 4"; empty where there is none, so that they may be replicas of one model.
 std::string difference_of_replicas(const ModelConfig& a, const ModelConfig& b);
 

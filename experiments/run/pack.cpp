@@ -18,9 +18,7 @@ bool may_differ(std::string_view path) {
   constexpr std::string_view kScalars[] = {"seed", "data.seed", "data.zipf_exponent", "train.lr", "train.eps", "train.weight_decay", "name", "group", "run"};
   if (std::find(std::begin(kScalars), std::end(kScalars), path) != std::end(kScalars)) return true;
   constexpr std::string_view kModel = "model.";
-  if (path.starts_with(kModel)) {
-    return std::find(std::begin(kOwnOfReplica), std::end(kOwnOfReplica), path.substr(kModel.size())) != std::end(kOwnOfReplica);
-  }
+  if (path.starts_with(kModel)) return is_own_of_replica(path.substr(kModel.size()));
   return path.starts_with("train.betas") || path.starts_with("output.");
 }
 
@@ -30,17 +28,7 @@ constexpr const char* kQueue = "model_state.queue";  // in checkpoints
 
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
 
-std::string difference_of_members(const RunConfig& a, const RunConfig& b) {
-  const auto first = flatten(a), second = flatten(b);
-  for (std::size_t i = 0; i < std::max(first.size(), second.size()); ++i) {
-    const auto at = [&](const auto& list) { return i < list.size() ? list[i] : std::pair<std::string, std::string>("settings", "none"); };
-    const auto [path, value] = at(first);
-    const auto [other_path, other_value] = at(second);
-    if (path == other_path && (value == other_value || may_differ(path))) continue;
-    return fmt::format("{}: {}, {}", path, value, other_value);
-  }
-  return {};
-}
+std::string difference_of_members(const RunConfig& a, const RunConfig& b) { return first_difference(flatten(a), flatten(b), may_differ); }
 
 Pack::Pack(std::span<const RunConfig> members)
     : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device,
