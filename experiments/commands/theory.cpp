@@ -27,7 +27,7 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   fmt::print("the Bayes predictor that knows all {} sequences of {} bits and their probabilities (phase {})\n\n", K, table.length(), phase);
   fmt::print("entropy of the sequences      {:.4f} nats\n", theory.entropy);
   const bool names_sequences = facts_of(config).task == Task::sequences;
-  const double choices = names_sequences ? static_cast<double>(K) : 2;
+  const double choices = num_choices(config);
   fmt::print("loss floor, p-weighted        {:.4f} nats a {} (no model is below; chance {:.4f})\n", theory.mean_loss, names_sequences ? "prediction" : "bit",
              std::log(choices));
   fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance {:.4g})\n", theory.mean_accuracy, 1 / choices);

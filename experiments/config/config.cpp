@@ -508,6 +508,8 @@ LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& o
   return loaded;
 }
 
+double num_choices(const RunConfig& config) { return facts_of(config).task == Task::sequences ? static_cast<double>(config.data.num_sequences) : 2; }
+
 std::uint32_t data_seed(const RunConfig& config) { return config.data.seed.value_or(config.seed); }
 
 std::uint32_t model_seed(const RunConfig& config) {

@@ -148,6 +148,10 @@ struct RunConfig {
 
 inline ModelFacts facts_of(const RunConfig& config) { return facts_of(config.model, config.data.length); }
 
+/// Answers that a model has to choose from at each prediction: the two bits, or the K sequences. One that knows nothing has an accuracy of 1 / choices
+/// and a loss of log(choices).
+double num_choices(const RunConfig& config);
+
 /// A configuration as a user gave it: a file and overrides, read, checked and resolved.
 struct LoadedConfig {
   RunConfig config;   ///< resolved: threads, K and L of own data, absolute paths of data files, group, run. Seeds that follow `seed` stay null

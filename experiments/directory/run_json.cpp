@@ -1,5 +1,7 @@
 #include "experiments/directory/run_json.h"
 
+#include "experiments/run/schedule.h"
+
 #include <nlohmann/json.hpp>
 
 #include <cmath>
@@ -75,17 +77,12 @@ void add_facts(Json& json, const EventConfig& event, const std::vector<Parameter
 std::string run_json(const RunConfig& config) {
   const auto facts = facts_of(config);
   auto json = to_json(config_detail::to_node(config));
-  std::int64_t phases = 1;
-  for (std::size_t i = 0; i < config.events.size(); ++i) {
-    const auto& event = config.events[i];
-    add_facts(json["events"][i], event, facts.parameters, config.train.steps);
-    if (std::holds_alternative<SwitchEvent>(event)) phases += schedule_of(event).occurrences(config.train.steps);
-  }
-  const double choices = facts.task == Task::sequences ? static_cast<double>(config.data.num_sequences) : 2;
+  for (std::size_t i = 0; i < config.events.size(); ++i) add_facts(json["events"][i], config.events[i], facts.parameters, config.train.steps);
+  const double choices = num_choices(config);
   json["facts"] = {{"model", model_json(facts)},
                    {"chance", {{"loss", std::log(choices)}, {"accuracy", 1 / choices}}},
                    {"seeds", {{"data", data_seed(config)}, {"model", model_seed(config)}}},
-                   {"phases", phases}};
+                   {"phases", num_phases(config)}};
   return json.dump(1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) + "\n";  // paths need not be UTF-8
 }
 

@@ -31,11 +31,6 @@ std::int64_t drawn_ranks(const RunConfig& config) {
   return std::count_if(probabilities.begin(), probabilities.end(), [](double p) { return p > 0; });
 }
 
-/// Accuracy of a model that knows nothing.
-double chance_of(const RunConfig& config) {
-  return facts_of(config).task == Task::sequences ? 1 / static_cast<double>(config.data.num_sequences) : 0.5;
-}
-
 }  // namespace
 
 std::vector<PhaseSummary> summarize(const RunReader& run, std::int64_t top) {
@@ -56,7 +51,7 @@ std::vector<PhaseSummary> summarize(const RunReader& run, std::int64_t top) {
     summary.scored = columns;
     for (std::int64_t i = 0; i < columns; ++i) summary.ceiling += theory[static_cast<std::size_t>(2 * ranks[static_cast<std::size_t>(i)] + 1)];
     summary.ceiling /= static_cast<double>(columns);
-    summary.chance = chance_of(run.config());
+    summary.chance = 1 / num_choices(run.config());
     const double threshold = summary.chance + kShareOfCeiling * (summary.ceiling - summary.chance);
 
     // of two rows at a step the first is before its events, the second after them
