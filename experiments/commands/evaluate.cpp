@@ -56,7 +56,8 @@ void write_scores(const fs::path& folder, const NamedSet& set, const Scores& sco
   write_npy(folder / "accuracy.npy", view_of(scores.accuracy.data(), shape));
 }
 
-std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& config) {
+std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunReader& run) {
+  const auto& config = run.config();
   std::vector<NamedSet> sets;
   if (!request.sequences.empty()) {
     const auto array = read_npy(request.sequences);
@@ -71,8 +72,7 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunConfig& c
     sets.back().ranks = strided_ranks(array.shape[0], request.stride);
     return sets;
   }
-  const auto law = rank_law(config);
-  check_ranks(request.run, config, law);
+  const auto& law = run.law();
   for (std::int64_t phase = 0; phase < num_phases(config); ++phase) {
     auto table = table_of_phase(config, law, phase);
     auto theory = theory_of(config, table, law.sampler);
@@ -98,7 +98,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
   load_weights(*model, weights);
   load_memory(*model, weights);
   fmt::print("{:<12} {:<14} {:>8} {:>10} {:>10} {:>10}\n", "set", "ranks", "scored", "loss", "accuracy", "ceiling");
-  for (const auto& set : sets_of(request, config)) {
+  for (const auto& set : sets_of(request, run)) {
     const auto scores = score(*model, set.table, set.ranks);
     print_scores(set, scores);
     if (!request.out.empty()) write_scores(fs::path(request.out) / set.name, set, scores);

@@ -47,6 +47,15 @@ std::vector<std::int64_t> RunReader::phase_starts() const {
   return starts;
 }
 
+const RankLaw& RunReader::law() const {
+  if (!law_) {
+    auto law = rank_law(config_);
+    check_ranks(path_, config_, law);
+    law_ = std::move(law);
+  }
+  return *law_;
+}
+
 RunReader::Set RunReader::set(const std::string& name) const {
   const auto folder = file("eval") / name;
   return {read_steps(folder / "step.npy"), read_steps(folder / "rank.npy"), NpyRows(folder / "loss.npy"), NpyRows(folder / "accuracy.npy")};

@@ -4,6 +4,7 @@
 #include "core/safetensors.h"
 #include "experiments/config/config.h"
 #include "experiments/directory/run_directory.h"
+#include "experiments/run/data.h"
 
 #include <cstdint>
 #include <optional>
@@ -26,6 +27,8 @@ class RunReader {
   fs::path file(const std::string& name) const { return path_ / name; }
   const RunConfig& config() const { return config_; }
   Status status() const { return read_status(path_); }
+  /// What the run drew from; read once. Throws Error{data} where its ranks are not those that the configuration gives now.
+  const RankLaw& law() const;
 
   /// Steps at which the phases so far began; the first is 0.
   std::vector<std::int64_t> phase_starts() const;
@@ -49,6 +52,7 @@ class RunReader {
  private:
   fs::path path_;
   RunConfig config_;
+  mutable std::optional<RankLaw> law_;
 };
 
 /// The updates after which weights were written. Throws Error{data} where the file does not say.

@@ -153,9 +153,9 @@ auto from_json(const fs::path& path, const std::string& text, Take&& take) {
 /// Draws of each rank in the current phase, from the stream that the run drew from.
 class Presentations {
  public:
-  Presentations(const RunConfig& config, std::vector<std::int64_t> starts)
-      : starts_(std::move(starts)), sampler_(rank_law(config).sampler), draws_(sampler_, data_seed(config), config.train.batch_size),
-        counts_(static_cast<std::size_t>(config.data.num_sequences)) {}
+  explicit Presentations(const RunReader& run)
+      : starts_(run.phase_starts()), draws_(run.law().sampler, data_seed(run.config()), run.config().train.batch_size),
+        counts_(static_cast<std::size_t>(run.config().data.num_sequences)) {}
 
   /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
   const std::vector<double>& before(std::int64_t step) {
@@ -168,7 +168,6 @@ class Presentations {
 
  private:
   std::vector<std::int64_t> starts_;
-  RankSampler sampler_;
   DrawStream draws_;
   std::vector<double> counts_;
   std::int64_t step_ = 0;
@@ -207,7 +206,7 @@ void write_sequences(PickleWriter& out, const RunReader& run, const NotebookSett
     if (path_exists(stored)) {
       rows.emplace(stored);
     } else {
-      table = table_of_phase(config, rank_law(config), phase);
+      table = table_of_phase(config, run.law(), phase);
     }
     const auto block = std::max<std::int64_t>(1, (1 << 16) / L);
     out.array(Dtype::i64, {K, L}, [&] {
@@ -315,7 +314,7 @@ class Record {
  public:
   Record(const RunReader& run, const NotebookSettings& settings, const fs::path& target, bool with_sequences)
       : run_(run), config_(run.config()), settings_(settings), transformer_(transformer_of_run(config_).value()), starts_(run.phase_starts()),
-        final_(run.weights("final")), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(config_, starts_), out_(target),
+        final_(run.weights("final")), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(run), out_(target),
         weights_(out_, config_, settings) {
     for (std::size_t phase = 0; phase < starts_.size(); ++phase) sets_.push_back(run.set(fmt::format("phase_{}", phase)));
     // by step, and by name at equal steps
@@ -613,7 +612,7 @@ class Record {
 }  // namespace
 
 void write_notebook_record(const RunReader& run, const NotebookSettings& settings, const fs::path& target, bool with_sequences) {
-  check_ranks(run.path(), run.config(), rank_law(run.config()));
+  run.law();  // refuses other ranks before all else
   Record(run, settings, target, with_sequences).write();
 }
 
@@ -629,7 +628,7 @@ std::vector<fs::path> write_notebook_snapshots(const RunReader& run, const Noteb
 }
 
 void write_notebook_sequences(const RunReader& run, const NotebookSettings& settings, const fs::path& target) {
-  check_ranks(run.path(), run.config(), rank_law(run.config()));
+  if (run.config().data.weights) run.law();  // as above
   PickleWriter out(target);
   out.dict([&] { write_sequences(out, run, settings); });
   out.commit();
