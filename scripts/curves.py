@@ -82,12 +82,8 @@ def select_ranks(columns: dict[str, np.ndarray], rank: np.ndarray) -> dict[str, 
 
 def only_drawn(run: dict[str, Any]) -> dict[str, Any]:
     """A run without the ranks of probability 0, which are never drawn: there is nothing to learn of them."""
-    sets = {}
-    for name, columns in run["sets"].items():
-        is_rank = mnemo_io.set_phase(name, 0) is not None
-        rank = columns["rank"]
-        sets[name] = select_ranks(columns, rank[mnemo_io.drawn_ranks(run["theory"], rank)]) if is_rank else columns
-    return {**run, "sets": sets}
+    drawn = {name: columns["rank"][mnemo_io.scored(run, name)] for name, columns in run["sets"].items()}
+    return {**run, "sets": {name: select_ranks(columns, drawn[name]) for name, columns in run["sets"].items()}}
 
 
 def num_drawn(run: dict[str, Any]) -> int:

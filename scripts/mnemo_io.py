@@ -584,6 +584,12 @@ def drawn_ranks(theory: dict[int, dict[str, Any]], rank: np.ndarray) -> np.ndarr
     return ~np.isposinf(floor)[rank] if rank.max(initial=-1) < len(floor) else np.ones(len(rank), bool)
 
 
+def scored(run: dict[str, Any], name: str) -> np.ndarray:
+    """The columns of a set that count: its ranks that are ever drawn, or all of sequences that are no rank (novel)."""
+    rank = run["sets"][name]["rank"]
+    return drawn_ranks(run["theory"] if set_phase(name, 0) is not None else {}, rank)
+
+
 class Table(NamedTuple):
     """Arrays of one shape: what tells rows apart, what the further dimensions count, and the values, (T, ...) each."""
 
@@ -725,27 +731,21 @@ def summary(run: dict[str, Any]) -> str:
         titles += " completed" if any("completed" in columns for columns in run["sets"].values()) else ""
         lines += ["", f"{'set':{width}} {titles}", *(_summary_row(run, name, width) for name in run["sets"])]
         lines += ["loss (nats) and accuracy: means over the ranks at the last row; floor, ceiling: Bayes, same ranks"]
-        never = max(np.count_nonzero(~_scored(run, name)) for name in run["sets"])
+        never = max(np.count_nonzero(~scored(run, name)) for name in run["sets"])
         if never:
             lines += [f"up to {never} ranks of a set have probability 0: they are never drawn, and in no mean"]
     return "\n".join(lines) + "\n"
 
 
-def _scored(run: dict[str, Any], name: str) -> np.ndarray:
-    """The columns of a set that count: its ranks that are ever drawn, or all of sequences that are no rank (novel)."""
-    rank = run["sets"][name]["rank"]
-    return drawn_ranks(run["theory"] if set_phase(name, 0) is not None else {}, rank)
-
-
 def _summary_row(run: dict[str, Any], name: str, width: int) -> str:
-    columns, scored = run["sets"][name], _scored(run, name)
-    start = f"{name:{width}} {len(columns['step']):5} {np.count_nonzero(scored):7}"
-    if not len(columns["step"]) or not scored.any():
+    columns, counted = run["sets"][name], scored(run, name)
+    start = f"{name:{width}} {len(columns['step']):5} {np.count_nonzero(counted):7}"
+    if not len(columns["step"]) or not counted.any():
         return f"{start} {'-':>9} {'-':>8} {'-':>8} {'-':>7} {'-':>8}"
-    loss, accuracy = (float(columns[key][-1][scored].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
+    loss, accuracy = (float(columns[key][-1][counted].mean(dtype=np.float64)) for key in ("loss", "accuracy"))
     bounds = limits(run, name, int(columns["phase"][-1]))
-    floor, ceiling = ("-", "-") if bounds is None else (f"{bound[scored].mean():.4f}" for bound in bounds)
-    completed = f" {columns['completed'][-1][scored].mean():9.4f}" if "completed" in columns else ""
+    floor, ceiling = ("-", "-") if bounds is None else (f"{bound[counted].mean():.4f}" for bound in bounds)
+    completed = f" {columns['completed'][-1][counted].mean():9.4f}" if "completed" in columns else ""
     return f"{start} {columns['step'][-1]:9} {loss:8.4f} {floor:>8} {accuracy:7.4f} {ceiling:>8}{completed}"
 
 

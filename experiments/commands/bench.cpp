@@ -4,9 +4,8 @@
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
 #include "experiments/run/evaluate.h"
-#include "experiments/run/weights.h"
-#include "models/registry.h"
 #include "experiments/run/trainer.h"
+#include "experiments/run/weights.h"
 #include "models/make_model.h"
 
 #include <fmt/format.h>

@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "experiments/config/config.h"
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -22,7 +23,8 @@ class SessionRecord {
  private:
   std::filesystem::path path_;
   std::string command_, started_;
-  std::string device_, gpu_, seeds_;
+  std::string device_, gpu_;
+  std::uint32_t data_seed_, model_seed_;
   std::int64_t threads_;
 };
 

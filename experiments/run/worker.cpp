@@ -83,12 +83,15 @@ struct Place {
 
 void take_place(Member& member, const Log& log, Place& place) {
   const auto& directory = member.directory;
+  const auto look = [&] {
+    place.previous = earlier_config(directory, member.loaded);
+    place.is_over = place.previous && is_over(directory, member.loaded.config);
+  };
   try {
     place.lock.emplace(directory);
   } catch (const Error& error) {  // what is over can be read where nothing can be written
     if (error.code() == ExitCode::locked || member.restart) throw;
-    place.previous = earlier_config(directory, member.loaded);
-    place.is_over = place.previous && is_over(directory, member.loaded.config);
+    look();
     if (!place.is_over) throw;
     return;
   }
@@ -97,8 +100,7 @@ void take_place(Member& member, const Log& log, Place& place) {
     move_aside(directory, log);
     place.lock.emplace(directory);
   }
-  place.previous = earlier_config(directory, member.loaded);
-  place.is_over = place.previous && is_over(directory, member.loaded.config);
+  look();
   if (place.is_over && !path_exists(directory / "run.json")) write_atomically(directory / "run.json", run_json(*place.previous));  // an older version's
 }
 

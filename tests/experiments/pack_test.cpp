@@ -68,6 +68,13 @@ fs::path alone(const Place& place, const std::vector<std::string>& overrides, Ex
   return directory(place, overrides);
 }
 
+void expect_near_losses(const fs::path& run, const fs::path& other_run, const std::string& set) {
+  const auto losses = [&](const fs::path& of) { return read_npy(of / "eval" / set / "loss.npy"); };
+  const auto one = losses(run), other = losses(other_run);
+  ASSERT_EQ(one.shape, other.shape);
+  for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
+}
+
 ExitCode code_of(const MemberResult& result) {
   if (!result.error) return result.code;
   try {
@@ -111,10 +118,7 @@ TEST(Pack, MembersOfThePlainCompositionAgreeWithRunsAlone) {
     for (const auto& overrides : kMembers) {
       const auto by_itself = alone(apart, overrides);
       for (const char* set : {"train", "phase_0", "phase_1", "novel", "swap_test.phase_0"}) {
-        const auto losses = [&](const fs::path& run) { return read_npy(run / "eval" / set / "loss.npy"); };
-        const auto one = losses(directory(together, overrides)), other = losses(by_itself);
-        ASSERT_EQ(one.shape, other.shape);
-        for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
+        expect_near_losses(directory(together, overrides), by_itself, set);
       }
     }
   }
@@ -175,10 +179,7 @@ TEST(Pack, MembersAtDifferentStepsWaitForTheSlowest) {
       SCOPED_TRACE(overrides[0]);
       const auto by_itself = alone(apart, overrides);
       if (form.model != kAtOnce[0].model) expect_same(results(directory(together, overrides)), results(by_itself));
-      const auto losses = [](const fs::path& run) { return read_npy(run / "eval/phase_1/loss.npy"); };
-      const auto one = losses(directory(together, overrides)), other = losses(by_itself);
-      ASSERT_EQ(one.shape, other.shape);
-      for (std::size_t i = 0; i < one.view().as<float>().size(); ++i) EXPECT_NEAR(one.view().as<float>()[i], other.view().as<float>()[i], 1e-6);
+      expect_near_losses(directory(together, overrides), by_itself, "phase_1");
     }
   }
 }
