@@ -49,13 +49,16 @@ void GrowingArrays::append(const std::vector<ArrayView>& rows) {
 }
 
 void GrowingArrays::begin(const FileMarks& marks) {
-  for (auto& [path, file] : files_) {
+  const auto begin_file = [&](const std::string& path, NpyAppender& file) {
     const auto mark = marks.find(path);
-    if (mark == marks.end()) {
-      file.begin();
-    } else {
-      file.rewind(mark->second);
-    }
+    mark == marks.end() ? file.begin() : file.rewind(mark->second);
+  };
+  // Wherever a kill ends this, no row of the last column lacks its others: it shrinks first and appears last.
+  for (auto entry = files_.rbegin(); entry != files_.rend(); ++entry) {
+    if (path_exists(entry->second.path())) begin_file(entry->first, entry->second);
+  }
+  for (auto& [path, file] : files_) {
+    if (!path_exists(file.path())) begin_file(path, file);
   }
   add_moments();
 }

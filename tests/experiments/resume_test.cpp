@@ -491,6 +491,28 @@ TEST(Divergence, KeepsTheParametersOfTheLastFiniteStepAndIsFinal) {
   EXPECT_EQ(slurp(path), slurp(shorter.run() / "final.safetensors"));
 }
 
+TEST(Failure, OnTheWayBackToACheckpointLeavesNoMoreStepsThanRows) {
+  const test::TemporaryDirectory root;
+  const std::vector<Column> columns{{"loss", Dtype::f64, {}}, {"step", Dtype::i64, {}}};
+  const auto append = [](GrowingArrays& arrays, std::int64_t step) {
+    const auto loss = static_cast<double>(step);
+    arrays.append({view_of(&loss, {}), view_of(&step, {})});
+  };
+  FileMarks marks;
+  GrowingArrays arrays(root.path(), "eval/train", columns);
+  arrays.begin({});
+  append(arrays, 1);
+  arrays.mark(marks);
+  for (const std::int64_t step : {2, 3}) append(arrays, step);
+  const auto loss = root.path() / "eval/train/loss.npy";
+  auto bytes = slurp(loss);
+  bytes[128] ^= 1;  // of the first row: going back ends at this file, as a kill may end it anywhere
+  test::spill(loss, bytes);
+  GrowingArrays resumed(root.path(), "eval/train", columns);
+  EXPECT_THROW(resumed.begin(marks), Error);
+  EXPECT_EQ(read_npy(root.path() / "eval/train/step.npy", /*allow_excess=*/true).shape, Shape{1});
+}
+
 TEST(Failure, ShowsInTheStatus) {
   // the last file cannot be put in its place
   const Place place;
