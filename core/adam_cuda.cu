@@ -24,17 +24,14 @@ __global__ void adam_kernel(AdamBuffers<Real> b) {
   if (threadIdx.x == 0) scalars = b.scalars[replica];
   __syncthreads();
   if (threadIdx.x < 2) {
-    corrections[threadIdx.x] =
-        1 - pow(threadIdx.x == 0 ? scalars.beta1 : scalars.beta2, static_cast<double>(b.steps[row_tensor]));
+    corrections[threadIdx.x] = 1 - pow(threadIdx.x == 0 ? scalars.beta1 : scalars.beta2, static_cast<double>(b.steps[row_tensor]));
   }
   __syncthreads();
   const AdamCoefficients<Real> coefficients(scalars, corrections[0], corrections[1]);
   const auto begin = replica * b.row_size + b.offset[tensor];
   const auto size = b.size[tensor];
-  for (std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; i < size;
-       i += std::int64_t{kThreads} * gridDim.x) {
-    adam_update(b.parameters[begin + i], b.gradient[begin + i], b.first_moment[begin + i], b.second_moment[begin + i],
-                coefficients);
+  for (std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; i < size; i += std::int64_t{kThreads} * gridDim.x) {
+    adam_update(b.parameters[begin + i], b.gradient[begin + i], b.first_moment[begin + i], b.second_moment[begin + i], coefficients);
   }
 }
 
@@ -42,8 +39,7 @@ __global__ void adam_kernel(AdamBuffers<Real> b) {
 
 template <class Real>
 void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream) {
-  const dim3 grid(kBlocksPerTensor, static_cast<unsigned>(buffers.num_tensors),
-                  static_cast<unsigned>(buffers.num_replicas));
+  const dim3 grid(kBlocksPerTensor, static_cast<unsigned>(buffers.num_tensors), static_cast<unsigned>(buffers.num_replicas));
   adam_kernel<Real><<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(buffers);
   if (const auto status = cudaGetLastError(); status != cudaSuccess) {
     throw std::runtime_error(std::string("CUDA error: launch of adam: ") + cudaGetErrorString(status));

@@ -11,16 +11,16 @@ namespace mnemo {
 /// Raw view of an optimizer's buffers. `Real` is float or double. All pointers live on one device.
 template <class Real>
 struct AdamBuffers {
-  Real* parameters;            ///< [R, P]
-  const Real* gradient;        ///< [R, P]
-  Real* first_moment;          ///< [R, P]
-  Real* second_moment;         ///< [R, P]
-  const std::int64_t* offset;  ///< [T] first element of each tensor in a row
-  const std::int64_t* size;    ///< [T] elements of each tensor
-  const std::int64_t* steps;   ///< [R, T] updates done, this one included
-  const std::uint8_t* frozen;  ///< [R, T]
-  const AdamScalars* scalars;  ///< [R]
-  const std::uint8_t* updates; ///< [R] a replica is left alone where 0
+  Real* parameters;             ///< [R, P]
+  const Real* gradient;         ///< [R, P]
+  Real* first_moment;           ///< [R, P]
+  Real* second_moment;          ///< [R, P]
+  const std::int64_t* offset;   ///< [T] first element of each tensor in a row
+  const std::int64_t* size;     ///< [T] elements of each tensor
+  const std::int64_t* steps;    ///< [R, T] updates done, this one included
+  const std::uint8_t* frozen;   ///< [R, T]
+  const AdamScalars* scalars;   ///< [R]
+  const std::uint8_t* updates;  ///< [R] a replica is left alone where 0
   std::int64_t num_replicas, row_size, num_tensors;
 };
 

@@ -5,8 +5,8 @@
 
 namespace mnemo {
 
-Cells cells_of_rows(const SequenceTable& table, std::vector<std::int32_t> distinct, std::span<const double> row_weight,
-                    Sharing sharing, std::int64_t first_position) {
+Cells cells_of_rows(const SequenceTable& table, std::vector<std::int32_t> distinct, std::span<const double> row_weight, Sharing sharing,
+                    std::int64_t first_position) {
   Cells cells;
   cells.length = table.length();
   cells.first_position = first_position;

@@ -18,7 +18,7 @@ namespace mnemo {
 /// is the mean over the batch of the mean over the P predictions. Only the order of summation differs.
 struct Cells {
   std::int64_t length = 0;                  ///< L
-  std::int64_t first_position = 1;         ///< the first predicted bit
+  std::int64_t first_position = 1;          ///< the first predicted bit
   std::vector<std::int32_t> ranks;          ///< (U) rows: distinct sequences in lexicographic order
   std::vector<double> row_weight;           ///< (U) their shares of the batch
   std::vector<std::int32_t> row, position;  ///< (N) cells, by row, then position

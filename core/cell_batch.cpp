@@ -34,7 +34,8 @@ const CellTensors& CellBatch::tensors() const {
     for (const auto rank : cells->ranks) row = std::copy_n(table->row(rank).begin(), W, row);
     auto* target = cell.data_ptr<std::int64_t>() + r * N;
     for (std::size_t n = 0; n < cells->row.size(); ++n) target[n] = cells->row[n] * num_positions() + cells->position[n];
-    AT_DISPATCH_FLOATING_TYPES(dtype_, "weight", [&] { std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<scalar_t>() + r * N * 2); });
+    AT_DISPATCH_FLOATING_TYPES(dtype_, "weight",
+                               [&] { std::copy(cells->weight.begin(), cells->weight.end(), weight.data_ptr<scalar_t>() + r * N * 2); });
   }
   tensors_ = {unpack_bits(words.to(device_, /*non_blocking=*/true), length()), cell.to(device_, true), weight.to(device_, true)};
   return *tensors_;

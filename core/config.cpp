@@ -119,9 +119,7 @@ struct Marks {
 
 Marks marks_of(std::string_view text, std::size_t begin) {
   Marks found;
-  const auto is_blank = [text](std::size_t i) {
-    return i >= text.size() || std::string_view(" \t\r\n").find(text[i]) != std::string_view::npos;
-  };
+  const auto is_blank = [text](std::size_t i) { return i >= text.size() || std::string_view(" \t\r\n").find(text[i]) != std::string_view::npos; };
   std::size_t opened = 0, depth = 0;  // where the quote stands; brackets around
   char quote = '\0';                  // around the character
   bool in_comment = false, begins_token = true;
@@ -136,8 +134,7 @@ Marks marks_of(std::string_view text, std::size_t begin) {
     if (c == '\n') {
       end_line();
     } else if (quote != '\0') {
-      const bool escapes =
-          (c == '\\' && quote == '"') || (c == '\'' && quote == c && i + 1 < text.size() && text[i + 1] == c);
+      const bool escapes = (c == '\\' && quote == '"') || (c == '\'' && quote == c && i + 1 < text.size() && text[i + 1] == c);
       if (escapes)
         ++i;
       else if (c == quote)
@@ -151,14 +148,11 @@ Marks marks_of(std::string_view text, std::size_t begin) {
     } else if (c == '#' && (i == begin || is_blank(i - 1))) {
       in_comment = true;
     } else {
-      const bool opens = (c == '[' || c == '{') && (begins_token || depth > 0),
-                 closes = (c == ']' || c == '}') && depth > 0;
-      begins_token = opens || (c == ',' && depth > 0) ||
-                     (is_blank(i + 1) && (c == ':' || (begins_token && (c == '-' || c == '?'))));
+      const bool opens = (c == '[' || c == '{') && (begins_token || depth > 0), closes = (c == ']' || c == '}') && depth > 0;
+      begins_token = opens || (c == ',' && depth > 0) || (is_blank(i + 1) && (c == ':' || (begins_token && (c == '-' || c == '?'))));
       depth = depth + opens - closes;
       const std::size_t length = utf8_length(text.substr(i));
-      if (length > 1 && found.invisible == text.npos && !invisible_name(code_point(text.substr(i), length)).empty())
-        found.invisible = i;
+      if (length > 1 && found.invisible == text.npos && !invisible_name(code_point(text.substr(i), length)).empty()) found.invisible = i;
     }
   }
   end_line();
@@ -175,8 +169,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
         continue;
       }
       d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
     }
   }
   return d[a.size()][b.size()];
@@ -221,18 +214,13 @@ std::string squeezed(std::string_view key) {
 /// "".
 std::string other_name_of(const std::string& key, const std::vector<std::string>& candidates) {
   static constexpr std::pair<std::string_view, std::string_view> kUsualNames[] = {
-      {"learning_rate", "lr"},      {"epochs", "steps"},        {"iterations", "steps"},
-      {"iters", "steps"},           {"updates", "steps"},       {"bs", "batch_size"},
-      {"wd", "weight_decay"},       {"l2", "weight_decay"},     {"beta1", "betas"},
-      {"beta2", "betas"},           {"momentum", "betas"},      {"epsilon", "eps"},
-      {"dtype", "precision"},       {"gpu", "device"},          {"cuda", "device"},
-      {"workers", "threads"},       {"cores", "threads"},       {"cpus", "threads"},
-      {"alpha", "zipf_exponent"},   {"seq_len", "length"},      {"bits", "length"},
-      {"samples", "num_sequences"}, {"type", "kind"},           {"head_size", "head_dim"},
-      {"hidden_size", "mlp_width"}, {"depth", "mlp_layers"},    {"n_layer", "mlp_layers"},
-      {"n_head", "heads"},          {"temperature", "eta"},     {"beta", "eta"},
-      {"memory_size", "capacity"},  {"queue_size", "capacity"}, {"when", "at"},
-      {"interval", "every"},
+      {"learning_rate", "lr"},     {"epochs", "steps"},          {"iterations", "steps"}, {"iters", "steps"},         {"updates", "steps"},
+      {"bs", "batch_size"},        {"wd", "weight_decay"},       {"l2", "weight_decay"},  {"beta1", "betas"},         {"beta2", "betas"},
+      {"momentum", "betas"},       {"epsilon", "eps"},           {"dtype", "precision"},  {"gpu", "device"},          {"cuda", "device"},
+      {"workers", "threads"},      {"cores", "threads"},         {"cpus", "threads"},     {"alpha", "zipf_exponent"}, {"seq_len", "length"},
+      {"bits", "length"},          {"samples", "num_sequences"}, {"type", "kind"},        {"head_size", "head_dim"},  {"hidden_size", "mlp_width"},
+      {"depth", "mlp_layers"},     {"n_layer", "mlp_layers"},    {"n_head", "heads"},     {"temperature", "eta"},     {"beta", "eta"},
+      {"memory_size", "capacity"}, {"queue_size", "capacity"},   {"when", "at"},          {"interval", "every"},
   };
   const auto words = words_of(key);
   const auto has = [](const std::vector<std::string>& list, std::string_view word) {
@@ -247,12 +235,10 @@ std::string other_name_of(const std::string& key, const std::vector<std::string>
   }
   const auto shared = [&](const std::string& candidate) {
     std::size_t count = 0;
-    for (const auto& word : words_of(candidate))
-      count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
+    for (const auto& word : words_of(candidate)) count += word.size() > 2 && word != "size" && word != "num" && has(words, word);
     return count;
   };
-  const auto best = std::max_element(candidates.begin(), candidates.end(),
-                                     [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
+  const auto best = std::max_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) { return shared(a) < shared(b); });
   return best != candidates.end() && shared(*best) > 0 ? *best : std::string();
 }
 
@@ -302,9 +288,7 @@ std::optional<Decimal> parse_decimal(std::string_view text) {
 
 /// Whether the text, written as it is, comes back as a plain scalar in block and flow style.
 bool is_plain(std::string_view text) {
-  const auto is_word = [text](std::size_t i) {
-    return i < text.size() && (is_alnum(text[i]) || text[i] == '_' || text[i] == '/');
-  };
+  const auto is_word = [text](std::size_t i) { return i < text.size() && (is_alnum(text[i]) || text[i] == '_' || text[i] == '/'); };
   for (std::size_t i = 0; i < text.size(); ++i) {
     const bool may_follow = i > 0 && std::string_view(".%+-").find(text[i]) != std::string_view::npos;
     const bool may_lead = (i == 0 ? text[i] == '-' : text[i] == ':') && is_word(i + 1);
@@ -358,8 +342,7 @@ std::optional<std::size_t> child_index(const Node& node, std::string_view key) {
 /// Why an override cannot put a new key here, or "".
 std::string why_not_added(const Node& node, std::string_view key) {
   if (node.kind == Node::Kind::scalar) return "is a single value, without keys";
-  if (node.kind == Node::Kind::list)
-    return fmt::format("has no entry '{}', the list has {}", key, node.children.size());
+  if (node.kind == Node::Kind::list) return fmt::format("has no entry '{}', the list has {}", key, node.children.size());
   return all_digits(key) ? "is no list in the text so far; give it whole" : "";
 }
 
@@ -413,9 +396,7 @@ std::string Rule::violated_by(const std::string& got, std::string_view value) co
 
 namespace {
 
-Rule number_rule(std::string wants, std::function<bool(double)> holds) {
-  return {std::move(wants), std::move(holds), nullptr, nullptr, {}};
-}
+Rule number_rule(std::string wants, std::function<bool(double)> holds) { return {std::move(wants), std::move(holds), nullptr, nullptr, {}}; }
 
 }  // namespace
 
@@ -436,16 +417,12 @@ Rule non_negative() {
 }
 
 Rule in_range(double low, double high, bool include_high, bool include_low) {
-  const auto holds = [=](double value) {
-    return (include_low ? value >= low : value > low) && (include_high ? value <= high : value < high);
-  };
+  const auto holds = [=](double value) { return (include_low ? value >= low : value > low) && (include_high ? value <= high : value < high); };
   return number_rule(fmt::format("in {}{}, {}{}", include_low ? '[' : '(', low, high, include_high ? ']' : ')'), holds);
 }
 
 Rule one_of(std::vector<std::string> choices) {
-  const auto holds = [choices](std::string_view value) {
-    return std::find(choices.begin(), choices.end(), value) != choices.end();
-  };
+  const auto holds = [choices](std::string_view value) { return std::find(choices.begin(), choices.end(), value) != choices.end(); };
   return {fmt::format("one of {}", fmt::join(choices, ", ")), nullptr, holds, nullptr, choices};
 }
 
@@ -471,9 +448,7 @@ const Node* Node::find(std::string_view wanted_key) const {
   return found == children.end() ? nullptr : &*found;
 }
 
-std::string join(const std::string& path, std::string_view key) {
-  return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
-}
+std::string join(const std::string& path, std::string_view key) { return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key); }
 
 std::string join(const std::string& path, std::size_t index) { return join(path, std::to_string(index)); }
 
@@ -489,15 +464,13 @@ std::string shown(const Node& scalar) { return fmt::format("'{}'", brief(scalar.
 std::string corrected(std::string_view text) {
   constexpr std::string_view kMinusSign = "\u2212";
   std::string number(text.starts_with('+') ? text.substr(1) : text);
-  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign))
-    number.replace(at, kMinusSign.size(), "-");
+  for (auto at = number.find(kMinusSign); at != number.npos; at = number.find(kMinusSign)) number.replace(at, kMinusSign.size(), "-");
   std::erase(number, '_');
   const std::size_t first = number.starts_with('-') ? 1 : 0;
   const auto digit_at = [&number](std::size_t i) { return i < number.size() && is_digit(number[i]); };
   while (number.substr(first, 1) == "0" && digit_at(first + 1)) number.erase(first, 1);
   if (number.substr(first, 1) == "." && digit_at(first + 1)) number.insert(first, 1, '0');
-  if (const auto point = number.find('.'); point > first && point != number.npos && !digit_at(point + 1))
-    number.erase(point, 1);
+  if (const auto point = number.find('.'); point > first && point != number.npos && !digit_at(point + 1)) number.erase(point, 1);
   return number != text && parse_decimal(number) ? number : std::string();
 }
 
@@ -523,9 +496,7 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
   std::optional<Decimal> number;
   if (node.kind == Node::Kind::scalar && !node.quoted) number = parse_decimal(node.text);
   if (!number) {
-    return no_number(node, "an integer", [&, unused = value](const Node& other) mutable {
-      return parse_integer(other, low, high, unused).empty();
-    });
+    return no_number(node, "an integer", [&, unused = value](const Node& other) mutable { return parse_integer(other, low, high, unused).empty(); });
   }
   std::string& digits = number->digits;
   digits.erase(0, digits.find_first_not_of('0'));
@@ -537,8 +508,7 @@ std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high,
   const std::string whole = (number->negative ? "-0" : "0") + digits + std::string(zeros, '0');
   const auto error = std::from_chars(whole.data(), whole.data() + whole.size(), value).ec;
   if (error == std::errc() && value >= low && value <= high) return {};
-  if (high == std::numeric_limits<std::int64_t>::max())
-    return fmt::format("must fit into 64 bits, got {}", brief(node.text));
+  if (high == std::numeric_limits<std::int64_t>::max()) return fmt::format("must fit into 64 bits, got {}", brief(node.text));
   return fmt::format("must be in [{}, {}], got {}", low, high, brief(node.text));
 }
 
@@ -551,8 +521,7 @@ std::string parse(const Node& node, bool& value) {
 
 std::string parse(const Node& node, double& value) {
   if (node.kind != Node::Kind::scalar || node.quoted || !parse_decimal(node.text)) {
-    return no_number(node, "a number",
-                     [unused = value](const Node& other) mutable { return parse(other, unused).empty(); });
+    return no_number(node, "a number", [unused = value](const Node& other) mutable { return parse(other, unused).empty(); });
   }
   const char* end = node.text.data() + node.text.size();
   if (std::from_chars(node.text.data(), end, value).ec == std::errc()) return {};
@@ -588,8 +557,7 @@ std::string to_flow(const Node& node) {
   if (node.kind == Node::Kind::scalar) return scalar_text(node);
   const bool is_map = node.kind == Node::Kind::map;
   std::vector<std::string> parts;
-  for (const Node& child : node.children)
-    parts.push_back((is_map ? scalar_text(scalar_node(child.key)) + ": " : "") + to_flow(child));
+  for (const Node& child : node.children) parts.push_back((is_map ? scalar_text(scalar_node(child.key)) + ": " : "") + to_flow(child));
   return fmt::format("{}{}{}", is_map ? '{' : '[', fmt::join(parts, ", "), is_map ? '}' : ']');
 }
 
@@ -597,8 +565,7 @@ namespace {
 
 bool is_block(const Node& node) {  // worth lines of its own
   const auto is_full_map = [](const Node& n) { return n.kind == Node::Kind::map && !n.children.empty(); };
-  return is_full_map(node) ||
-         (node.kind == Node::Kind::list && std::any_of(node.children.begin(), node.children.end(), is_full_map));
+  return is_full_map(node) || (node.kind == Node::Kind::list && std::any_of(node.children.begin(), node.children.end(), is_full_map));
 }
 
 std::string to_block(const Node& node, std::size_t indent) {
@@ -688,13 +655,9 @@ class ConfigSource::Builder : public YAML::EventHandler {
     attach(std::move(node));
   }
 
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, Style style) override {
-    open(mark, Node::Kind::list, style);
-  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, Style style) override { open(mark, Node::Kind::list, style); }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, Style style) override {
-    open(mark, Node::Kind::map, style);
-  }
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t, Style style) override { open(mark, Node::Kind::map, style); }
   void OnMapEnd() override { close(); }
 
  private:
@@ -743,8 +706,7 @@ class ConfigSource::Builder : public YAML::EventHandler {
 
   void open(const YAML::Mark& mark, Node::Kind kind, Style style) {
     if (open_.size() == kMaxDepth) source_.refuse(place(mark).offset, fmt::format("deeper than {} levels", kMaxDepth));
-    if (begin_ > 0 && style == YAML::EmitterStyle::Block)
-      source_.refuse(place(mark).offset, "expected one value, [a, b] or {key: value}");
+    if (begin_ > 0 && style == YAML::EmitterStyle::Block) source_.refuse(place(mark).offset, "expected one value, [a, b] or {key: value}");
     Open open;
     open.node = start(mark, kind);
     open_.push_back(std::move(open));
@@ -809,8 +771,7 @@ void ConfigSource::check_bytes(std::size_t yaml_begin) const {
     if (length == 0) refuse(i, "not UTF-8");
     const char c = text[i];
     const bool is_break = c == '\n' || text.substr(i).starts_with("\r\n");
-    if (is_control(c) && c != '\t' && !is_break)
-      refuse(i, fmt::format("control character 0x{:02x}", static_cast<int>(c)));
+    if (is_control(c) && c != '\t' && !is_break) refuse(i, fmt::format("control character 0x{:02x}", static_cast<int>(c)));
     const bool begins_line = i >= yaml_begin && (i == yaml_begin || text[i - 1] == '\n');
     in_indentation = begins_line || (in_indentation && text[i - 1] == ' ');
     if (in_indentation && c == '\t') refuse(i, "a tab in the indentation");
@@ -831,8 +792,7 @@ Node ConfigSource::parse(std::size_t yaml_begin, const std::string& path) {
   if (marks.invisible != text.npos) {
     const std::string_view at = std::string_view(text).substr(marks.invisible);
     const unsigned code = code_point(at, utf8_length(at));
-    refuse(marks.invisible,
-           fmt::format("U+{:04X}, {}, may stand in quotes and comments only", code, invisible_name(code)));
+    refuse(marks.invisible, fmt::format("U+{:04X}, {}, may stand in quotes and comments only", code, invisible_name(code)));
   }
   open_quotes_ = std::move(marks.open_quotes);
   std::istringstream stream(text.substr(yaml_begin));
@@ -916,8 +876,7 @@ void ConfigSource::fail(std::string_view path, const std::string& what) {
 bool ConfigSource::contains(std::string_view path) const { return locate(path).second; }
 
 bool ConfigSource::clean(std::string_view path) const {
-  return std::none_of(violations_.begin(), violations_.end(),
-                      [path](const Violation& violation) { return related(violation.path, path); });
+  return std::none_of(violations_.begin(), violations_.end(), [path](const Violation& violation) { return related(violation.path, path); });
 }
 
 void ConfigSource::throw_if_violated() const {
@@ -943,9 +902,7 @@ std::string ConfigSource::located(Place place, const std::string& message) const
   return fmt::format("{}:{}:{}: {}", text.name, line, column, message);
 }
 
-void ConfigSource::refuse(std::size_t offset, const std::string& what) const {
-  throw ConfigError(located({texts_.size() - 1, offset}, what));
-}
+void ConfigSource::refuse(std::size_t offset, const std::string& what) const { throw ConfigError(located({texts_.size() - 1, offset}, what)); }
 
 void ConfigSource::violate(Place place, const std::string& path, const std::string& what) {
   violations_.push_back({place, path, path.empty() ? what : escaped(path) + ": " + what});
@@ -961,8 +918,7 @@ std::pair<const Node*, bool> ConfigSource::locate(std::string_view path) const {
   return {node, true};
 }
 
-void ConfigSource::check_length(Place place, const std::string& path, std::size_t size, const Rules& rules,
-                                const char* got) {
+void ConfigSource::check_length(Place place, const std::string& path, std::size_t size, const Rules& rules, const char* got) {
   for (const Rule& rule : rules) {
     if (rule.length && !rule.length(size)) violate(place, path, rule.violated_by(got));
   }
@@ -992,13 +948,11 @@ void ConfigSource::explain_unknown_keys(const std::vector<FieldHelp>& help) {
       if (same && std::find(owners.begin(), owners.end(), field.owner) == owners.end()) owners.push_back(field.owner);
     }
     std::string hint = did_you_mean(unknown.key, unknown.known);
-    if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty())
-      hint = fmt::format("; did you mean '{}'?", name);
+    if (const auto name = other_name_of(unknown.key, unknown.known); hint.empty() && !name.empty()) hint = fmt::format("; did you mean '{}'?", name);
     if (hint.empty() && unknown.path.empty()) hint = hint_of_any(unknown.key, help);
     if (owners.size() == 1 && owners[0] != schema_path(unknown.path))
       hint = owners[0].empty() ? "; it belongs at the top level" : "; it belongs under " + owners[0];
-    const std::string what =
-        "unknown key '" + escaped(unknown.key) + "'" + (unknown.kind.empty() ? "" : " of kind " + unknown.kind) + hint;
+    const std::string what = "unknown key '" + escaped(unknown.key) + "'" + (unknown.kind.empty() ? "" : " of kind " + unknown.kind) + hint;
     violate(unknown.place, join(unknown.path, unknown.key), what);
   }
   unknown_keys_.clear();

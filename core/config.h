@@ -150,16 +150,24 @@ std::vector<std::pair<std::string, std::string>> flatten(const Node& root);
 /// The type as messages and help name it.
 template <class T>
 std::string type_name() {
-  if constexpr (kIs<T, std::optional>) return type_name<typename T::value_type>().append(" or null");
-  else if constexpr (kIs<T, std::vector>) return type_name<typename T::value_type>().append("[]");
+  if constexpr (kIs<T, std::optional>)
+    return type_name<typename T::value_type>().append(" or null");
+  else if constexpr (kIs<T, std::vector>)
+    return type_name<typename T::value_type>().append("[]");
   else if constexpr (kArraySize<T> != 0)
     return type_name<typename T::value_type>().append("[").append(std::to_string(kArraySize<T>)).append("]");
-  else if constexpr (requires { T::kTypeName; }) return std::string(T::kTypeName);
-  else if constexpr (kIs<T, std::variant> || HasFields<T>) return "map";
-  else if constexpr (std::same_as<T, bool>) return "true or false";
-  else if constexpr (std::integral<T>) return "integer";
-  else if constexpr (std::floating_point<T>) return "number";
-  else return "text";
+  else if constexpr (requires { T::kTypeName; })
+    return std::string(T::kTypeName);
+  else if constexpr (kIs<T, std::variant> || HasFields<T>)
+    return "map";
+  else if constexpr (std::same_as<T, bool>)
+    return "true or false";
+  else if constexpr (std::integral<T>)
+    return "integer";
+  else if constexpr (std::floating_point<T>)
+    return "number";
+  else
+    return "text";
 }
 
 template <TextValue T>
@@ -440,8 +448,7 @@ void ConfigSource::read_value(const Node& node, const std::string& path, T& valu
     else
       read_fields(node, path, value, {});
   } else {
-    if (const std::string problem = parse_by_rules(node, value, rules); !problem.empty())
-      violate(node.place, path, problem);
+    if (const std::string problem = parse_by_rules(node, value, rules); !problem.empty()) violate(node.place, path, problem);
   }
 }
 
@@ -476,8 +483,7 @@ void ConfigSource::read_variant(const Node& node, const std::string& path, T& va
     read_value(*kind, join(path, "kind"), name, {one_of(kinds(variant))});
     if (name.empty()) return;  // whose keys these are is unknown
     for_each_alternative(variant, [&]<class Alternative>() {
-      if (Alternative::kKind == name && !std::holds_alternative<Alternative>(variant))
-        variant.template emplace<Alternative>();
+      if (Alternative::kKind == name && !std::holds_alternative<Alternative>(variant)) variant.template emplace<Alternative>();
     });
   }
   std::visit([&](auto& held) { read_fields(node, path, held, held.kKind); }, variant);

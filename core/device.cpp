@@ -36,8 +36,7 @@ std::string why_no_cuda(int index) {
   if (libtorch_cuda_version().empty()) return MNEMO_CUDA_REASON;
   const auto driver = driver_cuda_version();
   if (driver.empty()) return "no NVIDIA driver is installed (libcuda.so.1 not found)";
-  return fmt::format("the NVIDIA driver (CUDA {}) offers no usable GPU to this LibTorch (CUDA {})", driver,
-                     MNEMO_CUDA_VERSION);
+  return fmt::format("the NVIDIA driver (CUDA {}) offers no usable GPU to this LibTorch (CUDA {})", driver, MNEMO_CUDA_VERSION);
 }
 
 DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds) {

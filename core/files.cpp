@@ -78,8 +78,7 @@ class Descriptor {
 void write_at(int descriptor, const fs::path& path, std::uint64_t offset, std::string_view bytes) {
   while (!bytes.empty()) {
     errno = ENOSPC;  // what a write of nothing means
-    const auto written =
-        uninterrupted([&] { return ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+    const auto written = uninterrupted([&] { return ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
     if (written <= 0) fail(ExitCode::io, path, "cannot write");
     offset += static_cast<std::uint64_t>(written);
     bytes.remove_prefix(static_cast<std::size_t>(written));
@@ -101,8 +100,7 @@ std::string holder_of_this_process() {
   std::string boot_id;
   std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot_id);
   const char* job = std::getenv("SLURM_JOB_ID");
-  const nlohmann::json holder = {
-      {"host", host.data()}, {"boot_id", boot_id}, {"pid", ::getpid()}, {"job_id", job ? job : ""}};
+  const nlohmann::json holder = {{"host", host.data()}, {"boot_id", boot_id}, {"pid", ::getpid()}, {"job_id", job ? job : ""}};
   return holder.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
@@ -111,8 +109,8 @@ std::string describe_holder(const std::string& text) {
   try {
     const auto holder = nlohmann::json::parse(text);
     const auto job = holder.at("job_id").get<std::string>();
-    return fmt::format("process {} on host {}{}", holder.at("pid").get<std::int64_t>(),
-                       holder.at("host").get<std::string>(), job.empty() ? "" : fmt::format(" (job {})", job));
+    return fmt::format("process {} on host {}{}", holder.at("pid").get<std::int64_t>(), holder.at("host").get<std::string>(),
+                       job.empty() ? "" : fmt::format(" (job {})", job));
   } catch (const nlohmann::json::exception&) {
     return "another process";
   }
@@ -154,9 +152,7 @@ std::string InputFile::read(std::uint64_t offset, std::uint64_t count) const {
   std::string bytes(std::min(count, end - std::min(offset, end)), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
-    const auto got = uninterrupted([&] {
-      return ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    });
+    const auto got = uninterrupted([&] { return ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done)); });
     if (got < 0) fail(ExitCode::io, path_, "cannot read");
     if (got == 0) break;  // it was cut meanwhile
     done += static_cast<std::size_t>(got);
@@ -169,8 +165,7 @@ std::string read_file(const fs::path& path, std::uint64_t max_bytes) {
   const InputFile file(path);
   const auto size = file.size();
   if (size > max_bytes) {
-    throw Error(ExitCode::io,
-                fmt::format("{}: is too large: {} bytes, at most {} are read", path.string(), size, max_bytes));
+    throw Error(ExitCode::io, fmt::format("{}: is too large: {} bytes, at most {} are read", path.string(), size, max_bytes));
   }
   return file.read(0, size);
 }
@@ -194,7 +189,8 @@ fs::path expanded_path(const fs::path& path) {
   const auto& text = path.native();
   if (!text.starts_with('~')) return path;
   if (text.size() > 1 && text[1] != '/') {
-    throw Error(ExitCode::usage, fmt::format("{0}: only ~ and ~/ mean a home folder here; write the path out (./{0} for a name that begins so)", text));
+    throw Error(ExitCode::usage,
+                fmt::format("{0}: only ~ and ~/ mean a home folder here; write the path out (./{0} for a name that begins so)", text));
   }
   const char* home = std::getenv("HOME");
   if (home == nullptr || *home == '\0') throw Error(ExitCode::usage, fmt::format("{}: HOME is not set; write the path out", text));
@@ -226,12 +222,12 @@ std::vector<fs::path> entries_of(const fs::path& directory) {
   }
   const bool is_link = fs::is_symlink(fs::symlink_status(directory, unknown));
   if (error == std::errc::no_such_file_or_directory && !is_link) return {};
-  if (error) throw Error(ExitCode::io, fmt::format("{}: cannot list this {}: {}", directory.string(), is_link ? "link" : "directory", error.message()));
+  if (error)
+    throw Error(ExitCode::io, fmt::format("{}: cannot list this {}: {}", directory.string(), is_link ? "link" : "directory", error.message()));
   return entries;
 }
 
-AtomicFile::AtomicFile(fs::path path, bool durable)
-    : path_(std::move(path)), temporary_(fs::path(path_) += ".tmp"), durable_(durable) {
+AtomicFile::AtomicFile(fs::path path, bool durable) : path_(std::move(path)), temporary_(fs::path(path_) += ".tmp"), durable_(durable) {
   descriptor_ = open_file(temporary_, O_WRONLY | O_CREAT | O_TRUNC);
 }
 
@@ -245,9 +241,7 @@ void AtomicFile::write(std::string_view bytes) {
   size_ += bytes.size();
 }
 
-void AtomicFile::overwrite(std::uint64_t offset, std::string_view bytes) {
-  write_at(descriptor_, path_, offset, bytes);
-}
+void AtomicFile::overwrite(std::uint64_t offset, std::string_view bytes) { write_at(descriptor_, path_, offset, bytes); }
 
 void AtomicFile::commit() {
   if (durable_) sync_file(descriptor_, path_);
@@ -265,8 +259,7 @@ void write_atomically(const fs::path& path, std::string_view bytes, bool durable
 
 void AppendFile::append(std::string_view bytes, std::string_view header) {
   if (static_cast<std::int64_t>(header.size()) > header_) {
-    throw Error(ExitCode::bug,
-                fmt::format("{}: a header of {} bytes in room for {}", path_.string(), header.size(), header_));
+    throw Error(ExitCode::bug, fmt::format("{}: a header of {} bytes in room for {}", path_.string(), header.size(), header_));
   }
   Descriptor file(path_, O_WRONLY | O_CREAT);
   write_at(file, path_, static_cast<std::uint64_t>(size_), bytes);
@@ -339,7 +332,8 @@ bool DirectoryLock::take(const fs::path& directory) {
     if (unsupported_) return true;
     if (errno != EAGAIN && errno != EACCES) fail(ExitCode::io, path, "cannot lock");
   }
-  struct stat mine {}, named {};
+  struct stat mine {
+  }, named{};
   if (::fstat(file, &mine) < 0) fail(ExitCode::io, path, "cannot lock");
   if (::stat(path.c_str(), &named) < 0 && errno != ENOENT) fail(ExitCode::io, path, "cannot lock");
   if (mine.st_dev != named.st_dev || mine.st_ino != named.st_ino) return false;

@@ -112,8 +112,7 @@ struct FileMark {
 class AppendFile {
  public:
   /// Starts at size `header`, touching nothing: all that the file holds is leftovers, until rewind() takes it back.
-  explicit AppendFile(fs::path path, std::int64_t header = 0)
-      : path_(std::move(path)), header_(header), size_(header) {}
+  explicit AppendFile(fs::path path, std::int64_t header = 0) : path_(std::move(path)), header_(header), size_(header) {}
 
   const fs::path& path() const { return path_; }
   std::int64_t size() const { return size_; }

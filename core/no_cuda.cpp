@@ -8,9 +8,7 @@
 namespace mnemo {
 
 namespace {
-[[noreturn]] void refuse(const char* what) {
-  throw std::logic_error(std::string(what) + ": this mnemo was built without CUDA");
-}
+[[noreturn]] void refuse(const char* what) { throw std::logic_error(std::string(what) + ": this mnemo was built without CUDA"); }
 }  // namespace
 
 std::string gpu_type() { return "cuda"; }

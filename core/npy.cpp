@@ -23,24 +23,15 @@ struct ElementType {
   Dtype dtype;
 };
 // The first of a dtype is the one we write.
-constexpr std::array<ElementType, 7> kElementTypes = {{{"|u1", Dtype::u8},
-                                                       {"|b1", Dtype::u8},
-                                                       {"|i1", Dtype::u8},
-                                                       {"<i4", Dtype::i32},
-                                                       {"<i8", Dtype::i64},
-                                                       {"<f4", Dtype::f32},
-                                                       {"<f8", Dtype::f64}}};
+constexpr std::array<ElementType, 7> kElementTypes = {
+    {{"|u1", Dtype::u8}, {"|b1", Dtype::u8}, {"|i1", Dtype::u8}, {"<i4", Dtype::i32}, {"<i8", Dtype::i64}, {"<f4", Dtype::f32}, {"<f8", Dtype::f64}}};
 
 std::string_view descr_of(Dtype dtype) { return std::ranges::find(kElementTypes, dtype, &ElementType::dtype)->descr; }
 
 /// As Python prints it: (), (3,), (3, 4).
-std::string tuple_of(const Shape& shape) {
-  return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
-}
+std::string tuple_of(const Shape& shape) { return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : ""); }
 
-[[noreturn]] void refuse(const fs::path& path, std::string_view what) {
-  throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what));
-}
+[[noreturn]] void refuse(const fs::path& path, std::string_view what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
 
 /// The Python dict of a header: exactly the keys descr, fortran_order and shape, in any order.
 class Dict {
@@ -63,8 +54,7 @@ class Dict {
 
  private:
   [[noreturn]] void malformed() const {
-    refuse(path_, fmt::format("its header is not one that NumPy writes (wrong from byte {} of its dict on)",
-                              text_.size() - rest_.size()));
+    refuse(path_, fmt::format("its header is not one that NumPy writes (wrong from byte {} of its dict on)", text_.size() - rest_.size()));
   }
 
   void skip_blanks() { rest_.remove_prefix(std::min(rest_.find_first_not_of(' '), rest_.size())); }
@@ -169,8 +159,7 @@ Layout read_layout(const fs::path& path, const InputFile& file) {
   if (front.size() < kMagic.size() + 4) refuse(path, "is cut off within its header");
   const int version = front[6];
   if (version < 1 || version > 3 || front[7] != 0) {
-    refuse(path, fmt::format("has version {}.{} of the .npy format; 1.0, 2.0 and 3.0 are supported", version & 0xff,
-                             front[7] & 0xff));
+    refuse(path, fmt::format("has version {}.{} of the .npy format; 1.0, 2.0 and 3.0 are supported", version & 0xff, front[7] & 0xff));
   }
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   const auto dict_at = kMagic.size() + 2 + length_bytes;
@@ -189,8 +178,8 @@ Layout read_layout(const fs::path& path, const InputFile& file) {
   const auto data_offset = static_cast<std::int64_t>(dict_at + dict_bytes);
   const auto held = static_cast<std::int64_t>(file.size()) - data_offset;
   if (held < *bytes) {
-    refuse(path, fmt::format("holds {} bytes of elements, its shape {} of {} needs {}: it was cut off", held,
-                             tuple_of(*dict.shape), name_of(type.dtype), *bytes));
+    refuse(path, fmt::format("holds {} bytes of elements, its shape {} of {} needs {}: it was cut off", held, tuple_of(*dict.shape),
+                             name_of(type.dtype), *bytes));
   }
   return {{type.dtype, *std::move(dict.shape), data_offset}, type.descr, *bytes, held - *bytes};
 }
@@ -203,8 +192,8 @@ NpyArray read_npy(const fs::path& path, bool allow_excess) {
   const InputFile file(path);
   auto [header, descr, size, excess] = read_layout(path, file);
   if (excess > 0 && !allow_excess) {
-    refuse(path, fmt::format("holds {} bytes of elements, its shape {} of {} needs only {}", size + excess,
-                             tuple_of(header.shape), name_of(header.dtype), size));
+    refuse(path, fmt::format("holds {} bytes of elements, its shape {} of {} needs only {}", size + excess, tuple_of(header.shape),
+                             name_of(header.dtype), size));
   }
   auto bytes = file.read(static_cast<std::uint64_t>(header.data_offset), static_cast<std::uint64_t>(size));
   if (std::ssize(bytes) < size) refuse(path, "was cut off while it was read");
@@ -241,12 +230,10 @@ NpyArray NpyRows::operator[](std::int64_t row) const {
 }
 
 std::string npy_header(Dtype dtype, const Shape& shape) {
-  const auto dict =
-      fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr_of(dtype), tuple_of(shape));
+  const auto dict = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}", descr_of(dtype), tuple_of(shape));
   constexpr std::uint16_t kDictBytes = kHeaderBytes - kMagic.size() - 4;
   if (dict.size() >= kDictBytes) throw Error(ExitCode::bug, "an array's shape is too long for a .npy header: " + dict);
-  return fmt::format("{}{}{}{}{}{:<{}}\n", kMagic, '\1', '\0', static_cast<char>(kDictBytes), '\0', dict,
-                     kDictBytes - 1);
+  return fmt::format("{}{}{}{}{}{:<{}}\n", kMagic, '\1', '\0', static_cast<char>(kDictBytes), '\0', dict, kDictBytes - 1);
 }
 
 void write_npy(const fs::path& path, const ArrayView& array, bool durable) {
@@ -261,8 +248,7 @@ NpyAppender::NpyAppender(fs::path path, Dtype dtype, Shape row_shape)
       row_shape_(std::move(row_shape)),
       row_bytes_(checked_bytes(dtype, row_shape_).value_or(0)),
       file_(std::move(path), kHeaderBytes) {
-  if (row_bytes_ == 0)
-    throw Error(ExitCode::bug, file_.path().string() + ": a row without elements: " + tuple_of(row_shape_));
+  if (row_bytes_ == 0) throw Error(ExitCode::bug, file_.path().string() + ": a row without elements: " + tuple_of(row_shape_));
 }
 
 void NpyAppender::begin() {
@@ -284,9 +270,8 @@ void NpyAppender::rewind(const FileMark& mark) {
 
 void NpyAppender::append(const ArrayView& row) {
   if (row.dtype != dtype_ || row.bytes() != static_cast<std::size_t>(row_bytes_)) {
-    throw Error(ExitCode::bug,
-                fmt::format("{}: a row of {} {} where {} of {} is due", path().string(), num_elements(row.shape),
-                            name_of(row.dtype), tuple_of(row_shape_), name_of(dtype_)));
+    throw Error(ExitCode::bug, fmt::format("{}: a row of {} {} where {} of {} is due", path().string(), num_elements(row.shape), name_of(row.dtype),
+                                           tuple_of(row_shape_), name_of(dtype_)));
   }
   file_.append(row.as_bytes(), header(rows() + 1));
 }

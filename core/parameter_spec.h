@@ -15,7 +15,7 @@ struct ParameterSpec {
   std::string group;                ///< what events call it together with others, "c_attn"
   std::vector<std::int64_t> shape;  ///< PyTorch layout
   Init init = Init::normal;
-  double init_std = 0.02;           ///< of Init::normal
+  double init_std = 0.02;  ///< of Init::normal
 
   std::int64_t size() const;
 };

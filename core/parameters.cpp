@@ -31,9 +31,7 @@ Parameters::Parameters(std::vector<ParameterSpec> specs, std::vector<std::int64_
   for (std::size_t i = 0; i < specs_.size(); ++i) {
     std::vector<std::int64_t> shape{num_replicas()};
     shape.insert(shape.end(), specs_[i].shape.begin(), specs_[i].shape.end());
-    const auto view = [&](const torch::Tensor& buffer) {
-      return buffer.slice(1, offsets_[i], offsets_[i] + specs_[i].size()).view(shape);
-    };
+    const auto view = [&](const torch::Tensor& buffer) { return buffer.slice(1, offsets_[i], offsets_[i] + specs_[i].size()).view(shape); };
     leaves_.push_back(view(flat_).detach().requires_grad_());
     leaves_.back().mutable_grad() = view(gradient_);
   }
@@ -58,8 +56,7 @@ void Parameters::initialize(std::int64_t replica, std::uint32_t seed, const std:
       case ParameterSpec::Init::ones: target.fill_(1); break;
       case ParameterSpec::Init::normal: {
         auto values = torch::empty(specs[i].shape, torch::kFloat64);
-        fill_normal({values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, specs[i].init_std, seed,
-                    specs[i].name);
+        fill_normal({values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, specs[i].init_std, seed, specs[i].name);
         target.copy_(values);
       }
     }

@@ -32,8 +32,7 @@ void fill_normal(std::span<double> out, double std, std::uint32_t seed, std::str
   const auto parameter = name_hash(name);
   for (std::size_t i = 0; i < out.size(); i += 2) {
     const std::uint64_t pair = i / 2;
-    const auto block = philox(seed, Stream::weights,
-                              {static_cast<std::uint32_t>(pair), static_cast<std::uint32_t>(pair >> 32), parameter, 0});
+    const auto block = philox(seed, Stream::weights, {static_cast<std::uint32_t>(pair), static_cast<std::uint32_t>(pair >> 32), parameter, 0});
     const double radius = std * std::sqrt(-2 * std::log(open_unit(word64(block, 0))));
     const double angle = 2 * std::numbers::pi * open_unit(word64(block, 1));
     out[i] = radius * std::cos(angle);

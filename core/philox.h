@@ -23,9 +23,7 @@ using PhiloxBlock = std::array<std::uint32_t, 4>;
 PhiloxBlock philox(std::uint32_t seed, Stream stream, PhiloxBlock counter);
 
 /// The first (half = 0) or second 64 bits of a block, earlier words more significant.
-constexpr std::uint64_t word64(const PhiloxBlock& block, int half) {
-  return (std::uint64_t{block[2 * half]} << 32) | block[2 * half + 1];
-}
+constexpr std::uint64_t word64(const PhiloxBlock& block, int half) { return (std::uint64_t{block[2 * half]} << 32) | block[2 * half + 1]; }
 
 /// Independent normal deviates (Box-Muller on 53-bit uniforms) with standard deviation `std`: element i depends on
 /// (seed, name, i) only. `name` is the parameter's.

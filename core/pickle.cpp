@@ -78,11 +78,12 @@ void PickleWriter::dtype(Dtype dtype) {
 void PickleWriter::begin_array(Dtype element, const Shape& shape) {
   global("numpy.core.multiarray", "_reconstruct");
   global("numpy", "ndarray");
-  op(std::string_view("K\0\x85"
-                      "C\x01"
-                      "b\x87R",
-                      8));  // _reconstruct(ndarray, (0,), b"b")
-  op("(K\x01(");            // its state: version, shape, dtype, not in Fortran order, elements
+  op(
+      std::string_view("K\0\x85"
+                       "C\x01"
+                       "b\x87R",
+                       8));  // _reconstruct(ndarray, (0,), b"b")
+  op("(K\x01(");             // its state: version, shape, dtype, not in Fortran order, elements
   for (const auto size : shape) value(size);
   op("t");
   dtype(element);

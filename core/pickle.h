@@ -36,10 +36,7 @@ class PickleWriter {
     op(truth ? "\x88" : "\x89");
   }
   template <std::integral Integer>
-    requires(!std::same_as<Integer, bool>)
-  void value(Integer integer) {
-    value(static_cast<std::int64_t>(integer));
-  }
+  requires(!std::same_as<Integer, bool>) void value(Integer integer) { value(static_cast<std::int64_t>(integer)); }
 
   /// `items` writes keys and values in turn.
   template <class Items>

@@ -26,17 +26,11 @@ struct ElementType {
   Dtype dtype;
 };
 // The first of a dtype is the one we write.
-constexpr std::array<ElementType, 6> kElementTypes = {{{"U8", Dtype::u8},
-                                                       {"BOOL", Dtype::u8},
-                                                       {"I32", Dtype::i32},
-                                                       {"I64", Dtype::i64},
-                                                       {"F32", Dtype::f32},
-                                                       {"F64", Dtype::f64}}};
+constexpr std::array<ElementType, 6> kElementTypes = {
+    {{"U8", Dtype::u8}, {"BOOL", Dtype::u8}, {"I32", Dtype::i32}, {"I64", Dtype::i64}, {"F32", Dtype::f32}, {"F64", Dtype::f64}}};
 
 /// A JSON string, with invalid UTF-8 replaced.
-std::string json_string(std::string_view text) {
-  return json(text).dump(-1, ' ', true, json::error_handler_t::replace);
-}
+std::string json_string(std::string_view text) { return json(text).dump(-1, ' ', true, json::error_handler_t::replace); }
 
 /// A text of the file for a message. Hostile ones are long and hold control characters.
 std::string shown(std::string_view text) { return json_string(text.substr(0, 100)); }
@@ -79,8 +73,7 @@ class HeaderReader final : public nlohmann::json_sax<json> {
     }
     if (at_ == At::tensor) {
       field_ = key;
-      const bool known =
-          (key == "dtype" && !dtype_) || (key == "shape" && !shape_) || (key == "data_offsets" && !offsets_);
+      const bool known = (key == "dtype" && !dtype_) || (key == "shape" && !shape_) || (key == "data_offsets" && !offsets_);
       return known || refuse(fmt::format("{} has an unknown or repeated field {}", tensor(name_), shown(key)));
     }
     name_ = key;
@@ -104,8 +97,7 @@ class HeaderReader final : public nlohmann::json_sax<json> {
   bool number_unsigned(std::uint64_t value) override {
     if (at_ != At::list || value > INT64_MAX) return unexpected();
     list()->push_back(static_cast<std::int64_t>(value));
-    return list()->size() <= kMaxDimensions ||
-           refuse(fmt::format("{} has a {} of more than {} numbers", tensor(name_), field_, kMaxDimensions));
+    return list()->size() <= kMaxDimensions || refuse(fmt::format("{} has a {} of more than {} numbers", tensor(name_), field_, kMaxDimensions));
   }
 
   bool end_array() override { return enter(At::tensor); }
@@ -140,8 +132,8 @@ class HeaderReader final : public nlohmann::json_sax<json> {
     if (at_ == At::outside) return refuse("its header is no JSON object");
     if (at_ == At::header) return refuse(tensor(name_) + " is no JSON object");
     if (at_ == At::metadata) return refuse(fmt::format("{} holds something other than strings", kMetadata));
-    return refuse(fmt::format("{} has a bad {}: it must be {}", tensor(name_), field_,
-                              field_ == "dtype" ? "a string" : "a list of whole numbers >= 0"));
+    return refuse(
+        fmt::format("{} has a bad {}: it must be {}", tensor(name_), field_, field_ == "dtype" ? "a string" : "a list of whole numbers >= 0"));
   }
 
   std::optional<Shape>& list() { return field_ == "shape" ? shape_ : offsets_; }
@@ -156,8 +148,8 @@ class HeaderReader final : public nlohmann::json_sax<json> {
     if (!bytes) return refuse(tensor(name_) + " has an impossibly large shape");
     const auto& range = *offsets_;
     if (range.size() != 2 || range[0] > range[1] || range[1] - range[0] != *bytes) {
-      return refuse(fmt::format("{} has the data_offsets [{}], its shape [{}] of {} needs {} bytes", tensor(name_),
-                                fmt::join(range, ", "), fmt::join(*shape_, ", "), *dtype_, *bytes));
+      return refuse(fmt::format("{} has the data_offsets [{}], its shape [{}] of {} needs {} bytes", tensor(name_), fmt::join(range, ", "),
+                                fmt::join(*shape_, ", "), *dtype_, *bytes));
     }
     const auto entry = tensors.emplace(name_, ArrayView{type->dtype, *std::move(shape_), nullptr}).first;
     ranges.push_back({range[0], range[1], entry, *dtype_ == "BOOL"});
@@ -184,8 +176,7 @@ Safetensors Safetensors::read(const fs::path& path, Digest digest) {
   std::uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), kLengthBytes);
   if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - kLengthBytes) {
-    refuse(fmt::format("is no safetensors file, or is cut off: a header of {} bytes in a file of {}", header_bytes,
-                       bytes.size()));
+    refuse(fmt::format("is no safetensors file, or is cut off: a header of {} bytes in a file of {}", header_bytes, bytes.size()));
   }
   const auto header = std::string_view(bytes).substr(kLengthBytes, header_bytes);
   if (!header.starts_with('{')) refuse("is no safetensors file: its header is no JSON object");
@@ -210,12 +201,10 @@ Safetensors Safetensors::read(const fs::path& path, Digest digest) {
   for (const auto& [begin, end, entry, boolean] : reader.ranges) {
     auto& [name, view] = *entry;
     if (begin != position) {
-      refuse(fmt::format("{} begins at byte {} of the payload, where {} is due: a gap or an overlap", tensor(name),
-                         begin, position));
+      refuse(fmt::format("{} begins at byte {} of the payload, where {} is due: a gap or an overlap", tensor(name), begin, position));
     }
     if (end > std::ssize(payload)) {
-      refuse(
-          fmt::format("{} ends at byte {} of a payload of {}: the file is cut off", tensor(name), end, payload.size()));
+      refuse(fmt::format("{} ends at byte {} of a payload of {}: the file is cut off", tensor(name), end, payload.size()));
     }
     const auto elements = payload.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     if (boolean && std::ranges::any_of(elements, [](unsigned char b) { return b > 1; })) {
@@ -243,9 +232,8 @@ const ArrayView& Safetensors::at(const std::string& name) const {
 const ArrayView& Safetensors::checked(const std::string& name, Dtype dtype, std::int64_t size) const {
   const auto& view = at(name);
   if (view.dtype == dtype && (size < 0 || num_elements(view.shape) == size)) return view;
-  throw Error(ExitCode::data,
-              fmt::format("{}: {} holds {} {}, expected {}{}", path_.string(), tensor(name), num_elements(view.shape),
-                          name_of(view.dtype), size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
+  throw Error(ExitCode::data, fmt::format("{}: {} holds {} {}, expected {}{}", path_.string(), tensor(name), num_elements(view.shape),
+                                          name_of(view.dtype), size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
 }
 
 void write_safetensors(const fs::path& path, const std::vector<std::pair<std::string, ArrayView>>& tensors,
@@ -255,17 +243,15 @@ void write_safetensors(const fs::path& path, const std::vector<std::pair<std::st
   std::ranges::stable_sort(order, std::greater(), [](const auto* item) { return size_of(item->second.dtype); });
 
   metadata["digest"] = kBlankDigest;
-  auto header =
-      fmt::format("{{\"{}\":{}", kMetadata, json(metadata).dump(-1, ' ', true, json::error_handler_t::replace));
+  auto header = fmt::format("{{\"{}\":{}", kMetadata, json(metadata).dump(-1, ' ', true, json::error_handler_t::replace));
   std::set<std::string> names{std::string(kMetadata)};
   std::size_t position = 0;
   for (const auto* item : order) {
     const auto& [name, view] = *item;
-    if (!names.insert(name).second)
-      throw Error(ExitCode::bug, fmt::format("{}: {} twice", path.string(), tensor(name)));
+    if (!names.insert(name).second) throw Error(ExitCode::bug, fmt::format("{}: {} twice", path.string(), tensor(name)));
     header += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", json_string(name),
-                          std::ranges::find(kElementTypes, view.dtype, &ElementType::dtype)->name,
-                          fmt::join(view.shape, ","), position, position + view.bytes());
+                          std::ranges::find(kElementTypes, view.dtype, &ElementType::dtype)->name, fmt::join(view.shape, ","), position,
+                          position + view.bytes());
     position += view.bytes();
   }
   header += '}';

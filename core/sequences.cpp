@@ -12,11 +12,12 @@
 namespace mnemo {
 
 SequenceTable::SequenceTable(std::int64_t num_sequences, std::int64_t length)
-    : num_sequences_(num_sequences), length_(length), words_per_row_((length + 63) / 64),
+    : num_sequences_(num_sequences),
+      length_(length),
+      words_per_row_((length + 63) / 64),
       words_(static_cast<std::size_t>(num_sequences * words_per_row_)) {}
 
-SequenceTable SequenceTable::random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences,
-                                    std::int64_t length, const Poll& poll) {
+SequenceTable SequenceTable::random(std::uint32_t seed, std::uint32_t phase, std::int64_t num_sequences, std::int64_t length, const Poll& poll) {
   SequenceTable table(num_sequences, length);
   table.fill_random(seed, Stream::sequence_bits, phase, RarePoll(poll));
   table.sort(RarePoll(poll));
@@ -47,12 +48,10 @@ SequenceTable SequenceTable::from_array(const ArrayView& bits_KL, std::span<cons
     for (std::int64_t position = 0; position < table.length_; ++position) {
       const auto value = value_at(row * table.length_ + position);
       if (value != 0 && value != 1) {
-        throw std::invalid_argument(
-            fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, row, position));
+        throw std::invalid_argument(fmt::format("holds {} at row {}, column {}; expected bits 0 and 1", value, row, position));
       }
       if (value == 1) {
-        table.words_[static_cast<std::size_t>(rank * table.words_per_row_ + position / 64)] |=
-            std::uint64_t{1} << (63 - position % 64);
+        table.words_[static_cast<std::size_t>(rank * table.words_per_row_ + position / 64)] |= std::uint64_t{1} << (63 - position % 64);
       }
     }
   }
@@ -66,8 +65,7 @@ void SequenceTable::fill_random(std::uint32_t seed, Stream stream, std::uint32_t
     poll();
     auto* words = words_.data() + rank * words_per_row_;
     for (std::int64_t w = 0; w < words_per_row_; w += 2) {
-      const auto block = philox(seed, stream,
-                                {static_cast<std::uint32_t>(rank), static_cast<std::uint32_t>(w / 2), phase, 0});
+      const auto block = philox(seed, stream, {static_cast<std::uint32_t>(rank), static_cast<std::uint32_t>(w / 2), phase, 0});
       words[w] = word64(block, 0);
       if (w + 1 < words_per_row_) words[w + 1] = word64(block, 1);
     }

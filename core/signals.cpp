@@ -20,9 +20,11 @@ constexpr std::int64_t kSecond = 1'000'000'000;
 
 // both begin with what takes a progress bar away
 constexpr std::string_view kEraseLine = "\r\x1b[K";
-constexpr std::string_view kStopping = "\r\x1b[Kstopping: this step is finished and saved. Ctrl-C more than a second from now ends at once, without saving\n";
+constexpr std::string_view kStopping =
+    "\r\x1b[Kstopping: this step is finished and saved. Ctrl-C more than a second from now ends at once, without saving\n";
 constexpr std::string_view kEnded =
-    "\r\x1b[Kended at once: what came after the last checkpoint is lost, and status.json may still say running. The same command goes on from there\n";
+    "\r\x1b[Kended at once: what came after the last checkpoint is lost, and status.json may still say running. The same command goes on from "
+    "there\n";
 
 std::atomic<std::int64_t> first_at = 0;  // CLOCK_MONOTONIC, ns; 0: none came yet
 static_assert(std::atomic<std::int64_t>::is_always_lock_free);

@@ -25,9 +25,7 @@ struct Hierarchy {
   fs::path group, folder;  // what is mounted, and where
 };
 
-bool lists(const std::string& words, const std::string& word) {
-  return ("," + words + ",").find("," + word + ",") != std::string::npos;
-}
+bool lists(const std::string& words, const std::string& word) { return ("," + words + ",").find("," + word + ",") != std::string::npos; }
 
 /// A line of mountinfo: id, parent, device, mounted folder, mount point, options, optional fields, "-", type, source,
 /// options of the type.
@@ -98,9 +96,7 @@ std::int64_t available_cores(const fs::path& root) {
 }
 
 void wait_without_spinning(std::int64_t threads) {
-  if (threads < 2 || std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr ||
-      stop_signalled())
-    return;
+  if (threads < 2 || std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr || stop_signalled()) return;
   std::error_code unknown;
   const auto program = fs::read_symlink("/proc/self/exe", unknown);
   std::ifstream line("/proc/self/cmdline", std::ios::binary);

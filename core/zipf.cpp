@@ -46,19 +46,16 @@ std::span<const std::int32_t> DrawStream::ranks(std::int64_t step) {
     chunk_begin_ = step - step % kChunk;
     chunk_.resize(static_cast<std::size_t>(kChunk * batch_size_));
     for (std::int64_t i = 0; i < kChunk; ++i) {
-      draw(chunk_begin_ + i, std::span(chunk_).subspan(static_cast<std::size_t>(i * batch_size_),
-                                                       static_cast<std::size_t>(batch_size_)));
+      draw(chunk_begin_ + i, std::span(chunk_).subspan(static_cast<std::size_t>(i * batch_size_), static_cast<std::size_t>(batch_size_)));
     }
   }
-  return std::span(chunk_).subspan(static_cast<std::size_t>((step - chunk_begin_) * batch_size_),
-                                   static_cast<std::size_t>(batch_size_));
+  return std::span(chunk_).subspan(static_cast<std::size_t>((step - chunk_begin_) * batch_size_), static_cast<std::size_t>(batch_size_));
 }
 
 void DrawStream::draw(std::int64_t step, std::span<std::int32_t> out) const {
   for (std::size_t row = 0; row < out.size(); row += 2) {
-    const auto block = philox(seed_, stream_,
-                              {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32),
-                               static_cast<std::uint32_t>(row / 2), 0});
+    const auto block =
+        philox(seed_, stream_, {static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32), static_cast<std::uint32_t>(row / 2), 0});
     out[row] = sampler_->rank_of(word64(block, 0));
     if (row + 1 < out.size()) out[row + 1] = sampler_->rank_of(word64(block, 1));
   }

@@ -33,7 +33,8 @@ void DamConfig::resolve() {
 
 std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_t length) const {
   std::vector<std::pair<std::string, std::string>> found;
-  if (retrieves() && capacity) found.emplace_back("capacity", "has no effect under objective: retrieval, which keeps no queue: the K sequences are the memory");
+  if (retrieves() && capacity)
+    found.emplace_back("capacity", "has no effect under objective: retrieval, which keeps no queue: the K sequences are the memory");
   if (retrieves() && probabilities) found.emplace_back("probabilities", "has no effect under objective: retrieval, which predicts no bit");
   constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(heads);
@@ -77,8 +78,8 @@ class Dam final : public Model {
   struct Stored {
     torch::Tensor chi_mL, log_count_m;  // +-1; 0 where a slot is one sequence
   };
-  torch::Tensor A(std::int64_t replica) const;        // [L, H, L], rows of softmax over the entries before, row 0 zero
-  torch::Tensor B(std::int64_t replica) const;        // [H, L]
+  torch::Tensor A(std::int64_t replica) const;  // [L, H, L], rows of softmax over the entries before, row 0 zero
+  torch::Tensor B(std::int64_t replica) const;  // [H, L]
   torch::Tensor features_of_cues(const CellBatch& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
   torch::Tensor predicted_bit(const CellBatch& rows, std::int64_t replica) const;     // of every cell, [N]
   Stored slots(std::int64_t replica) const;
@@ -95,7 +96,7 @@ class Dam final : public Model {
   void with_op(const CellBatch& rows, std::int64_t replica, const Body& body);
   bool fast() const;
 
-  std::vector<DamConfig> configs_;    // of the replicas
+  std::vector<DamConfig> configs_;     // of the replicas
   std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
   std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;  // made at first use
 };
@@ -291,7 +292,9 @@ Losses Dam::gradient_by_blocks(const CellBatch& rows) {
 
 bool Dam::fast() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
 
-std::string Dam::form() const { return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences"; }
+std::string Dam::form() const {
+  return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
+}
 
 /// body(op, weights, stored) of a replica whose memory is not empty.
 template <class Real, class Body>
@@ -350,7 +353,8 @@ Tensor Dam::predict(const CellBatch& rows) {
       const auto stored = distinct(rows, r);
       const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(rows, r);
       for_blocks(bit_N.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
-        logits_RN[r].slice(0, begin, end) = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
+        logits_RN[r].slice(0, begin, end) =
+            next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
       });
     }
     return logits_RN;

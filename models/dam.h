@@ -33,7 +33,8 @@ struct DamConfig {
     visit("capacity", self.capacity, "slots M of the queue of drawn sequences; null = 3000", in_range(1, 1 << 30));
     visit("eta", self.eta, "inverse temperature of retrieval", positive(), at_most(1e6));
     visit("init_std", self.init_std, "standard deviation of the initial A_logits and B_logits", non_negative(), at_most(1e10));
-    visit("probabilities", self.probabilities, "exact: a loss is at most 100; clamped: P in [1e-6, 1 - 1e-6]; null = exact", one_of({"exact", "clamped"}));
+    visit("probabilities", self.probabilities, "exact: a loss is at most 100; clamped: P in [1e-6, 1 - 1e-6]; null = exact",
+          one_of({"exact", "clamped"}));
     visit("positions", self.positions, "the first predicted bit: from_1, as a transformer without begin token, or from_0",
           one_of({"from_1", "from_0"}));
     visit("objective", self.objective, "next_bit, or retrieval: which of the K sequences is it? (they are the memory, once each; no queue)",

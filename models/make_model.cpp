@@ -16,11 +16,13 @@ std::unique_ptr<Model> make_model(std::span<const ModelConfig> replicas, std::in
     }
     parameters.initialize(static_cast<std::int64_t>(r), seed_of(config).value_or(0), facts_of(config, length).parameters);
   }
-  return std::visit([&]<class Config>(const Config&) {
-    std::vector<Config> configs;
-    for (const auto& replica : replicas) configs.push_back(std::get<Config>(replica));
-    return construct(std::move(configs), std::move(facts), std::move(parameters));
-  }, replicas[0]);
+  return std::visit(
+      [&]<class Config>(const Config&) {
+        std::vector<Config> configs;
+        for (const auto& replica : replicas) configs.push_back(std::get<Config>(replica));
+        return construct(std::move(configs), std::move(facts), std::move(parameters));
+      },
+      replicas[0]);
 }
 
 }  // namespace mnemo

@@ -110,9 +110,7 @@ class OneLayerAttention final : public Model {
 };
 
 /// x W^T + b for each replica: x [R, N, in], W [R, out, in], b [R, out].
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return torch::baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2));
-}
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) { return torch::baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)); }
 
 /// Queries, keys and values of every position, [3, R, U, H, P, F].
 Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
@@ -157,8 +155,7 @@ std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& rows) cons
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
-  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) +
-                             parameters["ln_f.bias"].unsqueeze(1)};
+  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1)};
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
     const auto name = fmt::format("linear_modules.{}.", j);
     const auto layer = linear(layers.back(), parameters[name + "weight"], parameters[name + "bias"]).relu();
@@ -176,9 +173,7 @@ Tensor OneLayerAttention::logits(const CellBatch& rows) {
 
 namespace {
 
-bool has_binary_form(const Parameters& parameters) {
-  return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3");
-}
+bool has_binary_form(const Parameters& parameters) { return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
 
 /// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.
 template <class Real>

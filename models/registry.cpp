@@ -3,11 +3,13 @@
 namespace mnemo {
 
 ModelFacts facts_of(const ModelConfig& config, std::int64_t length) {
-  return std::visit([&]<class Config>(const Config& c) {
-    auto facts = facts_of(c, length);
-    facts.kind = Config::kKind;
-    return facts;
-  }, config);
+  return std::visit(
+      [&]<class Config>(const Config& c) {
+        auto facts = facts_of(c, length);
+        facts.kind = Config::kKind;
+        return facts;
+      },
+      config);
 }
 
 double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length, std::int64_t num_sequences) {

@@ -55,7 +55,8 @@ void pay(Kind kind, std::string_view what) {
   if (inside_op > 0) return;
   ++counters[kind];
   static const bool trace = std::getenv("FAR_TRACE") != nullptr;
-  if (trace && kind == wait) std::fprintf(stderr, "[far] %.*s waits\n%s\n", static_cast<int>(what.size()), what.data(), c10::get_backtrace(1, 24).c_str());
+  if (trace && kind == wait)
+    std::fprintf(stderr, "[far] %.*s waits\n%s\n", static_cast<int>(what.size()), what.data(), c10::get_backtrace(1, 24).c_str());
   if (kind == op && ops_until_break > 0 && --ops_until_break == 0) {
     throw c10::AcceleratorError({__func__, __FILE__, __LINE__}, 700, "CUDA error: an illegal memory access was encountered");
   }
@@ -93,8 +94,10 @@ class Heap {
   void give(void* begin) {
     const std::lock_guard lock(mutex_);
     const auto found = blocks_.find(static_cast<std::byte*>(begin));
-    if (found->second.place == Place::pinned && found->second.users > 0) found->second.dead = true;
-    else drop(found);
+    if (found->second.place == Place::pinned && found->second.users > 0)
+      found->second.dead = true;
+    else
+      drop(found);
   }
   /// Far memory is open from here on for one operation more, while it has any; pinned memory is closed for writing by an upload.
   void use(const void* pointer) {
@@ -385,7 +388,8 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 /// Says what was touched and from where, then lets the program die. Not safe in a signal handler, but there is nothing left to lose.
 void touched(int signal, siginfo_t* info, void*) {
   std::signal(signal, SIG_DFL);
-  if (const auto* what = heap().closed_at(info->si_addr)) std::fprintf(stderr, "[far] the host touched %s\n%s\n", what, c10::get_backtrace(1, 24).c_str());
+  if (const auto* what = heap().closed_at(info->si_addr))
+    std::fprintf(stderr, "[far] the host touched %s\n%s\n", what, c10::get_backtrace(1, 24).c_str());
 }
 
 const bool registered = [] {

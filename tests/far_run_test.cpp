@@ -30,32 +30,32 @@ struct Form {
   std::string eval = "", events = "";
 };
 
-const std::vector<Form> kForms{
-    {"{kind: one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn", 0,
-     ", attention: [vertical_bars, decorrelation, attn_reps], by_position: true, completion: {prefix: 3}",
-     "  - {kind: features, at: 18, sequences: 5, stride: 2}\n"},
-    {"{kind: one_layer_attention, heads: 1, head_dim: 1, mlp_layers: 3, attention: dense}", "c_attn", 0},
-    {"{kind: dam, heads: 3, capacity: 30}", "A", 2e-5, ", by_position: true, completion: {prefix: 3}"},
-    {"{kind: dam, heads: 3, positions: from_0, probabilities: clamped}", "A", 2e-5},
-    {"{kind: dam, heads: 3, objective: retrieval}", "A", 2e-5},
-    {"{kind: prefix_readout, features: 3}", "A", 0},
-    {"{kind: prefix_readout, features: 3, readout: per_position}", "A", 0}};
+const std::vector<Form> kForms{{"{kind: one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn", 0,
+                                ", attention: [vertical_bars, decorrelation, attn_reps], by_position: true, completion: {prefix: 3}",
+                                "  - {kind: features, at: 18, sequences: 5, stride: 2}\n"},
+                               {"{kind: one_layer_attention, heads: 1, head_dim: 1, mlp_layers: 3, attention: dense}", "c_attn", 0},
+                               {"{kind: dam, heads: 3, capacity: 30}", "A", 2e-5, ", by_position: true, completion: {prefix: 3}"},
+                               {"{kind: dam, heads: 3, positions: from_0, probabilities: clamped}", "A", 2e-5},
+                               {"{kind: dam, heads: 3, objective: retrieval}", "A", 2e-5},
+                               {"{kind: prefix_readout, features: 3}", "A", 0},
+                               {"{kind: prefix_readout, features: 3, readout: per_position}", "A", 0}};
 
 std::string tiny(const Form& form) {
-  return fmt::format("name: tiny\nthreads: 1\ndevice: cpu\n"
-                     "data:  {{num_sequences: 12, length: 6}}\n"
-                     "model: {0}\n"
-                     "train: {{steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}}\n"
-                     "eval:  {{every: 6, train_stride: 3, novel: 3{1}}}\n"
-                     "events:\n"
-                     "  - {{kind: freeze, at: 6, params: [{2}]}}\n"
-                     "  - {{kind: snapshot, at: 12, name: before}}\n"
-                     "  - {{kind: switch, at: 12, reset_optimizer: true}}\n"
-                     "  - {{kind: unfreeze, at: 12, params: [{2}]}}\n"
-                     "  - {{kind: fork_probe, at: 18, freeze: [{2}], sequences: 4, until: 0.99, max_steps: 20}}\n"
-                     "  - {{kind: swap_test, at: end, params: [{2}], from: before, on: [phase_0]}}\n"
-                     "  - {{kind: transplant, at: end, from: before}}\n{3}",
-                     form.model, form.eval, form.group, form.events);
+  return fmt::format(
+      "name: tiny\nthreads: 1\ndevice: cpu\n"
+      "data:  {{num_sequences: 12, length: 6}}\n"
+      "model: {0}\n"
+      "train: {{steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}}\n"
+      "eval:  {{every: 6, train_stride: 3, novel: 3{1}}}\n"
+      "events:\n"
+      "  - {{kind: freeze, at: 6, params: [{2}]}}\n"
+      "  - {{kind: snapshot, at: 12, name: before}}\n"
+      "  - {{kind: switch, at: 12, reset_optimizer: true}}\n"
+      "  - {{kind: unfreeze, at: 12, params: [{2}]}}\n"
+      "  - {{kind: fork_probe, at: 18, freeze: [{2}], sequences: 4, until: 0.99, max_steps: 20}}\n"
+      "  - {{kind: swap_test, at: end, params: [{2}], from: before, on: [phase_0]}}\n"
+      "  - {{kind: transplant, at: end, from: before}}\n{3}",
+      form.model, form.eval, form.group, form.events);
 }
 
 /// A run that trains and logs, and has no other reason to wait for its device.
@@ -65,7 +65,8 @@ std::string plain(const std::string& events = "  []\n") {
          "model: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 1}\n"
          "train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 1000}\n"
          "eval:  {every: 1000, train_stride: 3}\n"
-         "events:\n" + events;
+         "events:\n" +
+         events;
 }
 
 // ---- the same results
@@ -81,9 +82,12 @@ void expect_near(const ArrayView& actual, const ArrayView& expected, double tole
     const auto a = actual.as<Real>(), b = expected.as<Real>();
     for (std::size_t i = 0; i < a.size(); ++i) ASSERT_TRUE(near(a[i], b[i], tolerance)) << "element " << i << ": " << a[i] << ", " << b[i];
   };
-  if (actual.dtype == Dtype::f32) compare.operator()<float>();
-  else if (actual.dtype == Dtype::f64) compare.operator()<double>();
-  else EXPECT_EQ(actual.as_bytes(), expected.as_bytes());
+  if (actual.dtype == Dtype::f32)
+    compare.operator()<float>();
+  else if (actual.dtype == Dtype::f64)
+    compare.operator()<double>();
+  else
+    EXPECT_EQ(actual.as_bytes(), expected.as_bytes());
 }
 
 /// Texts that are equal but for their numbers, which are near.
@@ -212,7 +216,8 @@ TEST(FarRun, SeesDivergenceBeforeItWritesAnything) {
     std::map<std::string, std::string> found;
     for (const auto& entry : fs::recursive_directory_iterator(of.run())) {
       const auto name = fs::relative(entry.path(), of.run());
-      if (entry.is_regular_file() && !test::is_record_of_the_process(name) && name != "config.yaml" && name != "run.json") found[name.string()] = slurp(entry.path());
+      if (entry.is_regular_file() && !test::is_record_of_the_process(name) && name != "config.yaml" && name != "run.json")
+        found[name.string()] = slurp(entry.path());
     }
     return found;
   };
@@ -238,7 +243,8 @@ TEST(FarRun, ABrokenGpuEndsItWithItsNameAndSizes) {
   far::break_at_op(1500);
   const auto outcome = place.train();
   EXPECT_EQ(outcome.code, ExitCode::resources) << outcome.text;
-  EXPECT_THAT(outcome.text, HasSubstr("device far:1 (far device 1): CUDA error: an illegal memory access was encountered with 12 sequences of 6 bits, batch 4, "));
+  EXPECT_THAT(outcome.text,
+              HasSubstr("device far:1 (far device 1): CUDA error: an illegal memory access was encountered with 12 sequences of 6 bits, batch 4, "));
   EXPECT_THAT(outcome.text, Not(HasSubstr("frame #")));
   const auto again = place.train();
   EXPECT_EQ(again.code, ExitCode::done) << again.text;
@@ -254,7 +260,8 @@ TEST(Device, AutoTakesAGpuWhereAStepIsWorthIt) {
   const Place place(plain());
   const auto outcome = place.train({"device=auto"});
   EXPECT_THAT(outcome.text, HasSubstr("on cpu (a step takes the CPU about "));
-  const auto large = load_config(place.file(), {"device=auto", "data.length=100", "train.batch_size=256", "model.head_dim=64", "data.num_sequences=1000"}).config;
+  const auto large =
+      load_config(place.file(), {"device=auto", "data.length=100", "train.batch_size=256", "model.head_dim=64", "data.num_sequences=1000"}).config;
   const Pack pack({&large, 1});
   EXPECT_EQ(pack.device().device, torch::Device("far:0"));
   EXPECT_THAT(pack.device().reason, HasSubstr("a step takes the CPU about"));

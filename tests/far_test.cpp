@@ -28,7 +28,12 @@ Tensor pinned_zeros() { return torch::zeros({3}, torch::TensorOptions().pinned_m
 TEST(FarDeathTest, TheHostCannotTouchDeviceMemory) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto on_device = torch::ones({3}, kSecond);
-  EXPECT_DEATH({ volatile float value = on_device.data_ptr<float>()[1]; (void)value; }, "the host touched device memory");
+  EXPECT_DEATH(
+      {
+        volatile float value = on_device.data_ptr<float>()[1];
+        (void)value;
+      },
+      "the host touched device memory");
   EXPECT_DEATH({ on_device.data_ptr<float>()[1] = 1; }, "the host touched device memory");
   auto pinned = pinned_zeros();
   EXPECT_DEATH({ pinned.data_ptr<float>()[16] = 1; }, "the host touched a byte beside a buffer");
@@ -36,11 +41,13 @@ TEST(FarDeathTest, TheHostCannotTouchDeviceMemory) {
 
 TEST(FarDeathTest, TheHostCannotWriteWhatIsBeingUploaded) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH({
-    auto pinned = pinned_zeros();
-    const auto on_device = pinned.to(kFirst, /*non_blocking=*/true);
-    pinned.fill_(1);
-  }, "the host touched pinned memory in flight");
+  EXPECT_DEATH(
+      {
+        auto pinned = pinned_zeros();
+        const auto on_device = pinned.to(kFirst, /*non_blocking=*/true);
+        pinned.fill_(1);
+      },
+      "the host touched pinned memory in flight");
   auto pinned = pinned_zeros();
   const auto on_device = pinned.to(kFirst, /*non_blocking=*/true);
   EXPECT_EQ(on_device.sum().item<float>(), 0);  // waits
@@ -76,7 +83,8 @@ far::Counts cost_of(const Action& action) {
 
 struct Trained {
   Trained(const ModelConfig& config, torch::Device device)
-      : model(make_model({&config, 1}, 12, torch::kFloat32, device)), adam(model->parameters, {{1e-3, 0.9, 0.999, 1e-8, 0}}),
+      : model(make_model({&config, 1}, 12, torch::kFloat32, device)),
+        adam(model->parameters, {{1e-3, 0.9, 0.999, 1e-8, 0}}),
         trainer(*model, adam, {{&data.table(), DrawStream(data.sampler(), 0, 16)}}) {}
   TestBatch data{40, 12, 16};
   std::unique_ptr<Model> model;

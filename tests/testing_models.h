@@ -96,8 +96,10 @@ inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64
   const auto& specs = model->parameters.specs();
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const auto& leaf = model->parameters.leaf(i);
-    if (specs[i].init == ParameterSpec::Init::normal) leaf.mul_(25);  // std .5
-    else leaf.add_(0.1 * torch::cos(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
+    if (specs[i].init == ParameterSpec::Init::normal)
+      leaf.mul_(25);  // std .5
+    else
+      leaf.add_(0.1 * torch::cos(torch::arange(leaf.numel(), leaf.options().requires_grad(false))).view(leaf.sizes()));
   }
   const auto bits = SequenceTable::random(77, 0, 12, length).unpack_all();
   if (auto* memory = model->memory()) memory->set_bits(0, torch::from_blob(const_cast<std::uint8_t*>(bits.data()), {12, length}, torch::kUInt8));

@@ -26,7 +26,7 @@ namespace mnemo {
 
 namespace {
 
-constexpr std::int64_t kDumpedSteps = 20;    // losses that a peer is checked on
+constexpr std::int64_t kDumpedSteps = 20;     // losses that a peer is checked on
 constexpr std::int64_t kDumpedBatches = 512;  // peers go through them again and again; our own draws go on
 
 /// One size of a benchmark; what it measures is a training step, or one evaluation of `batch` sequences.
@@ -39,9 +39,10 @@ struct Setting {
   bool is_dam() const { return benchmark == "dam"; }
 };
 constexpr Setting kSettings[] = {
-    {"one_layer", "A", 1, 16, 100, 256, 100'000}, {"one_layer", "B", 2, 64, 100, 256, 100'000}, {"one_layer", "C", 4, 16, 20, 32, 256},
-    {"evaluate", "A", 1, 16, 100, 10'000, 10'000}, {"evaluate", "B", 2, 64, 100, 10'000, 10'000}, {"evaluate", "L16", 4, 16, 16, 100'000, 100'000},
-    {"dam", "S", 30, 3000, 50, 50, 500}, {"dam", "T", 8, 2048, 20, 32, 256},
+    {"one_layer", "A", 1, 16, 100, 256, 100'000},  {"one_layer", "B", 2, 64, 100, 256, 100'000},
+    {"one_layer", "C", 4, 16, 20, 32, 256},        {"evaluate", "A", 1, 16, 100, 10'000, 10'000},
+    {"evaluate", "B", 2, 64, 100, 10'000, 10'000}, {"evaluate", "L16", 4, 16, 16, 100'000, 100'000},
+    {"dam", "S", 30, 3000, 50, 50, 500},           {"dam", "T", 8, 2048, 20, 32, 256},
 };
 
 struct BenchRequest {
@@ -71,9 +72,12 @@ double peak_rss_mb() {
 class Workload {
  public:
   Workload(const Setting& setting, const BenchRequest& request, Savings savings)
-      : setting_(setting), device_(choose_device(request.device).device), sharing_(savings.cells ? Sharing::prefixes : Sharing::none),
+      : setting_(setting),
+        device_(choose_device(request.device).device),
+        sharing_(savings.cells ? Sharing::prefixes : Sharing::none),
         sampler_(RankSampler::zipf(num_sequences(request), setting.is_dam() ? 0 : 1)),
-        table_(SequenceTable::random(0, 0, num_sequences(request), setting.length)), ranks_(strided_ranks(std::min(setting.batch, table_.num_sequences()), 1)) {
+        table_(SequenceTable::random(0, 0, num_sequences(request), setting.length)),
+        ranks_(strided_ranks(std::min(setting.batch, table_.num_sequences()), 1)) {
     at::set_num_threads(static_cast<int>(request.threads));
     std::vector<ModelConfig> replicas;
     std::vector<TrainingData> data;
@@ -84,7 +88,8 @@ class Workload {
     }
     model_ = make_model(replicas, setting.length, torch::kFloat32, device_);
     model_->forms.skip_dead_units = savings.dead_units;
-    adam_ = std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
+    adam_ =
+        std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);
     if (setting.is_dam()) fill_memory(std::get<DamConfig>(replicas[0]).slots());
   }
@@ -149,9 +154,7 @@ class Workload {
     for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) model_->memory()->observe(r, stored_);
   }
 
-  std::int64_t num_sequences(const BenchRequest& request) const {
-    return request.num_sequences > 0 ? request.num_sequences : setting_.num_sequences;
-  }
+  std::int64_t num_sequences(const BenchRequest& request) const { return request.num_sequences > 0 ? request.num_sequences : setting_.num_sequences; }
 
   const Setting& setting_;
   torch::Device device_;
@@ -199,16 +202,26 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
   }
   if (rates.empty()) return;
   std::sort(rates.begin(), rates.end());
-  const nlohmann::ordered_json line{
-      {"name", setting.benchmark}, {"config", setting.name}, {"device", workload.device().str()}, {"threads", request.threads}, {"precision", "fp32"},
-      {"replicas", request.replicas}, {"compressed", savings.cells}, {"dead_units", savings.dead_units}, {"steps_per_s", rates[rates.size() / 2]},
-      {"min", rates.front()}, {"max", rates.back()}, {"rows_per_step", setting.batch * request.replicas}, {"peak_rss_mb", peak_rss_mb()}};
+  const nlohmann::ordered_json line{{"name", setting.benchmark},
+                                    {"config", setting.name},
+                                    {"device", workload.device().str()},
+                                    {"threads", request.threads},
+                                    {"precision", "fp32"},
+                                    {"replicas", request.replicas},
+                                    {"compressed", savings.cells},
+                                    {"dead_units", savings.dead_units},
+                                    {"steps_per_s", rates[rates.size() / 2]},
+                                    {"min", rates.front()},
+                                    {"max", rates.back()},
+                                    {"rows_per_step", setting.batch * request.replicas},
+                                    {"peak_rss_mb", peak_rss_mb()}};
   if (request.json) {
     print_line(line);
   } else {
-    fmt::print("{:<10} {:<4} {:>8.3f} ms ({:.3f} to {:.3f})  cells {:<8} dead units {:<8} {} on {}, {} thread{}, peak {:.0f} MB\n", setting.benchmark, setting.name,
-               1e3 / rates[rates.size() / 2], 1e3 / rates.back(), 1e3 / rates.front(), savings.cells ? "shared" : "all", savings.dead_units ? "skipped" : "computed",
-               "fp32", workload.device().str(), request.threads, request.threads == 1 ? "" : "s", line["peak_rss_mb"].get<double>());
+    fmt::print("{:<10} {:<4} {:>8.3f} ms ({:.3f} to {:.3f})  cells {:<8} dead units {:<8} {} on {}, {} thread{}, peak {:.0f} MB\n", setting.benchmark,
+               setting.name, 1e3 / rates[rates.size() / 2], 1e3 / rates.back(), 1e3 / rates.front(), savings.cells ? "shared" : "all",
+               savings.dead_units ? "skipped" : "computed", "fp32", workload.device().str(), request.threads, request.threads == 1 ? "" : "s",
+               line["peak_rss_mb"].get<double>());
   }
 }
 
@@ -220,12 +233,14 @@ ExitCode bench(const BenchRequest& request) {
     found = true;
     const Savings asked{!request.plain_cells, !request.all_units};
     const bool one_by_one = request.name.empty();
-    for (const auto savings : one_by_one ? std::vector<Savings>{{true, true}, {true, false}, {false, true}, {false, false}} : std::vector<Savings>{asked}) {
+    for (const auto savings :
+         one_by_one ? std::vector<Savings>{{true, true}, {true, false}, {false, true}, {false, false}} : std::vector<Savings>{asked}) {
       if (one_by_one && setting.is_dam() && !savings.dead_units) continue;  // it has none
       bench_one(setting, request, savings);
     }
   }
-  if (!found) throw Error(ExitCode::usage, fmt::format("bench {} has no configuration '{}'; see mnemo bench --help", request.benchmark, request.name));
+  if (!found)
+    throw Error(ExitCode::usage, fmt::format("bench {} has no configuration '{}'; see mnemo bench --help", request.benchmark, request.name));
   return ExitCode::done;
 }
 
@@ -244,7 +259,9 @@ void add_bench(CLI::App& app, Command& chosen) {
       "  mnemo bench one_layer --json\n"
       "Beside PyTorch and JAX, on the same numbers: scripts/bench_peers.py");
   auto request = std::make_shared<BenchRequest>();
-  command->add_option("benchmark", request->benchmark, "one_layer, dam or evaluate")->required()->check(CLI::IsMember({"one_layer", "dam", "evaluate"}));
+  command->add_option("benchmark", request->benchmark, "one_layer, dam or evaluate")
+      ->required()
+      ->check(CLI::IsMember({"one_layer", "dam", "evaluate"}));
   command->add_flag("--json", request->json, "one JSON object a line");
   command->add_option("--config", request->name, "one configuration");
   add_number(command, "--threads", request->threads, in_range(1, 1024));
@@ -254,10 +271,13 @@ void add_bench(CLI::App& app, Command& chosen) {
   add_number(command, "--seconds", request->seconds, in_range(0, 86400, true, /*include_low=*/false), "length of a round, at least half of this");
   add_number(command, "--warmup", request->warmup, in_range(0, 1e9), "training steps before: units die, and steps get cheaper");
   add_number(command, "--sequences", request->num_sequences, in_range(1, 2147483647), "K, instead of the configuration's")->default_str("");
-  add_number(command, "--capacity", request->capacity, in_range(1, 1 << 30), "slots of an associative memory, instead of the configuration's")->default_str("");
+  add_number(command, "--capacity", request->capacity, in_range(1, 1 << 30), "slots of an associative memory, instead of the configuration's")
+      ->default_str("");
   command->add_flag("--plain-cells", request->plain_cells, "with --config: every row and position, nothing shared");
   command->add_flag("--all-units", request->all_units, "with --config: dead units are computed too");
-  command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")->transform(home_expanded())->needs("--config");
+  command->add_option("--dump", request->dump, "with --config: folder for initial weights, sequences, batches and the first losses")
+      ->transform(home_expanded())
+      ->needs("--config");
   command->add_flag("--paced", request->paced, "each round waits for a line on standard input, for interleaved measurements");
   command->callback([=, &chosen] { chosen = [=] { return bench(*request); }; });
 }

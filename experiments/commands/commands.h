@@ -33,14 +33,16 @@ CLI::Option* add_number(CLI::App* command, const std::string& name, T& number, c
 
 /// Of an option that is a path: expands a leading ~.
 inline CLI::Validator home_expanded() {
-  return CLI::Validator([](std::string& text) {
-    try {
-      text = expanded_path(text).string();
-      return std::string();
-    } catch (const Error& error) {
-      return std::string(error.what());
-    }
-  }, "");
+  return CLI::Validator(
+      [](std::string& text) {
+        try {
+          text = expanded_path(text).string();
+          return std::string();
+        } catch (const Error& error) {
+          return std::string(error.what());
+        }
+      },
+      "");
 }
 
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.

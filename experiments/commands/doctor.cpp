@@ -17,7 +17,8 @@ ExitCode print_doctor() {
   fmt::print("compiler    GCC {}\n", __VERSION__);
   fmt::print("LibTorch    {}\n", TORCH_VERSION);
   fmt::print("CUDA        built for {}\n", or_none(libtorch_cuda_version()));
-  const auto needed = libtorch_cuda_version().empty() ? std::string() : fmt::format("; LibTorch needs one for CUDA {} or later", libtorch_cuda_version());
+  const auto needed =
+      libtorch_cuda_version().empty() ? std::string() : fmt::format("; LibTorch needs one for CUDA {} or later", libtorch_cuda_version());
   fmt::print("driver      {}{}\n", driver_cuda_version().empty() ? "none" : "speaks CUDA up to " + driver_cuda_version(), needed);
   const auto quota = cpu_quota();
   fmt::print("CPU         {} cores given to this process{}, LibTorch uses {}\n", affine_cores(),
@@ -25,7 +26,8 @@ ExitCode print_doctor() {
   const auto obstacle = why_no_cuda();
   fmt::print("GPU         {}\n", obstacle.empty() ? fmt::format("{} usable", torch::cuda::device_count()) : "off: " + obstacle);
   const auto device = choose_device("auto").device;
-  fmt::print("device auto {}{}\n", device.str(), device.is_cpu() ? "" : fmt::format(" where a step takes the CPU more than {:g} ms", kGpuWorthMilliseconds));
+  fmt::print("device auto {}{}\n", device.str(),
+             device.is_cpu() ? "" : fmt::format(" where a step takes the CPU more than {:g} ms", kGpuWorthMilliseconds));
   fmt::print("scripts     {}\n", project_folder("scripts"));
   return ExitCode::done;
 }

@@ -41,9 +41,8 @@ void print_scores(const NamedSet& set, const Scores& scores) {
     const auto mean = [&](std::span<const float> values) { return mean_of(values.subspan(first, beyond - first)); };
     double ceiling = 0;
     for (auto i = first; set.theory && i < beyond; ++i) ceiling += set.theory->accuracy[static_cast<std::size_t>(set.ranks[i])];
-    fmt::print("{:<12} {:<14} {:>8} {:>10.4f} {:>10.4f} {:>10}\n", set.name, fmt::format("{}-{}", begin, end - 1), beyond - first,
-               mean(scores.loss), mean(scores.accuracy),
-               set.theory ? fmt::format("{:.4f}", ceiling / static_cast<double>(beyond - first)) : "");
+    fmt::print("{:<12} {:<14} {:>8} {:>10.4f} {:>10.4f} {:>10}\n", set.name, fmt::format("{}-{}", begin, end - 1), beyond - first, mean(scores.loss),
+               mean(scores.accuracy), set.theory ? fmt::format("{:.4f}", ceiling / static_cast<double>(beyond - first)) : "");
   }
 }
 
@@ -62,7 +61,8 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunReader& r
   if (!request.sequences.empty()) {
     const auto array = read_npy(request.sequences);
     if (array.shape.size() != 2 || array.shape[1] != config.data.length) {
-      throw Error(ExitCode::data, fmt::format("{}: expected shape (K, {}), the length this model was trained on", request.sequences, config.data.length));
+      throw Error(ExitCode::data,
+                  fmt::format("{}: expected shape (K, {}), the length this model was trained on", request.sequences, config.data.length));
     }
     try {
       sets.push_back({fs::path(request.sequences).stem().string(), SequenceTable::from_array(array.view()), {}, {}});
@@ -117,7 +117,9 @@ void add_evaluate(CLI::App& app, const Invocation&, Command& chosen) {
       "  mnemo evaluate cache/quickstart/quickstart --sequences mine.npy --out scores     (K, L) of 0 and 1");
   auto request = std::make_shared<EvaluateRequest>();
   command->add_option("run", request->run, "run directory")->required()->transform(home_expanded());
-  command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")->transform(home_expanded())->capture_default_str();
+  command->add_option("--weights", request->weights, "final, the name of a snapshot, or a safetensors file")
+      ->transform(home_expanded())
+      ->capture_default_str();
   command->add_option("--sequences", request->sequences, ".npy of 0/1 integers (K, L), scored instead of the run's sets")->transform(home_expanded());
   add_number(command, "--stride", request->stride, in_range(1, 2147483647), "every n-th sequence");
   command->add_option("--out", request->out, "folder for <set>/{rank,loss,accuracy}.npy")->transform(home_expanded());

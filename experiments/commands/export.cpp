@@ -29,9 +29,9 @@ RunReader finished_run(const ExportRequest& request, const fs::path& path) {
     throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", path.string(), status.step));
   }
   if (status.state != "done" && status.state != "at_chance") {
-    throw Error(ExitCode::data, fmt::format("{}: is not over (its state is {}). To go on with it:\n  {}", path.string(),
-                                            status.state.empty() ? "unknown" : status.state,
-                                            command_line(request.program, "train", run.file("config.yaml"))));
+    throw Error(ExitCode::data,
+                fmt::format("{}: is not over (its state is {}). To go on with it:\n  {}", path.string(),
+                            status.state.empty() ? "unknown" : status.state, command_line(request.program, "train", run.file("config.yaml"))));
   }
   return run;
 }
@@ -90,7 +90,8 @@ fs::path dam_record(const ExportRequest& request, const RunConfig& config, const
   return group / (name_in_tree(group, name, run) + ".pt");
 }
 
-/// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need epochs.
+/// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need
+/// epochs.
 void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
   const auto finished = finished_run(request, run);
   auto config = finished.config();
@@ -120,7 +121,8 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     if (!request.iter_files || !has_record) return;
     const auto snapshots = write_notebook_snapshots(reader, settings, stem);
     for (const auto& path : snapshots) fmt::print("{}\n", path.string());
-    if (snapshots.empty()) Log().warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
+    if (snapshots.empty())
+      Log().warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
   };
   if (!in_tree) {
     const DirectoryLock nobody_else(run);
@@ -155,15 +157,20 @@ void add_export(CLI::App& app, const Invocation& invocation, Command& chosen) {
   auto request = std::make_shared<ExportRequest>();
   request->program = invocation.program;
   auto* runs = command->add_option("runs", request->runs, "run directories of finished runs")->transform(home_expanded());
-  auto* tree = command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect")->transform(home_expanded());
+  auto* tree =
+      command->add_option("--tree", request->tree, "folder for <group>/<run>/, named as globbing notebooks expect")->transform(home_expanded());
   auto* flat = command->add_flag("--flat", request->flat, "in a tree: <group>/<run>.pkl, without sequences")->needs(tree);
-  command->add_option("--sequences-name", request->sequences_name, "in a tree: the record's other name, <run><this>.pkl")->needs(tree)->capture_default_str();
+  command->add_option("--sequences-name", request->sequences_name, "in a tree: the record's other name, <run><this>.pkl")
+      ->needs(tree)
+      ->capture_default_str();
   command->add_flag("--no-sequences", request->no_sequences, "the record alone");
-  command->add_flag("--iter-files", request->iter_files, "also <run>_model_iter_<epoch>.pkl, the weights of `snapshot` events with `every`")->excludes(flat);
+  command->add_flag("--iter-files", request->iter_files, "also <run>_model_iter_<epoch>.pkl, the weights of `snapshot` events with `every`")
+      ->excludes(flat);
   command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
   command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
   add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
-  auto* check = command->add_option("--check", request->check, "check a tree against what notebooks read")->transform(home_expanded())->excludes(runs);
+  auto* check =
+      command->add_option("--check", request->check, "check a tree against what notebooks read")->transform(home_expanded())->excludes(runs);
   command->callback([=, &chosen] {
     if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");
     chosen = [=] { return export_runs(*request); };

@@ -50,7 +50,8 @@ ExitCode run_script(const std::string& file, const std::vector<std::string>& arg
   argv.push_back(nullptr);
   std::fflush(nullptr);  // what was said so far
   execvp(argv[0], argv.data());
-  throw Error(ExitCode::cannot_create, fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
+  throw Error(ExitCode::cannot_create,
+              fmt::format("{}: cannot be started: {}. MNEMO_PYTHON names another interpreter", interpreter, std::strerror(errno)));
 }
 
 std::string project_folder(const std::string& name) {
@@ -64,9 +65,7 @@ void add_scripts(CLI::App& app, Command& chosen) {
     auto* command = app.add_subcommand(script.name, script.help);
     command->prefix_command();
     command->set_help_flag();  // the script has its own
-    command->callback([command, &script, &chosen] {
-      chosen = [command, &script] { return run_script(script.file, command->remaining()); };
-    });
+    command->callback([command, &script, &chosen] { chosen = [command, &script] { return run_script(script.file, command->remaining()); }; });
   }
 }
 

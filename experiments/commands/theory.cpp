@@ -19,17 +19,18 @@ ExitCode print_theory(const std::string& path, const std::vector<std::string>& o
   const auto theory = theory_of(config, table, law.sampler);
   const auto K = table.num_sequences();
   if (json) {
-    fmt::print("{{\"num_sequences\": {}, \"length\": {}, \"phase\": {}, \"entropy\": {}, \"loss_floor\": {}, \"accuracy_ceiling\": {}, "
-               "\"accuracy_ceiling_unweighted\": {}, \"retrieval_ceiling\": {}}}\n",
-               K, table.length(), phase, theory.entropy, theory.mean_loss, theory.mean_accuracy, theory.unweighted_accuracy(), theory.retrieval);
+    fmt::print(
+        "{{\"num_sequences\": {}, \"length\": {}, \"phase\": {}, \"entropy\": {}, \"loss_floor\": {}, \"accuracy_ceiling\": {}, "
+        "\"accuracy_ceiling_unweighted\": {}, \"retrieval_ceiling\": {}}}\n",
+        K, table.length(), phase, theory.entropy, theory.mean_loss, theory.mean_accuracy, theory.unweighted_accuracy(), theory.retrieval);
     return ExitCode::done;
   }
   fmt::print("the Bayes predictor that knows all {} sequences of {} bits and their probabilities (phase {})\n\n", K, table.length(), phase);
   fmt::print("entropy of the sequences      {:.4f} nats\n", theory.entropy);
   const bool names_sequences = facts_of(config).task == Task::sequences;
   const double choices = num_choices(config);
-  fmt::print("loss floor, p-weighted        {:.4f} nats a {} (no model is below; chance {:.4f})\n", theory.mean_loss, names_sequences ? "prediction" : "bit",
-             std::log(choices));
+  fmt::print("loss floor, p-weighted        {:.4f} nats a {} (no model is below; chance {:.4f})\n", theory.mean_loss,
+             names_sequences ? "prediction" : "bit", std::log(choices));
   fmt::print("accuracy ceiling, p-weighted  {:.4f} (no model is above; chance {:.4g})\n", theory.mean_accuracy, 1 / choices);
   fmt::print("accuracy, all ranks equal     {:.4f} (where a p-optimal model sits)\n", theory.unweighted_accuracy());
   fmt::print("retrieval ceiling             {:.4f} (naming the sequence from its prefix, all equally likely)\n\n", theory.retrieval);

@@ -45,8 +45,8 @@ void print_plan(const RunConfig& config, const fs::path& directory) {
   fmt::print("model      {}\n", facts_of(config).description());
   fmt::print("data       {} sequences of {} bits, {} phase(s)\n", config.data.num_sequences, config.data.length, num_phases(config));
   fmt::print("schedule   {} steps of {} sequences, at most {} evaluations\n", config.train.steps, config.train.batch_size, disk.evaluations);
-  fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(disk.eval), megabytes(disk.attention),
-             megabytes(disk.checkpoints), megabytes(disk.weights), megabytes(disk.sequences), megabytes(disk.pickles));
+  fmt::print("disk       eval {}, attention {}, checkpoints {}, weights {}, sequences {}, pickles {}\n", megabytes(disk.eval),
+             megabytes(disk.attention), megabytes(disk.checkpoints), megabytes(disk.weights), megabytes(disk.sequences), megabytes(disk.pickles));
   if (disk.features > 0) fmt::print("           features {}\n", megabytes(disk.features));
   if (disk.pickles == 0 && !config.output.pickle) fmt::print("no pickles {}\n", notebook_problems(config).front().second);
   fmt::print("nothing was written\n");
@@ -83,7 +83,8 @@ ExitCode train(const TrainRequest& request) {
   if (result.error) std::rethrow_exception(result.error);
   if (result.code == ExitCode::stopped) {
     const auto limit = host.max_hours > 0 ? " --max-hours " + config_detail::to_flow(config_detail::scalar_node(host.max_hours)) : std::string();
-    fmt::print("stopped; everything up to here is saved. Resume with\n  {}{}\n", command_line(host.program, "train", directory / "config.yaml"), limit);
+    fmt::print("stopped; everything up to here is saved. Resume with\n  {}{}\n", command_line(host.program, "train", directory / "config.yaml"),
+               limit);
     return result.code;
   }
   print_result({directory, result.config});
@@ -111,12 +112,14 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   auto progress = std::make_shared<std::string>("auto");
   auto cache = std::make_shared<std::string>();
   command->add_option("config", request->config_path, "YAML file")->required()->transform(home_expanded());
-  command->add_option("overrides", request->overrides, "a.b=value, YAML values; lists by index: events.1.at=500. Files that they name are of the working "
+  command->add_option("overrides", request->overrides,
+                      "a.b=value, YAML values; lists by index: events.1.at=500. Files that they name are of the working "
                       "directory, those that the YAML file names of its folder");
   command->add_option("--cache", *cache, "folder of all results (default: $MNEMO_CACHE, or ./cache)")->transform(home_expanded());
   command->add_flag("--dry-run", request->dry_run, "say what would be done, write nothing");
   command->add_flag("--restart", request->restart, "move an existing run aside (to <group>/.old) and start anew");
-  add_number(command, "--max-hours", request->host.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")->default_str("");
+  add_number(command, "--max-hours", request->host.max_hours, in_range(0, 1e6, true, /*include_low=*/false), "stop, resumable, after this long")
+      ->default_str("");
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
   command->callback([=, &chosen] {
     chosen = [=] {

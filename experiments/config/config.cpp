@@ -24,8 +24,7 @@ constexpr double kMaxTableBits = 0x1p40, kMaxAttentionBytes = 0x1p28;
 constexpr std::size_t kMaxNameLength = 100;
 
 bool may_stand_in_run_name(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-         std::string_view("._=,+-").find(c) != std::string_view::npos;
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || std::string_view("._=,+-").find(c) != std::string_view::npos;
 }
 
 /// 20 of "often_20".
@@ -62,8 +61,9 @@ class Checker {
   /// Says more than "unknown key" about a block that later versions will read.
   void check_unfinished() {
     if (!source_.contains("sweep")) return;
-    source_.fail("sweep", "this version trains one run at a time; take the block out and give one value of each key as an override, "
-                          "like train.lr=0.001, which also names the run");
+    source_.fail("sweep",
+                 "this version trains one run at a time; take the block out and give one value of each key as an override, "
+                 "like train.lr=0.001, which also names the run");
   }
 
   void check_device() {
@@ -109,16 +109,14 @@ class Checker {
   /// Reads shapes of own data, and K and L from them.
   void check_data_files() {
     auto& data = config_.data;
-    const auto look = [&](const char* path, std::optional<std::string>& file, std::size_t dimensions,
-                          auto&& accept) {
+    const auto look = [&](const char* path, std::optional<std::string>& file, std::size_t dimensions, auto&& accept) {
       if (!file || !source_.clean(path)) return;
       if (file->empty()) return source_.fail(path, "names no file");
       try {
         file = located(path, *file);
         const auto header = read_npy_header(*file);
         if (header.shape.size() != dimensions) {
-          source_.fail(path, fmt::format("{} has shape ({}), expected {}", *file, fmt::join(header.shape, ", "),
-                                         dimensions == 2 ? "(K, L)" : "(K)"));
+          source_.fail(path, fmt::format("{} has shape ({}), expected {}", *file, fmt::join(header.shape, ", "), dimensions == 2 ? "(K, L)" : "(K)"));
         } else {
           accept(header);
         }
@@ -144,8 +142,7 @@ class Checker {
         source_.fail("data.zipf_exponent", "has no effect beside data.weights; leave it out");
       }
       if (header.shape[0] != data.num_sequences && source_.clean("data.file")) {
-        source_.fail("data.weights", fmt::format("{} holds {} weights for {} sequences", *data.weights, header.shape[0],
-                                                 data.num_sequences));
+        source_.fail("data.weights", fmt::format("{} holds {} weights for {} sequences", *data.weights, header.shape[0], data.num_sequences));
       }
     });
   }
@@ -154,15 +151,15 @@ class Checker {
     const auto& data = config_.data;
     if (data.num_sequences < 1 && data.file) source_.fail("data.file", "holds no sequences");
     if (data.length < 2 && source_.clean("data.length")) {
-      source_.fail(data.file ? "data.file" : "data.length",
-                   fmt::format("{} at least 2{}: each bit is predicted from those before it, and one bit leaves nothing to predict",
-                               data.file ? "the length of its sequences must be" : "must be",
-                               data.file ? fmt::format(", it is {}", data.length) : ""));
+      source_.fail(
+          data.file ? "data.file" : "data.length",
+          fmt::format("{} at least 2{}: each bit is predicted from those before it, and one bit leaves nothing to predict",
+                      data.file ? "the length of its sequences must be" : "must be", data.file ? fmt::format(", it is {}", data.length) : ""));
     }
     const double bits = static_cast<double>(data.num_sequences) * static_cast<double>(data.length);
     if (bits > kMaxTableBits) {
-      source_.fail("data.num_sequences", fmt::format("{} sequences of {} bits are {:.1e} bits; the limit is 2^40 = 1.1e12",
-                                                     data.num_sequences, data.length, bits));
+      source_.fail("data.num_sequences",
+                   fmt::format("{} sequences of {} bits are {:.1e} bits; the limit is 2^40 = 1.1e12", data.num_sequences, data.length, bits));
     }
     if (data.length > 65536) source_.fail("data.file", "sequences are longer than 65536 bits");
   }
@@ -186,7 +183,8 @@ class Checker {
     }
     if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
     const auto heads = facts_of(config_).attention_heads;
-    if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size()) source_.fail("eval.attention", "names a measure twice");
+    if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size())
+      source_.fail("eval.attention", "names a measure twice");
     if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts_of(config_).kind));
     const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
     if (maps > kMaxAttentionBytes) {
@@ -200,8 +198,7 @@ class Checker {
     if (!source_.clean(path + ".kind")) return;
     if (name_of(event).empty()) name_of(event) = kind_of(event);
     if (const auto [taken, fresh] = names_.emplace(name_of(event), i); !fresh && source_.clean(path + ".name")) {
-      source_.fail(path + ".name",
-                   fmt::format("events.{} is named '{}' too; give one of them another name", taken->second, name_of(event)));
+      source_.fail(path + ".name", fmt::format("events.{} is named '{}' too; give one of them another name", taken->second, name_of(event)));
     }
     check_schedule(path, event);
     const auto check_fields = [&]<class Event>(const Event& e) {
@@ -254,7 +251,7 @@ class Checker {
   void check_memory(const std::string& path, std::optional<bool> clear_memory) {
     if (!clear_memory || facts_of(config_).has_memory || !source_.clean("model") || !source_.clean(path)) return;
     source_.fail(path, facts_of(config_).task == Task::sequences ? "model.objective: retrieval keeps no queue; its memory is the current sequences"
-                                                : fmt::format("{} has no memory", facts_of(config_).kind));
+                                                                 : fmt::format("{} has no memory", facts_of(config_).kind));
   }
 
   void check_leaves_something(const std::string& path, const std::vector<std::string>& frozen) {
@@ -308,8 +305,7 @@ class Checker {
     if (!source_.clean(path + ".from")) return;
     if (from.empty()) {
       if (!source_.clean(path)) return;  // one that is misspelt, perhaps
-      source_.fail(source_.contains(path + ".from") ? path + ".from" : path,
-                   "needs from: an earlier snapshot of this run, or a safetensors file");
+      source_.fail(source_.contains(path + ".from") ? path + ".from" : path, "needs from: an earlier snapshot of this run, or a safetensors file");
     } else if (names_a_file(from)) {
       try {
         from = located(path + ".from", from);
@@ -431,7 +427,8 @@ void refuse_seed_without_effect(ConfigSource& source, RunConfig& config) {
   if (!source.clean("seed") || !source.clean("data.seed") || !source.clean("model") || !own_data_seed || !own_model_seed) return;
   if (own_data_seed == config.seed && own_model_seed == config.seed) return;
   source.fail("seed", fmt::format("changes no random number: data.seed = {} and model.seed = {} are given; to make them follow it, add "
-                                  "data.seed=null model.seed=null", *own_data_seed, *own_model_seed));
+                                  "data.seed=null model.seed=null",
+                                  *own_data_seed, *own_model_seed));
 }
 
 /// Whether a setting may differ between two parts of one run, so that it does not name it.
@@ -460,15 +457,15 @@ std::string name_from_overrides(const RunConfig& config, const std::vector<std::
   for (const auto& key : overridden) {
     const auto value = value_at(root, key);
     if (is_incidental(key) || value.empty()) continue;
-    const auto first = std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) {
-      return leaf.first == key || leaf.first.starts_with(key + ".");
-    });
+    const auto first =
+        std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.first == key || leaf.first.starts_with(key + "."); });
     parts[{first - leaves.begin(), key}] = key + "=" + value;
   }
   std::string name;
   for (const auto& [order, part] : parts) name += (name.empty() ? "" : ",") + part;
   std::string clean = name;
-  std::replace_if(clean.begin(), clean.end(), [](char c) { return !may_stand_in_run_name(c); }, '_');
+  std::replace_if(
+      clean.begin(), clean.end(), [](char c) { return !may_stand_in_run_name(c); }, '_');
   if (clean == name && name.size() <= kMaxNameLength) return name;
   return clean.substr(0, kMaxNameLength - 9) + "-" + hash_of(name).substr(0, 8);
 }
@@ -477,8 +474,7 @@ std::string name_from_overrides(const RunConfig& config, const std::vector<std::
 
 Rule run_name() {
   const auto holds = [](std::string_view name) {
-    return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' &&
-           std::all_of(name.begin(), name.end(), may_stand_in_run_name);
+    return !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' && std::all_of(name.begin(), name.end(), may_stand_in_run_name);
   };
   const auto wants = fmt::format("a file name (letters, digits, any of ._=,+-; no dot first; at most {})", kMaxNameLength);
   return {wants, nullptr, holds, nullptr, {}};
@@ -499,7 +495,11 @@ LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& o
 
   loaded.threads_given = config.threads > 0;
   if (config.threads == 0) config.threads = threads_for(config, available_cores());
-  std::visit([](auto& model) { if constexpr (requires { model.resolve(); }) model.resolve(); }, config.model);
+  std::visit(
+      [](auto& model) {
+        if constexpr (requires { model.resolve(); }) model.resolve();
+      },
+      config.model);
   if (!config.group) config.group = config.name;
   if (!config.run) {
     const auto named = name_from_overrides(config, overridden);
@@ -548,8 +548,7 @@ RunConfig with_times_of(const RunConfig& like, RunConfig config) {
 
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config) {
   const auto old_leaves = flatten(with_times_of(new_config, with_seeds(old_config))), new_leaves = flatten(with_seeds(new_config));
-  const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()),
-      new_values(new_leaves.begin(), new_leaves.end());
+  const std::map<std::string, std::string> old_values(old_leaves.begin(), old_leaves.end()), new_values(new_leaves.begin(), new_leaves.end());
   std::vector<std::string> found;
   const auto value_in = [](const auto& values, const std::string& path) {
     const auto at = values.find(path);

@@ -134,7 +134,8 @@ struct RunConfig {
     visit("group", self.group, "folder of the results; null = name", file_name());
     visit("run", self.run, "folder in the group; null = name, or the overrides", run_name());
     visit("seed", self.seed, "seed of everything random");
-    visit("threads", self.threads, "CPU threads; 0 = one for each millisecond of a step, at most the cores and quota of the process", in_range(0, 4096));
+    visit("threads", self.threads, "CPU threads; 0 = one for each millisecond of a step, at most the cores and quota of the process",
+          in_range(0, 4096));
     visit("device", self.device, "auto | cpu | cuda | cuda:N; auto takes a GPU where a step is estimated to take the CPU more than 2 ms");
     visit("precision", self.precision, "floating-point type", one_of({"fp32", "fp64"}));
     visit("data", self.data, "the sequences");
@@ -148,13 +149,13 @@ struct RunConfig {
 
 inline ModelFacts facts_of(const RunConfig& config) { return facts_of(config.model, config.data.length); }
 
-/// Answers that a model has to choose from at each prediction: the two bits, or the K sequences. One that knows nothing has an accuracy of 1 / choices
-/// and a loss of log(choices).
+/// Answers that a model has to choose from at each prediction: the two bits, or the K sequences. One that knows nothing has an accuracy of 1 /
+/// choices and a loss of log(choices).
 double num_choices(const RunConfig& config);
 
 /// A configuration as a user gave it: a file and overrides, read, checked and resolved.
 struct LoadedConfig {
-  RunConfig config;   ///< resolved: threads, K and L of own data, absolute paths of data files, group, run. Seeds that follow `seed` stay null
+  RunConfig config;  ///< resolved: threads, K and L of own data, absolute paths of data files, group, run. Seeds that follow `seed` stay null
   bool threads_given = false;  ///< `threads` was a positive number in the file or an override
 };
 

@@ -16,7 +16,8 @@ bool When::from_text(std::string_view text, std::string& problem) {
   double value = 100;
   if (text != "end" && !config_detail::parse(config_detail::plain_node(number), value).empty()) {
     const auto other = config_detail::corrected(number);
-    if (!other.empty()) problem = fmt::format("expected {}, got '{}'; write {}{}", kTypeName, config_detail::brief(text), other, is_percentage ? "%" : "");
+    if (!other.empty())
+      problem = fmt::format("expected {}, got '{}'; write {}{}", kTypeName, config_detail::brief(text), other, is_percentage ? "%" : "");
     return false;
   }
   if (text.starts_with('-')) {

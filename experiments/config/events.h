@@ -218,8 +218,8 @@ struct FeaturesEvent {
   void apply(Run& run) const;
 };
 
-using EventConfig = std::variant<SwitchEvent, SnapshotEvent, FreezeEvent, UnfreezeEvent, LoadEvent, SwapTestEvent, TransplantEvent, ForkProbeEvent,
-                                 FeaturesEvent>;
+using EventConfig =
+    std::variant<SwitchEvent, SnapshotEvent, FreezeEvent, UnfreezeEvent, LoadEvent, SwapTestEvent, TransplantEvent, ForkProbeEvent, FeaturesEvent>;
 
 std::string_view kind_of(const EventConfig& event);
 Schedule& schedule_of(EventConfig& event);

@@ -36,9 +36,7 @@ std::vector<RunPoint> CheckpointStore::points() const {
   return found;
 }
 
-fs::path CheckpointStore::path(RunPoint point) const {
-  return directory_ / fmt::format("{}{}.{}{}", kPrefix, point.step, point.actions, kSuffix);
-}
+fs::path CheckpointStore::path(RunPoint point) const { return directory_ / fmt::format("{}{}.{}{}", kPrefix, point.step, point.actions, kSuffix); }
 
 void CheckpointStore::save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata,
                            const std::set<std::int64_t>& kept_steps) const {
@@ -84,8 +82,7 @@ std::optional<RunPoint> CheckpointStore::load(const Log& log, const std::functio
     }
   }
   if (last_problem.empty()) return {};
-  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; only --restart, which moves this run aside, starts anew",
-                                          directory_.string()));
+  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; only --restart, which moves this run aside, starts anew", directory_.string()));
 }
 
 }  // namespace mnemo

@@ -28,7 +28,8 @@ class CheckpointStore {
   std::vector<RunPoint> points() const;
   fs::path path(RunPoint point) const;
   /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
-  void save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata, const std::set<std::int64_t>& kept_steps) const;
+  void save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata,
+            const std::set<std::int64_t>& kept_steps) const;
   /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
   /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, Error{io} when
   /// they cannot be listed, and what else `restore` throws: a full disk is no reason to go back.

@@ -94,8 +94,8 @@ void GrowingArrays::sync() {
 namespace {
 
 std::vector<Column> columns_of_a_set(const Shape& row) {
-  return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row},
-          {"accuracy", Dtype::f32, row},      {"phase", Dtype::i64, {}},      {"moment", Dtype::u8, {}},  {"step", Dtype::i64, {}}};
+  return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row}, {"accuracy", Dtype::f32, row},
+          {"phase", Dtype::i64, {}},          {"moment", Dtype::u8, {}},      {"step", Dtype::i64, {}}};
 }
 
 }  // namespace
@@ -155,8 +155,9 @@ void StatusFile::checkpointed(std::int64_t step) {
 void StatusFile::write() {
   const auto now = static_cast<std::int64_t>(std::time(nullptr));
   try {
-    write_atomically(path_, fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"checkpoint\": {}, \"heartbeat\": {}}}\n", state_,
-                                        step_.load(), steps_, json_number(loss_), checkpoint_ ? std::to_string(*checkpoint_) : "null", now),
+    write_atomically(path_,
+                     fmt::format("{{\"state\": \"{}\", \"step\": {}, \"steps\": {}, \"loss\": {}, \"checkpoint\": {}, \"heartbeat\": {}}}\n", state_,
+                                 step_.load(), steps_, json_number(loss_), checkpoint_ ? std::to_string(*checkpoint_) : "null", now),
                      /*durable=*/false);
   } catch (const Error&) {
     // a full disk shows in the next checkpoint; the heartbeat must not end a run
@@ -231,8 +232,8 @@ GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector
 }
 
 void RunDirectory::append_metrics(const MetricsLine& line) {
-  auto text = fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}",
-                          line.step, line.phase, line.draws, json_number(line.train_loss), json_number(line.train_accuracy), json_number(line.lr));
+  auto text = fmt::format("{{\"step\": {}, \"phase\": {}, \"draws\": {}, \"train_loss\": {}, \"train_accuracy\": {}, \"lr\": {}", line.step,
+                          line.phase, line.draws, json_number(line.train_loss), json_number(line.train_accuracy), json_number(line.lr));
   for (const auto& [name, value] : line.measures) text += fmt::format(", \"{}\": {}", name, json_number(value));
   metrics_.append(text + "}\n");
 }
@@ -273,8 +274,7 @@ void RunDirectory::append_timing(std::int64_t step, double steps_per_second, dou
 void RunDirectory::write_sequences(std::int64_t phase, const SequenceTable& table) {
   const auto bits = table.unpack_all();
   make_directories(file("sequences"));
-  write_npy(file(fmt::format("sequences/phase_{}.npy", phase)),
-            view_of(bits.data(), {table.num_sequences(), table.length()}));
+  write_npy(file(fmt::format("sequences/phase_{}.npy", phase)), view_of(bits.data(), {table.num_sequences(), table.length()}));
 }
 
 void RunDirectory::write_theory(const std::vector<const Theory*>& phases) {

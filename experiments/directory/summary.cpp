@@ -104,10 +104,11 @@ std::string summary_text(const RunReader& run) {
   const auto out = std::back_inserter(text);
   const auto& [ranks, scored] = std::pair(phases[0].ranks, phases[0].scored);
   fmt::format_to(out, "\naccuracy of {} (chance {:.3g})\n",
-             scored == ranks ? fmt::format("the {} most frequent sequences", ranks)
-                             : fmt::format("{} of the {} most frequent sequences, by eval.validation_stride", scored, ranks),
-             phases[0].chance);
-  fmt::format_to(out, "{:<10}{:>10}{:>14}{:>12}{:>10}   learned\n", "", "at start", phases.size() > 1 ? "before switch" : "", "at the end", "ceiling");
+                 scored == ranks ? fmt::format("the {} most frequent sequences", ranks)
+                                 : fmt::format("{} of the {} most frequent sequences, by eval.validation_stride", scored, ranks),
+                 phases[0].chance);
+  fmt::format_to(out, "{:<10}{:>10}{:>14}{:>12}{:>10}   learned\n", "", "at start", phases.size() > 1 ? "before switch" : "", "at the end",
+                 "ceiling");
   for (std::size_t phase = 0; phase < phases.size(); ++phase) {
     const auto& p = phases[phase];
     const bool switched = phase + 1 < phases.size();
@@ -116,11 +117,11 @@ std::string summary_text(const RunReader& run) {
       if (const auto speed = speed_text(*phases[0].learned, *p.learned); !speed.empty()) learned += ", " + speed;
     }
     fmt::format_to(out, "{:<10}{:>10.3f}{:>14}{:>12.3f}{:>10.3f}   {}\n", fmt::format("phase {}", phase), p.at_begin,
-               switched ? fmt::format("{:.3f}", p.at_switch) : "", p.at_end, p.ceiling, learned);
+                   switched ? fmt::format("{:.3f}", p.at_switch) : "", p.at_end, p.ceiling, learned);
   }
   const bool nothing = std::any_of(phases.begin(), phases.end(), [](const auto& p) { return !p.can_learn(); });
   fmt::format_to(out, "learned = {:.0f} % of the way from chance to the Bayes ceiling{}\n", 100 * kShareOfCeiling,
-             nothing ? "; - = the ceiling is not above chance, there is nothing to learn" : "");
+                 nothing ? "; - = the ceiling is not above chance, there is nothing to learn" : "");
   return text;
 }
 

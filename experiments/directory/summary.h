@@ -19,10 +19,10 @@ struct StepInterval {
 
 /// Accuracy of one phase's most frequent sequences over a run, read from its directory. Sequences that are never drawn are left out.
 struct PhaseSummary {
-  std::int64_t ranks, scored;             ///< below `top`; those of them that were evaluated
-  double at_begin, at_switch, at_end;     ///< after the last event of the phase's first step; last row before the next switch; last row
-  double chance, ceiling;                 ///< of a model that knows nothing; Bayes, the ranks scored
-  std::optional<StepInterval> learned;    ///< when chance + .9 (ceiling - chance) was reached
+  std::int64_t ranks, scored;           ///< below `top`; those of them that were evaluated
+  double at_begin, at_switch, at_end;   ///< after the last event of the phase's first step; last row before the next switch; last row
+  double chance, ceiling;               ///< of a model that knows nothing; Bayes, the ranks scored
+  std::optional<StepInterval> learned;  ///< when chance + .9 (ceiling - chance) was reached
 
   bool can_learn() const { return ceiling > chance; }
 };

@@ -31,7 +31,7 @@ struct Transformer {
   bool attention_starts_at_zero;
 };
 std::optional<Transformer> transformer_of(const OneLayerAttentionConfig& model) {
-  return Transformer{"OneLayerAttention", 1, model.heads, model.head_dim, model.mlp_layers, model.resolved_mlp_width(),
+  return Transformer{"OneLayerAttention",           1, model.heads, model.head_dim, model.mlp_layers, model.resolved_mlp_width(),
                      model.attention_init == "zero"};
 }
 template <class Other>
@@ -154,7 +154,8 @@ auto from_json(const fs::path& path, const std::string& text, Take&& take) {
 class Presentations {
  public:
   explicit Presentations(const RunReader& run)
-      : starts_(run.phase_starts()), draws_(run.law().sampler, data_seed(run.config()), run.config().train.batch_size),
+      : starts_(run.phase_starts()),
+        draws_(run.law().sampler, data_seed(run.config()), run.config().train.batch_size),
         counts_(static_cast<std::size_t>(run.config().data.num_sequences)) {}
 
   /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
@@ -313,8 +314,16 @@ std::map<std::int64_t, fs::path> whole_snapshots(const RunReader& run, const Not
 class Record {
  public:
   Record(const RunReader& run, const NotebookSettings& settings, const fs::path& target, bool with_sequences)
-      : run_(run), config_(run.config()), settings_(settings), transformer_(transformer_of_run(config_).value()), starts_(run.phase_starts()),
-        final_(run.weights("final")), steps_(step_of(final_)), with_sequences_(with_sequences), presentations_(run), out_(target),
+      : run_(run),
+        config_(run.config()),
+        settings_(settings),
+        transformer_(transformer_of_run(config_).value()),
+        starts_(run.phase_starts()),
+        final_(run.weights("final")),
+        steps_(step_of(final_)),
+        with_sequences_(with_sequences),
+        presentations_(run),
+        out_(target),
         weights_(out_, config_, settings) {
     for (std::size_t phase = 0; phase < starts_.size(); ++phase) sets_.push_back(run.set(fmt::format("phase_{}", phase)));
     // by step, and by name at equal steps
@@ -454,9 +463,7 @@ class Record {
   /// Bars (H, s, t), or (s, H, H), without the positions s = 0, 5, ... and t = 1, 6, ... that a sequence does not have.
   void write_positions(const ArrayView& measure, bool bars) {
     const auto H = transformer_.heads;
-    const auto below = [&](std::int64_t first) {
-      return std::min(kAttentionPositions, (config_.data.length - first - 1) / kAttentionSpacing + 1);
-    };
+    const auto below = [&](std::int64_t first) { return std::min(kAttentionPositions, (config_.data.length - first - 1) / kAttentionSpacing + 1); };
     const Shape shape = bars ? Shape{H, below(0), below(1)} : Shape{below(0), H, H};
     const Shape native = bars ? Shape{H, kAttentionPositions, kAttentionPositions} : Shape{kAttentionPositions, H, H};
     if (measure.dtype != Dtype::f32 || measure.shape != native) refuse(run_.file("attention"), "does not hold what config.yaml says");
@@ -512,7 +519,8 @@ class Record {
     const auto K = config_.data.num_sequences;
     const auto add = [&](const NpyRows& file, std::vector<float>& to) {
       const auto scores = file[*row];
-      if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set_stride + 1) refuse(run_.path(), "a set is not scored as config.yaml says");
+      if (scores.dtype != Dtype::f32 || num_elements(scores.shape) != (K - 1) / set_stride + 1)
+        refuse(run_.path(), "a set is not scored as config.yaml says");
       const auto values = scores.view().as<float>();
       to.reserve(rows.rank.size());
       for (auto rank = first; rank < K; rank += stride) to.push_back(values[static_cast<std::size_t>(rank / set_stride)]);

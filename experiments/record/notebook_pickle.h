@@ -39,8 +39,7 @@ bool has_notebook_record(const ModelConfig& model);
 /// `with_sequences`: the record holds the keys of the sequences file too, so that one file serves under both names.
 /// Streamed: memory is bounded by K, one evaluation and one snapshot. Atomic; equal directories give equal bytes.
 /// Throws Error{data} for a directory that holds no finished run or damaged files, Error{io}.
-void write_notebook_record(const RunReader& run, const NotebookSettings& settings, const std::filesystem::path& target,
-                           bool with_sequences = false);
+void write_notebook_record(const RunReader& run, const NotebookSettings& settings, const std::filesystem::path& target, bool with_sequences = false);
 void write_notebook_sequences(const RunReader& run, const NotebookSettings& settings, const std::filesystem::path& target);
 
 /// <stem>_model_iter_<epoch>.pkl, the state dict of each snapshot that the record has as model_<epoch>; returns their names.

@@ -70,8 +70,8 @@ Shape attention_measure_shape(const std::string& name, std::int64_t heads, std::
   return {std::min(num_ranks, kKeptAttentionMaps), heads, length, length};
 }
 
-std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table,
-                                                  std::span<const std::int32_t> ranks, const std::vector<std::string>& names, const Poll& poll) {
+std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks,
+                                                  const std::vector<std::string>& names, const Poll& poll) {
   torch::NoGradGuard no_grad;
   const auto wanted = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   const bool bars = wanted("vertical_bars"), heads_too = wanted("decorrelation");

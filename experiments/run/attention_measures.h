@@ -24,8 +24,7 @@ Shape attention_measure_shape(const std::string& name, std::int64_t heads, std::
 ///   attn_reps: the attention maps of the first 256.
 /// Correlations are averages over the sequences where both rows vary; NaN where there is no such sequence.
 /// Memory is that of a block of maps (16 MB) and of what is returned.
-std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table,
-                                                  std::span<const std::int32_t> ranks, const std::vector<std::string>& names,
-                                                  const Poll& poll = {});
+std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks,
+                                                  const std::vector<std::string>& names, const Poll& poll = {});
 
 }  // namespace mnemo

@@ -55,7 +55,8 @@ RankLaw rank_law(const RunConfig& config) {
   auto weights = own_weights(data);
   std::vector<std::int64_t> rows(weights.size());
   std::iota(rows.begin(), rows.end(), 0);
-  std::stable_sort(rows.begin(), rows.end(), [&](auto a, auto b) { return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)]; });
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](auto a, auto b) { return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)]; });
   std::sort(weights.begin(), weights.end(), std::greater<>());
   return {RankSampler(weights), std::move(rows)};
 }
@@ -82,7 +83,8 @@ void check_ranks(const std::filesystem::path& run_directory, const RunConfig& co
   }
   if (same) return;
   throw Error(ExitCode::data, fmt::format("{}: its ranks are not those that {} gives now: the weights have changed since, or the run was made "
-                                          "when a rank was its row. Train it again", run_directory.string(), *config.data.weights));
+                                          "when a rank was its row. Train it again",
+                                          run_directory.string(), *config.data.weights));
 }
 
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {

@@ -46,7 +46,8 @@ double features_bytes(const RunConfig& config) {
   for (const auto& event : config.events) {
     if (const auto* e = std::get_if<FeaturesEvent>(&event)) {
       bytes += static_cast<double>(e->schedule.occurrences(config.train.steps) * e->sequences) *
-               std::ceil(static_cast<double>(config.data.length - 1) / static_cast<double>(e->stride)) * 4 * std::accumulate(widths.begin(), widths.end(), 0.0);
+               std::ceil(static_cast<double>(config.data.length - 1) / static_cast<double>(e->stride)) * 4 *
+               std::accumulate(widths.begin(), widths.end(), 0.0);
     }
   }
   return bytes;
@@ -59,7 +60,9 @@ double pickle_bytes(const RunConfig& config) {
   const auto phases = static_cast<double>(num_phases(config));
   const double sequences = phases * K * (8 * L + 3);
   if (!has_notebook_record(config.model)) return sequences;
-  const double stride = settings.rows == "all_ranks" ? 1 : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride) : kNotebookRowStride;
+  const double stride = settings.rows == "all_ranks"        ? 1
+                        : settings.rows == "all_validation" ? static_cast<double>(config.eval.validation_stride)
+                                                            : kNotebookRowStride;
   const double rows = K / stride * (settings.rows.starts_with("all_") && settings.rows != "all_ranks" ? phases : 1);
   const double logs = static_cast<double>(config.train.steps) / static_cast<double>(settings.epoch_steps);
   return logs * (8 * K + 24 * rows + attention_bytes(config)) + (1 + occurrences<SnapshotEvent>(config)) * bytes_of_weights(config) + sequences;
@@ -73,7 +76,8 @@ DiskNeed disk_need(const RunConfig& config) {
   const auto& eval = config.eval;
   DiskNeed need;
   need.evaluations = static_cast<double>(2 + (config.train.steps - 1) / eval.every) + 2 * occurrences(config, changes_data_or_weights);
-  const double rows = K / static_cast<double>(eval.train_stride) + phases * K / static_cast<double>(eval.validation_stride) + static_cast<double>(eval.novel);
+  const double rows =
+      K / static_cast<double>(eval.train_stride) + phases * K / static_cast<double>(eval.validation_stride) + static_cast<double>(eval.novel);
   need.eval = (need.evaluations + occurrences<SwapTestEvent>(config)) * rows * 24;  // presentations, last_seen, loss, accuracy
   if (eval.completion) need.eval += need.evaluations * rows;
   if (eval.by_position) need.eval += need.evaluations * 8 * L * static_cast<double>(rank_bins(config.data.num_sequences).size()) * (2 + phases);

@@ -30,11 +30,14 @@ bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefi
 class PositionMeans {
  public:
   PositionMeans(const SequenceTable& table, std::int64_t positions)
-      : bins_(rank_bins(table.num_sequences())), positions_(static_cast<std::size_t>(positions)),
-        sums_(bins_.size() * positions_), counts_(bins_.size()) {}
+      : bins_(rank_bins(table.num_sequences())),
+        positions_(static_cast<std::size_t>(positions)),
+        sums_(bins_.size() * positions_),
+        counts_(bins_.size()) {}
 
   void add(std::int32_t rank, const float* values) {
-    const auto bin = static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
+    const auto bin =
+        static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
     ++counts_[bin];
     for (std::size_t i = 0; i < positions_; ++i) sums_[bin * positions_ + i] += values[i];
   }
@@ -52,9 +55,7 @@ class PositionMeans {
 
 }  // namespace
 
-double mean_of(std::span<const float> values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
+double mean_of(std::span<const float> values) { return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()); }
 
 std::vector<RankBin> rank_bins(std::int64_t num_sequences) {
   std::vector<RankBin> bins;
@@ -86,7 +87,8 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
     const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
     const auto predictions = model.score(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
-    const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32), right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);
+    const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32),
+               right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);
     const float *loss = loss_UP.data_ptr<float>(), *right = right_UP.data_ptr<float>();
     for (auto i = begin; i < end; ++i, loss += positions, right += positions) {
       const auto rank = ranks[sorted[i]];

@@ -35,8 +35,7 @@ double mean_of(std::span<const float> values);
 /// the model sorted, in blocks, so that shared prefixes are computed once.
 /// Greedy continuation reproduces a sequence exactly if each of its bits is the more likely one after the bits before it: up to the first
 /// miss the continuation *is* the sequence. So `completed` needs no generation, only the logits that loss and accuracy are made of.
-Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll = {},
-             const ScoreOptions& options = {});
+Scores score(Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks, const Poll& poll = {}, const ScoreOptions& options = {});
 
 /// Ranks 0, stride, 2 stride, ... below num_sequences.
 std::vector<std::int32_t> strided_ranks(std::int64_t num_sequences, std::int64_t stride);

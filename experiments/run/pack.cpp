@@ -15,7 +15,8 @@ namespace {
 
 /// Scalars, and what says where and how results are written: members may differ in these.
 bool may_differ(std::string_view path) {
-  constexpr std::string_view kScalars[] = {"seed", "data.seed", "data.zipf_exponent", "train.lr", "train.eps", "train.weight_decay", "name", "group", "run"};
+  constexpr std::string_view kScalars[] = {"seed",  "data.seed", "data.zipf_exponent", "train.lr", "train.eps", "train.weight_decay", "name",
+                                           "group", "run"};
   if (std::find(std::begin(kScalars), std::end(kScalars), path) != std::end(kScalars)) return true;
   constexpr std::string_view kModel = "model.";
   if (path.starts_with(kModel)) return is_own_of_replica(path.substr(kModel.size()));

@@ -12,9 +12,9 @@ namespace mnemo {
 struct Phase {
   SequenceTable table;
   Theory theory;
-  std::int64_t begin;                        ///< step of the switch
-  std::vector<std::int64_t> presentations;   ///< (K) draws
-  std::vector<std::int64_t> last_seen;       ///< (K) number of the update that drew it last, counting from 1; -1 never
+  std::int64_t begin;                       ///< step of the switch
+  std::vector<std::int64_t> presentations;  ///< (K) draws
+  std::vector<std::int64_t> last_seen;      ///< (K) number of the update that drew it last, counting from 1; -1 never
 };
 
 }  // namespace mnemo

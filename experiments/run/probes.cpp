@@ -119,7 +119,8 @@ void ForkProbeEvent::apply(Run& run) const {
   write_atomically(run.file(files[1]),
                    fmt::format("{{\"step\": {}, \"steps_needed\": {}, \"num_iters_required\": {}, \"until\": {}, \"max_steps\": {}, "
                                "\"sequences\": {}, \"seed\": {}{}}}\n",
-                               run.step(), reached ? std::to_string(accuracy.size()) : "null", accuracy.size() - 1, until, max_steps, sequences, seed, diverged ? ", \"diverged\": true" : ""));
+                               run.step(), reached ? std::to_string(accuracy.size()) : "null", accuracy.size() - 1, until, max_steps, sequences, seed,
+                               diverged ? ", \"diverged\": true" : ""));
   if (diverged) return run.log().warning("{}: the copy diverged after {} steps: loss or gradient is not finite", name, accuracy.size());
   run.log().info("{}: {} {} after {} steps", name, reached ? "passed" : "did not pass", until, accuracy.size());
 }

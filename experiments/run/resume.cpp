@@ -114,7 +114,8 @@ void Run::save_checkpoint() {
 void Run::restore(RunPoint point, const Safetensors& file) {
   const auto stored = int64_values(file, "run.point", 2);
   const auto starts = int64_values(file, "run.phase_starts");
-  if (RunPoint{stored[0], stored[1]} != point || starts.empty()) throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
+  if (RunPoint{stored[0], stored[1]} != point || starts.empty())
+    throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
   point_ = point;
   opened_at_ = point.step;
   forget_phases();
@@ -155,10 +156,12 @@ void Run::refuse_other_data(const Safetensors& checkpoint) const {
   const auto& law = pack_.law(row_);
   if (law.rows.empty()) return;
   const auto weights = metadata.find("weights");
-  const bool same = weights != metadata.end() ? weights->second == law.digest() : std::is_sorted(law.rows.begin(), law.rows.end());  // a rank was always its row
+  const bool same =
+      weights != metadata.end() ? weights->second == law.digest() : std::is_sorted(law.rows.begin(), law.rows.end());  // a rank was always its row
   if (same) return;
   throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
-                                            "--restart starts anew", *config_.data.weights));
+                                            "--restart starts anew",
+                                            *config_.data.weights));
 }
 
 void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) const {
@@ -168,13 +171,14 @@ void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) co
     if (!planned || !at) continue;
     const auto before = planned->step(previous.train.steps), after = at->step(config_.train.steps);
     if (before == after || !(RunPoint{before, 0} < point)) continue;
-    happened += fmt::format("event '{}' at {} happened at step {} already; with train.steps = {} it would belong at {}\n",
-                            name_of(config_.events[i]), at->to_text(), before, config_.train.steps, after);
+    happened += fmt::format("event '{}' at {} happened at step {} already; with train.steps = {} it would belong at {}\n", name_of(config_.events[i]),
+                            at->to_text(), before, config_.train.steps, after);
     pins += fmt::format(" events.{}.at={}", i, before);
   }
   if (pins.empty()) return;
-  throw Error(ExitCode::config, fmt::format("{}Give this longer run another name, or go on with this one and what happened where it did:\n  {} train.steps={}{}",
-                                            happened, command_line(host_.program, "train", directory_.file("config.yaml")), config_.train.steps, pins));
+  throw Error(ExitCode::config,
+              fmt::format("{}Give this longer run another name, or go on with this one and what happened where it did:\n  {} train.steps={}{}",
+                          happened, command_line(host_.program, "train", directory_.file("config.yaml")), config_.train.steps, pins));
 }
 
 /// The files of `at: end` events happen again at the new end; those with a step in their name would stay.

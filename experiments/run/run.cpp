@@ -24,7 +24,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 Run::Run(RunConfig config, fs::path directory, Host host, Pack& pack, std::int64_t row)
-    : config_(std::move(config)), host_(std::move(host)), pack_(pack), row_(row), directory_(std::move(directory)),
+    : config_(std::move(config)),
+      host_(std::move(host)),
+      pack_(pack),
+      row_(row),
+      directory_(std::move(directory)),
       checkpoints_(directory_.file("checkpoints"), config_.output.keep),
       record_(directory_.file("meta.json"), config_, pack.device().device, host_.command),
       evaluation_(config_, directory_, phases_, novel_) {
@@ -137,7 +141,8 @@ void Run::check_finite() {
   const auto advice = point_.step == 0 ? "No update came before: it is the initial or loaded weights, and a smaller model.init_std may help"
                       : config_.train.weight_decay > 0 ? "A smaller train.lr or train.weight_decay may help"
                                                        : "A smaller train.lr may help";
-  throw Error(ExitCode::diverged, fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. {}", point_.step, advice));
+  throw Error(ExitCode::diverged,
+              fmt::format("loss or gradient is not finite after step {}; the weights stay as they were. {}", point_.step, advice));
 }
 
 void Run::log_metrics() {
@@ -155,8 +160,8 @@ void Run::log_metrics() {
   progress_note_ = fmt::format("loss {:.4f}", last_loss_);
   if (const auto top = evaluation_.learned(phases_.size() - 1, kTopRanks)) {
     const bool all = config_.eval.validation_stride == 1;
-    progress_note_ += fmt::format("  {} accuracy {:.3f}", all ? fmt::format("top-{}", top->scored) : fmt::format("{} of top-{}", top->scored, kTopRanks),
-                                  top->accuracy);
+    progress_note_ += fmt::format("  {} accuracy {:.3f}",
+                                  all ? fmt::format("top-{}", top->scored) : fmt::format("{} of top-{}", top->scored, kTopRanks), top->accuracy);
   }
   if (seconds_since(timed_at_) >= kTimingSeconds || point_.step == config_.train.steps) {
     timed_at_ = Clock::now();
@@ -169,8 +174,8 @@ void Run::log_metrics() {
 void Run::start_phase(SequenceTable table, bool clear_memory) {
   auto theory = theory_of(config_, table, pack_.law(row_).sampler, poller());  // may stop: nothing has changed yet
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  phases_.push_back({std::move(table), std::move(theory), point_.step, std::vector<std::int64_t>(num_sequences, 0),
-                     std::vector<std::int64_t>(num_sequences, -1)});
+  phases_.push_back(
+      {std::move(table), std::move(theory), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
   pack_.begin_phase(row_, phases_.back().table, clear_memory);
 }
 
@@ -223,7 +228,8 @@ std::unique_ptr<Model> Run::copy_of_model() const {
   auto copy = make_model({&config_.model, 1}, config_.data.length, pack_.dtype(), pack_.device().device);
   copy->parameters.flat_RP().copy_(model().parameters.flat_RP());
   if (auto* memory = copy->memory()) {
-    for (std::size_t phase = 0; phase < phases_.size(); ++phase) memory->begin_phase(0, static_cast<std::int64_t>(phase), phases_[phase].table, /*clear=*/true);
+    for (std::size_t phase = 0; phase < phases_.size(); ++phase)
+      memory->begin_phase(0, static_cast<std::int64_t>(phase), phases_[phase].table, /*clear=*/true);
     memory->set_state(0, model().memory()->state(0));
   }
   return copy;

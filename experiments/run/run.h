@@ -24,8 +24,8 @@
 
 namespace mnemo {
 
-/// One run: a row of a pack, and a directory that it owns. After each update the actions of schedule.h are done; a checkpoint is (updates, actions done),
-/// and resuming from it gives the same bytes. The loop is train() of pack.h.
+/// One run: a row of a pack, and a directory that it owns. After each update the actions of schedule.h are done; a checkpoint is (updates, actions
+/// done), and resuming from it gives the same bytes. The loop is train() of pack.h.
 class Run {
  public:
   /// Member `row` of a pack. Reads nothing from the directory yet.
@@ -75,7 +75,9 @@ class Run {
   void check_finite();
   void start_phase(SequenceTable table, bool clear_memory = true);
   void write_phase_files();
-  Poll poller() const { return [this] { poll(); }; }
+  Poll poller() const {
+    return [this] { poll(); };
+  }
 
   // resume.cpp
   void prepare(const std::optional<RunConfig>& previous);
@@ -103,7 +105,7 @@ class Run {
   std::uint8_t moment_ = 0;  // of what the action at hand scores
   std::set<std::int64_t> planned_ends_;
   std::int64_t steps_since_log_ = 0;
-  std::int64_t opened_at_ = 0;   // step of this session's first update
+  std::int64_t opened_at_ = 0;  // step of this session's first update
   bool at_chance_ = false;
   double last_loss_ = std::numeric_limits<double>::quiet_NaN();  // of the last line of metrics.jsonl
   Clock::time_point started_at_, checkpointed_at_, timed_at_;

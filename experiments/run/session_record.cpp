@@ -46,14 +46,21 @@ json read_record(const std::filesystem::path& path) {
 }  // namespace
 
 SessionRecord::SessionRecord(std::filesystem::path path, const RunConfig& config, const torch::Device& device, std::string command)
-    : path_(std::move(path)), command_(std::move(command)), started_(utc_now()), device_(device.str()), gpu_(device.is_cpu() ? "" : device_name(device)),
-      data_seed_(data_seed(config)), model_seed_(model_seed(config)), threads_(config.threads) {}
+    : path_(std::move(path)),
+      command_(std::move(command)),
+      started_(utc_now()),
+      device_(device.str()),
+      gpu_(device.is_cpu() ? "" : device_name(device)),
+      data_seed_(data_seed(config)),
+      model_seed_(model_seed(config)),
+      threads_(config.threads) {}
 
 void SessionRecord::begin(std::int64_t step, const Log& log) const {
   auto record = read_record(path_);
   auto& sessions = record["sessions"];
-  const json session{{"start", started_}, {"end", nullptr}, {"result", ""}, {"host", host_name()}, {"processor", device_name(torch::kCPU)},
-                     {"device", device_}, {"gpu", gpu_}, {"threads", threads_}, {"libtorch", TORCH_VERSION}, {"from_step", step}};
+  const json session{
+      {"start", started_}, {"end", nullptr}, {"result", ""},        {"host", host_name()},       {"processor", device_name(torch::kCPU)},
+      {"device", device_}, {"gpu", gpu_},    {"threads", threads_}, {"libtorch", TORCH_VERSION}, {"from_step", step}};
   for (const char* key : {"processor", "device", "gpu", "threads", "libtorch"}) {
     if (sessions.empty() || sessions.back().value(key, key == std::string_view("gpu") ? json("") : json()) == session[key]) continue;
     log.warning("resumed with another {} ({} before, {} now): the rest of the run is right, but not byte-equal to an uninterrupted one", key,

@@ -37,7 +37,8 @@ class PositionSums {
   void add(std::span<const std::int32_t> ranks, std::int64_t position, double loss, double wrong) {
     if (bins_.empty()) return;
     for (const auto rank : ranks) {
-      const auto bin = static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
+      const auto bin =
+          static_cast<std::size_t>(std::find_if(bins_.begin(), bins_.end(), [&](const auto& b) { return rank < b.second; }) - bins_.begin());
       const auto at = 2 * (bin * positions_ + static_cast<std::size_t>(position));
       sums_[at] += loss;
       sums_[at + 1] += wrong;
@@ -73,7 +74,10 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
   Theory theory;
 
   // Groups [begin, end) of distinct sequences that share `prefix` bits. A sequence alone with its prefix is certain.
-  struct Group { std::size_t begin, end; std::int64_t prefix; };
+  struct Group {
+    std::size_t begin, end;
+    std::int64_t prefix;
+  };
   std::vector<Group> groups{{0, num_distinct, 0}};
   RarePoll rare(poll);
   while (!groups.empty()) {
@@ -95,8 +99,10 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
     if (prefix >= first_position) {
       theory.retrieval += 1;  // one of the group is named
-      const auto likeliest = *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
-      const auto ties = std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
+      const auto likeliest =
+          *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
+      const auto ties =
+          std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
       for (auto i = begin; i < end; ++i) {
         double p, wrong;  // of the truth; the share of the prediction that is not
         if (of_sequences) {

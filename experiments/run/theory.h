@@ -13,13 +13,13 @@ namespace mnemo {
 /// scored over the predictions of a row. Exact; equal sequences are merged first. Losses in nats. Or the one that names the whole sequence:
 ///   P*(sequence | prefix) = its mass / mass of matching sequences.
 struct Theory {
-  std::vector<double> loss;      ///< (K) floor of each rank
-  std::vector<double> accuracy;  ///< (K) ceiling of each rank; a tie (|P - 1/2| < 1e-12) counts half
-  double mean_loss = 0;          ///< p-weighted: no model can be below
-  double mean_accuracy = 0;      ///< p-weighted: no model can be above
-  double retrieval = 0;          ///< top-1 accuracy of naming an equally likely distinct sequence from the prefixes
-  double entropy = 0;            ///< of the distinct sequences
-  double first_bit_entropy = 0;  ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1), with the first bit entropy / L
+  std::vector<double> loss;         ///< (K) floor of each rank
+  std::vector<double> accuracy;     ///< (K) ceiling of each rank; a tie (|P - 1/2| < 1e-12) counts half
+  double mean_loss = 0;             ///< p-weighted: no model can be below
+  double mean_accuracy = 0;         ///< p-weighted: no model can be above
+  double retrieval = 0;             ///< top-1 accuracy of naming an equally likely distinct sequence from the prefixes
+  double entropy = 0;               ///< of the distinct sequences
+  double first_bit_entropy = 0;     ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1), with the first bit entropy / L
   std::vector<double> by_position;  ///< (bins, P, 2) loss and accuracy at each prediction, means over the ranks of each bin
 
   double unweighted_accuracy() const;

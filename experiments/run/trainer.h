@@ -15,7 +15,7 @@ namespace mnemo {
 struct TrainingData {
   const SequenceTable* table;  ///< null: begin_phase() gives it before the first step
   DrawStream draws;
-  std::int64_t phase = -1;     ///< of the table
+  std::int64_t phase = -1;  ///< of the table
 };
 
 /// The training step of R replicas, and the only one: draws -> cells -> gradient -> Adam -> the model's memory, if it has one.

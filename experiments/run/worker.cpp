@@ -26,7 +26,8 @@ void move_aside(const fs::path& directory, const Log& log) {
     if (path_exists(target)) continue;
     std::error_code failure;
     fs::rename(directory, target, failure);
-    if (failure) throw Error(ExitCode::cannot_create, fmt::format("{}: cannot move to {}: {}", directory.string(), target.string(), failure.message()));
+    if (failure)
+      throw Error(ExitCode::cannot_create, fmt::format("{}: cannot move to {}: {}", directory.string(), target.string(), failure.message()));
     log.info("the earlier run is now {}", target.string());
     return;
   }
@@ -43,8 +44,9 @@ void refuse_living_run(const fs::path& directory, const Log& log) {
   const auto status = read_status(directory);
   const auto age = static_cast<std::int64_t>(std::time(nullptr)) - status.heartbeat;
   if (status.state == "running" && std::abs(age) < kLost) {
-    throw Error(ExitCode::locked, fmt::format("{}: this file system has no locks, and a process worked here {} s ago. If it was killed, try again in a minute",
-                                              directory.string(), age));
+    throw Error(ExitCode::locked,
+                fmt::format("{}: this file system has no locks, and a process worked here {} s ago. If it was killed, try again in a minute",
+                            directory.string(), age));
   }
   log.warning("{}: this file system has no locks; make sure that only one process works here", directory.string());
 }
@@ -63,7 +65,8 @@ std::optional<RunConfig> earlier_config(const fs::path& directory, LoadedConfig&
   const auto status = read_status(directory);
   if (status.state == "diverged") {
     throw Error(ExitCode::diverged, fmt::format("{}: this run diverged at step {}. Other settings (train.lr, model.init_std) make another run; "
-                                                "--restart repeats this one", directory.string(), status.step));
+                                                "--restart repeats this one",
+                                                directory.string(), status.step));
   }
   return previous;
 }
@@ -101,7 +104,8 @@ void take_place(Member& member, const Log& log, Place& place) {
     place.lock.emplace(directory);
   }
   look();
-  if (place.is_over && !path_exists(directory / "run.json")) write_atomically(directory / "run.json", run_json(*place.previous));  // an older version's
+  if (place.is_over && !path_exists(directory / "run.json"))
+    write_atomically(directory / "run.json", run_json(*place.previous));  // an older version's
 }
 
 /// Out of memory as LibTorch reports it (a CPU allocation is a plain c10::Error).
@@ -121,10 +125,11 @@ std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config, c
     if (!is_full && !is_device_error(failure)) return error;
     const std::string_view text = failure.what();
     return std::make_exception_ptr(
-        Error(ExitCode::resources, fmt::format("device {}: {} with {} sequences of {} bits, batch {}, {}. {}", device,
-                                               is_full ? "out of memory" : text.substr(0, text.find('\n')), config.data.num_sequences, config.data.length,
-                                               config.train.batch_size, facts_of(config).description(),
-                                               is_full ? "Nothing was made smaller for you" : "The last checkpoint is intact: the same command goes on from there")));
+        Error(ExitCode::resources,
+              fmt::format("device {}: {} with {} sequences of {} bits, batch {}, {}. {}", device,
+                          is_full ? "out of memory" : text.substr(0, text.find('\n')), config.data.num_sequences, config.data.length,
+                          config.train.batch_size, facts_of(config).description(),
+                          is_full ? "Nothing was made smaller for you" : "The last checkpoint is intact: the same command goes on from there")));
   }
 }
 
@@ -133,7 +138,7 @@ std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config, c
 std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& host) {
   std::vector<MemberResult> results(members.size());
   std::vector<Place> places(members.size());
-  std::vector<std::size_t> rows;  // of the pack: which member each is
+  std::vector<std::size_t> rows;      // of the pack: which member each is
   std::optional<std::string> device;  // once there is one
   const auto told = [&](std::exception_ptr error, const RunConfig& config) { return as_error(error, config, device.value_or(config.device)); };
   const auto failed = [&](std::size_t i) { results[i].error = told(std::current_exception(), members[i].loaded.config); };

@@ -19,14 +19,14 @@ struct Member {
 
 /// What became of it.
 struct MemberResult {
-  RunConfig config;              ///< as it was carried out
-  bool was_over = false;         ///< nothing was left to do
+  RunConfig config;                ///< as it was carried out
+  bool was_over = false;           ///< nothing was left to do
   ExitCode code = ExitCode::done;  ///< done or stopped, where there is no error
-  std::exception_ptr error;      ///< an Error: refused (locked, other settings), diverged, failed
+  std::exception_ptr error;        ///< an Error: refused (locked, other settings), diverged, failed
 };
 
-/// Carries out runs of one pack: locks each directory, compares its settings with those it was made with, starts or resumes. A run that is refused, or
-/// fails, is left out; the others go on.
+/// Carries out runs of one pack: locks each directory, compares its settings with those it was made with, starts or resumes. A run that is refused,
+/// or fails, is left out; the others go on.
 std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& host);
 
 }  // namespace mnemo

@@ -64,29 +64,22 @@ class BinaryAttention {
     for (std::int64_t c = 0; c < width_; ++c) padded_column_.push_back(c / head_dim * padded_head_ + c % head_dim);
   }
 
-  std::int64_t value_columns() const { return heads_ * padded_head_; }                       ///< H Fp
-  std::int64_t columns() const { return value_columns() + round_up(heads_, kLanes<Real>); }  ///< of an output row
-  std::int64_t padded_column(std::int64_t c) const {
-    return padded_column_[static_cast<std::size_t>(c)];
-  }  ///< of c < C
+  std::int64_t value_columns() const { return heads_ * padded_head_; }                                      ///< H Fp
+  std::int64_t columns() const { return value_columns() + round_up(heads_, kLanes<Real>); }                 ///< of an output row
+  std::int64_t padded_column(std::int64_t c) const { return padded_column_[static_cast<std::size_t>(c)]; }  ///< of c < C
   std::int64_t padded_head() const { return padded_head_; }
 
   Scratch make_scratch() const {
-    return {{padded_tokens_, columns()},
-            {padded_tokens_ / 2 * 4, 4 * kLanes<Real>},
-            {tokens_, value_columns()},
-            {tokens_, value_columns()}};
+    return {{padded_tokens_, columns()}, {padded_tokens_ / 2 * 4, 4 * kLanes<Real>}, {tokens_, value_columns()}, {tokens_, value_columns()}};
   }
 
   void project(const AttentionTensors<const Real>& weights);
   [[nodiscard]] bool weigh(std::int64_t begin, std::int64_t end);
   template <int kBits>
-  void attend(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, Real* out, std::int64_t stride,
-              Scratch& scratch) const;
+  void attend(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, Real* out, std::int64_t stride, Scratch& scratch) const;
   void begin_backward(std::int64_t begin, std::int64_t end, Scratch& scratch);
   template <int kBits>
-  void scatter(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, const Real* dout,
-               std::int64_t stride, Scratch& scratch);
+  void scatter(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, const Real* dout, std::int64_t stride, Scratch& scratch);
   void backward(std::int64_t begin, std::int64_t end, Scratch& scratch);
   void finish(std::span<Scratch* const> scratches, const AttentionTensors<Real>& gradients);
 
@@ -101,7 +94,7 @@ class BinaryAttention {
 
   std::int64_t heads_, head_dim_, width_, padded_head_, positions_, tokens_, padded_tokens_;
   std::vector<std::int64_t> padded_column_;
-  Matrix<Real> inputs_;  // rows wpe[0..P-1], wte[0], wte[1]: c_attn is linear, so P + 2 rows make 2P tokens
+  Matrix<Real> inputs_;                                // rows wpe[0..P-1], wte[0], wte[1]: c_attn is linear, so P + 2 rows make 2P tokens
   Matrix<Real> c_attn_, c_attn_transposed_;            // heads padded
   Matrix<Real> projected_;                             // c_attn of inputs_; later its gradient
   Matrix<Real> query_, key_, value_, key_transposed_;  // query divided by sqrt(F)
@@ -123,9 +116,8 @@ void BinaryAttention<Real>::project(const AttentionTensors<const Real>& weights)
       for (std::int64_t k = 0; k < width_; ++k) c_attn_transposed_[k][padded] = row[k];
     }
   }
-  multiply<Stored::plain>(positions_ + 2, 3 * columns, all_of(width_), inputs_[0], inputs_.stride(),
-                          c_attn_transposed_[0], c_attn_transposed_.stride(),
-                          [&](auto row, auto column, auto sum) { store(projected_[row] + column, sum); });
+  multiply<Stored::plain>(positions_ + 2, 3 * columns, all_of(width_), inputs_[0], inputs_.stride(), c_attn_transposed_[0],
+                          c_attn_transposed_.stride(), [&](auto row, auto column, auto sum) { store(projected_[row] + column, sum); });
   for (std::int64_t c = 0; c < 3 * width_; ++c) {  // the bias belongs to every token: give it to the two bits
     const auto padded = c / width_ * columns + padded_column(c % width_);
     for (std::int64_t bit = 0; bit < 2; ++bit) projected_[positions_ + bit][padded] += weights.bias[c];
@@ -150,10 +142,9 @@ bool BinaryAttention<Real>::weigh(std::int64_t begin, std::int64_t end) {
     const auto first = head * padded_head_;
     for (auto block = begin; block < end; block += kBlock) {
       const auto block_end = std::min(block + kBlock, end);
-      multiply<Stored::plain>(
-          2 * (block_end - block), 2 * block_end, all_of(head_dim_), query_[2 * block] + first, query_.stride(),
-          key_transposed_[first], key_transposed_.stride(),
-          [&](auto row, auto column, auto sum) { store(weight(head, 2 * block + row) + column, sum); });
+      multiply<Stored::plain>(2 * (block_end - block), 2 * block_end, all_of(head_dim_), query_[2 * block] + first, query_.stride(),
+                              key_transposed_[first], key_transposed_.stride(),
+                              [&](auto row, auto column, auto sum) { store(weight(head, 2 * block + row) + column, sum); });
       for (auto position = block; position < block_end; ++position) {
         for (int bit = 0; bit < 2; ++bit) safe = weigh_row(weight(head, 2 * position + bit), position, bit) && safe;
       }
@@ -194,8 +185,7 @@ void BinaryAttention<Real>::weigh_values(std::int64_t position, int bit, Matrix<
     const auto first = head * padded_head_;
     for (std::int64_t token = 0; token < tokens; ++token) {
       Real* to = values[token];
-      for (auto c = first; c < first + padded_head_; c += kLanes<Real>)
-        store(to + c, load(value_[token] + c) * weights[token]);
+      for (auto c = first; c < first + padded_head_; c += kLanes<Real>) store(to + c, load(value_[token] + c) * weights[token]);
       to[value_columns() + head] = weights[token];
     }
   }
@@ -204,11 +194,11 @@ void BinaryAttention<Real>::weigh_values(std::int64_t position, int bit, Matrix<
 /// out[s] = [num | z] for n cells at `position` with `bit`.
 template <class Real>
 template <int kBits>
-void BinaryAttention<Real>::attend(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, Real* out,
-                                   std::int64_t stride, Scratch& scratch) const {
+void BinaryAttention<Real>::attend(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, Real* out, std::int64_t stride,
+                                   Scratch& scratch) const {
   weigh_values(position, bit, scratch.values);
-  sum_selected<kBits>(patterns, n, (position + kBits) / kBits, columns(), scratch.values[0], scratch.values.stride(),
-                      out, stride, scratch.pattern_sums[0]);
+  sum_selected<kBits>(patterns, n, (position + kBits) / kBits, columns(), scratch.values[0], scratch.values.stride(), out, stride,
+                      scratch.pattern_sums[0]);
 }
 
 /// Clears the gradients of the positions [begin, end), and the thread's share of the tables' gradients.
@@ -224,10 +214,10 @@ void BinaryAttention<Real>::begin_backward(std::int64_t begin, std::int64_t end,
 /// From d[num | z] of n cells: dv += E d(E v), dE += d(E v) . v + dz.
 template <class Real>
 template <int kBits>
-void BinaryAttention<Real>::scatter(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n,
-                                    const Real* dout, std::int64_t stride, Scratch& scratch) {
-  scatter_selected<kBits>(patterns, n, (position + kBits) / kBits, columns(), dout, stride, scratch.values[0],
-                          scratch.values.stride(), scratch.pattern_sums[0]);
+void BinaryAttention<Real>::scatter(std::int64_t position, int bit, const Patterns& patterns, std::int64_t n, const Real* dout, std::int64_t stride,
+                                    Scratch& scratch) {
+  scatter_selected<kBits>(patterns, n, (position + kBits) / kBits, columns(), dout, stride, scratch.values[0], scratch.values.stride(),
+                          scratch.pattern_sums[0]);
   for (std::int64_t head = 0; head < heads_; ++head) {
     const Real* weights = weight(head, 2 * position + bit);
     Real* dweights = dscore(head, 2 * position + bit);
@@ -257,17 +247,15 @@ void BinaryAttention<Real>::backward(std::int64_t begin, std::int64_t end, Scrat
     }
     for (auto block = begin; block < end; block += kBlock) {
       const auto block_end = std::min(block + kBlock, end);
-      multiply<Stored::plain>(2 * (block_end - block), padded_head_, all_of(2 * block_end), dscore(head, 2 * block),
-                              dscore_.stride(), key_[0] + first, key_.stride(), [&](auto row, auto column, auto sum) {
-                                store(dquery_[2 * block + row] + first + column, sum);
-                              });
+      multiply<Stored::plain>(2 * (block_end - block), padded_head_, all_of(2 * block_end), dscore(head, 2 * block), dscore_.stride(),
+                              key_[0] + first, key_.stride(),
+                              [&](auto row, auto column, auto sum) { store(dquery_[2 * block + row] + first + column, sum); });
     }
     for (std::int64_t block = 0; block < end; block += kBlock) {
       const auto block_end = std::min(block + kBlock, end), row = std::max(begin, block);
-      multiply<Stored::transposed>(
-          2 * (block_end - block), padded_head_, all_of(2 * (end - row)), dscore(head, 2 * row) + 2 * block,
-          dscore_.stride(), query_[2 * row] + first, query_.stride(),
-          [&](auto token, auto column, auto sum) { store(scratch.dkey[2 * block + token] + first + column, sum); });
+      multiply<Stored::transposed>(2 * (block_end - block), padded_head_, all_of(2 * (end - row)), dscore(head, 2 * row) + 2 * block,
+                                   dscore_.stride(), query_[2 * row] + first, query_.stride(),
+                                   [&](auto token, auto column, auto sum) { store(scratch.dkey[2 * block + token] + first + column, sum); });
     }
   }
 }
@@ -302,18 +290,16 @@ void BinaryAttention<Real>::finish(std::span<Scratch* const> scratches, const At
   }
   for (std::int64_t part = 0; part < 3; ++part) {
     for (std::int64_t head = 0; head < heads_; ++head) {
-      multiply<Stored::transposed>(head_dim_, width_, all_of(positions_ + 2),
-                                   projected_[0] + part * columns + head * padded_head_, projected_.stride(),
-                                   inputs_[0], inputs_.stride(), [&](auto row, auto column, auto sum) {
+      multiply<Stored::transposed>(head_dim_, width_, all_of(positions_ + 2), projected_[0] + part * columns + head * padded_head_,
+                                   projected_.stride(), inputs_[0], inputs_.stride(), [&](auto row, auto column, auto sum) {
                                      const auto out = part * width_ + head * head_dim_ + row;
                                      add_lanes<Real>(gradients.weight + out * width_ + column, sum, width_ - column);
                                    });
     }
   }
-  multiply<Stored::plain>(positions_ + 2, width_, all_of(3 * columns), projected_[0], projected_.stride(), c_attn_[0],
-                          c_attn_.stride(), [&](auto row, auto column, auto sum) {
-                            Real* to = row < positions_ ? gradients.wpe + row * width_
-                                                        : gradients.wte + (row - positions_) * width_;
+  multiply<Stored::plain>(positions_ + 2, width_, all_of(3 * columns), projected_[0], projected_.stride(), c_attn_[0], c_attn_.stride(),
+                          [&](auto row, auto column, auto sum) {
+                            Real* to = row < positions_ ? gradients.wpe + row * width_ : gradients.wte + (row - positions_) * width_;
                             add_lanes<Real>(to + column, sum, width_ - column);
                           });
 }

@@ -81,8 +81,7 @@ void CellSchedule<Real>::share_positions(std::int64_t threads, std::int64_t fixe
   first_position.assign(1, 0);
   for (std::int64_t position = 0; position < num_positions(); ++position) {
     const auto owners = static_cast<std::int64_t>(first_position.size());
-    if (owners < threads && (2 * done + work(position)) * threads >= 2 * total * owners)
-      first_position.push_back(position);
+    if (owners < threads && (2 * done + work(position)) * threads >= 2 * total * owners) first_position.push_back(position);
     done += work(position);
   }
   first_position.resize(static_cast<std::size_t>(threads) + 1, num_positions());

@@ -22,8 +22,8 @@ class DamRetrieval<Real>::Impl {
                   const Cells& cells, const SequenceTable& table);
   void logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table,
               Real* out);
-  void identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
-                const SequenceTable& table, Real* loss, Real* accuracy);
+  void identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table,
+                Real* loss, Real* accuracy);
 
  private:
   static constexpr int kMaxVectors = 2;
@@ -31,14 +31,14 @@ class DamRetrieval<Real>::Impl {
 
   /// A tile's intermediate results, and a thread's share of the gradient.
   struct Worker {
-    Matrix<Real> A, dA;                     // [H, n] of the position at hand
-    std::vector<std::int32_t> stored[2];    // rows of the memory by their next bit
-    Matrix<Real> cues, phi_hat, query;      // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
+    Matrix<Real> A, dA;                                    // [H, n] of the position at hand
+    std::vector<std::int32_t> stored[2];                   // rows of the memory by their next bit
+    Matrix<Real> cues, phi_hat, query;                     // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
     Matrix<Real> cues_C, phi_hat_C, dphi_hat_C, dquery_C;  // by cell: [width, n], [width, H], [width, H], [width, L]
-    Matrix<Real> dquery, dphi_hat;          // by lane
-    Matrix<Real> logit, dlogit;             // [1, width]
+    Matrix<Real> dquery, dphi_hat;                         // by lane
+    Matrix<Real> logit, dlogit;                            // [1, width]
     SoftmaxOverStored<Real> softmax;
-    Matrix<Real> dB;                        // [H, L]
+    Matrix<Real> dB;  // [H, L]
     Wide<Real> loss{}, right{};
   };
   using Chunk = typename CellSchedule<Real>::Chunk;
@@ -69,12 +69,12 @@ class DamRetrieval<Real>::Impl {
 
   DamShape shape_;
   StoredPatterns<Real> stored_;
-  Matrix<Real> B_;                                   // [H, L]
-  Matrix<Real> zeta_;                                // [U, L] +-1, the rows of the batch
+  Matrix<Real> B_;     // [H, L]
+  Matrix<Real> zeta_;  // [U, L] +-1, the rows of the batch
   std::int64_t max_rows_ = 0;
   std::int64_t first_position_ = 1;
   CellSchedule<Real> schedule_{GroupCells::by_position, kMaxWidth};
-  std::vector<std::int32_t> target_begin_;           // of each cell
+  std::vector<std::int32_t> target_begin_;  // of each cell
   std::vector<Target> targets_;
   std::vector<Worker> workers_;
 };
@@ -234,8 +234,8 @@ void DamRetrieval<Real>::Impl::load_tile(Worker& worker, std::int64_t n, const C
   multiply<Stored::plain>(shape_.heads, kWidth, all_of(n), worker.A[0], worker.A.stride(), worker.cues[0], worker.cues.stride(),
                           into(worker.phi_hat));
   const auto eta = static_cast<Real>(shape_.eta);
-  multiply<Stored::transposed>(shape_.length, kWidth, all_of(shape_.heads), B_[0], B_.stride(), worker.phi_hat[0],
-                               worker.phi_hat.stride(), [&](auto row, auto column, auto sum) {
+  multiply<Stored::transposed>(shape_.length, kWidth, all_of(shape_.heads), B_[0], B_.stride(), worker.phi_hat[0], worker.phi_hat.stride(),
+                               [&](auto row, auto column, auto sum) {
                                  store(worker.query[2 * row] + column, -eta * sum);
                                  store(worker.query[2 * row + 1] + column, eta * sum);
                                });
@@ -328,8 +328,8 @@ void DamRetrieval<Real>::Impl::backward(Worker& worker, std::int64_t n) {
   transpose(worker.dquery, L, kWidth, worker.dquery_C);
   add_transposed_product(kWidth, n, all_of(H), worker.dphi_hat_C[0], worker.dphi_hat_C.stride(), worker.cues_C[0], worker.cues_C.stride(),
                          worker.dA[0], worker.dA.stride());
-  add_transposed_product(kWidth, L, all_of(H), worker.phi_hat_C[0], worker.phi_hat_C.stride(), worker.dquery_C[0],
-                         worker.dquery_C.stride(), worker.dB[0], worker.dB.stride());
+  add_transposed_product(kWidth, L, all_of(H), worker.phi_hat_C[0], worker.phi_hat_C.stride(), worker.dquery_C[0], worker.dquery_C.stride(),
+                         worker.dB[0], worker.dB.stride());
 }
 
 // ---- the whole
@@ -400,7 +400,8 @@ void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, s
 template <class Real>
 DamRetrieval<Real>::DamRetrieval(const DamShape& shape, int threads) {
   if (shape.heads < 1 || shape.length < 2 || threads < 1 || !(shape.eta >= 0)) {
-    throw std::invalid_argument(fmt::format("[dam_retrieval] cannot have H={}, L={}, eta={}, {} threads", shape.heads, shape.length, shape.eta, threads));
+    throw std::invalid_argument(
+        fmt::format("[dam_retrieval] cannot have H={}, L={}, eta={}, {} threads", shape.heads, shape.length, shape.eta, threads));
   }
   impl_ = std::make_unique<Impl>(shape, threads);
 }
@@ -408,8 +409,8 @@ template <class Real>
 DamRetrieval<Real>::~DamRetrieval() = default;
 
 template <class Real>
-auto DamRetrieval<Real>::gradient(const DamTensors<const Real>& weights, const DamTensors<Real>& gradients,
-                                  std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table) -> Result {
+auto DamRetrieval<Real>::gradient(const DamTensors<const Real>& weights, const DamTensors<Real>& gradients, std::span<const StoredSequence> memory,
+                                  const Cells& cells, const SequenceTable& table) -> Result {
   return impl_->gradient(weights, gradients, memory, cells, table);
 }
 template <class Real>

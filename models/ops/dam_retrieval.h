@@ -12,9 +12,9 @@ namespace mnemo {
 /// What a dense associative memory computes (MATHS 4): H heads over L bits.
 struct DamShape {
   std::int64_t heads, length;
-  double eta;             ///< inverse temperature
-  bool clamped = false;   ///< logits to +-kDamLogitLimit; else each loss is at most kDamMaxLoss
-  bool retrieval = false; ///< the loss is the cross-entropy of the true stored sequence, not of the next bit
+  double eta;              ///< inverse temperature
+  bool clamped = false;    ///< logits to +-kDamLogitLimit; else each loss is at most kDamMaxLoss
+  bool retrieval = false;  ///< the loss is the cross-entropy of the true stored sequence, not of the next bit
 };
 
 inline constexpr double kDamLogitLimit = 13.815509557963774;  ///< logit of 1 - 1e-6
@@ -61,8 +61,8 @@ class DamRetrieval {
   void logits(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table,
               Real* out);
   /// Retrieval: loss and accuracy of each row at each position into [U, P].
-  void identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
-                const SequenceTable& table, Real* loss, Real* accuracy);
+  void identify(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells, const SequenceTable& table,
+                Real* loss, Real* accuracy);
 
  private:
   class Impl;

@@ -16,8 +16,8 @@ class OneLayerStep<Real>::Impl {
  public:
   Impl(const OneLayerShape& shape, int threads, bool skip_dead_units);
 
-  std::optional<Result> gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients,
-                                 const Cells& cells, const SequenceTable& table);
+  std::optional<Result> gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients, const Cells& cells,
+                                 const SequenceTable& table);
   bool logits(const OneLayerTensors<const Real>& weights, const Cells& cells, const SequenceTable& table, Real* out);
 
  private:
@@ -34,17 +34,16 @@ class OneLayerStep<Real>::Impl {
   /// Activations of a chunk, and a thread's share of the gradient.
   struct Worker {
     typename BinaryAttention<Real>::Scratch attention;
-    Matrix<Real> attended;             // [n, num | z], then o in place of num, then their gradient
-    Matrix<Real> normalised;           // [n, C] (o - mean) / deviation
-    Matrix<Real> inverse_deviation;    // [1, n]
-    std::vector<Matrix<Real>> hidden;  // [n, D] h_1 .. h_layers
-    std::vector<Matrix<Real>>
-        rectified;         // [n, D] relu(...) of layers 2..; then the gradient by its argument. Layer 1 uses hidden[0]
-    Matrix<Real> dhidden;  // [n, D] or [n, C]
-    LiveColumns live;      // of the matrix at hand
-    Matrix<Real> logit, dlogit;         // [1, n]
-    std::vector<Matrix<Real>> dweight;  // [D, inputs] of each layer
-    Matrix<Real> dbias, dhead;          // [layers, D], [1, D]
+    Matrix<Real> attended;                // [n, num | z], then o in place of num, then their gradient
+    Matrix<Real> normalised;              // [n, C] (o - mean) / deviation
+    Matrix<Real> inverse_deviation;       // [1, n]
+    std::vector<Matrix<Real>> hidden;     // [n, D] h_1 .. h_layers
+    std::vector<Matrix<Real>> rectified;  // [n, D] relu(...) of layers 2..; then the gradient by its argument. Layer 1 uses hidden[0]
+    Matrix<Real> dhidden;                 // [n, D] or [n, C]
+    LiveColumns live;                     // of the matrix at hand
+    Matrix<Real> logit, dlogit;           // [1, n]
+    std::vector<Matrix<Real>> dweight;    // [D, inputs] of each layer
+    Matrix<Real> dbias, dhead;            // [layers, D], [1, D]
     double dhead_bias, loss, accuracy;
     bool safe;
   };
@@ -53,12 +52,8 @@ class OneLayerStep<Real>::Impl {
   void pack(const OneLayerTensors<const Real>& weights);
   template <class Body>
   void for_threads(const Body& body);
-  Matrix<Real>& rectified(Worker& worker, std::size_t layer) {
-    return layer == 0 ? worker.hidden[0] : worker.rectified[layer];
-  }
-  Patterns patterns(std::int64_t slot) const {
-    return {patterns_, schedule_.row.data() + slot};
-  }
+  Matrix<Real>& rectified(Worker& worker, std::size_t layer) { return layer == 0 ? worker.hidden[0] : worker.rectified[layer]; }
+  Patterns patterns(std::int64_t slot) const { return {patterns_, schedule_.row.data() + slot}; }
 
   /// body(depth_of): the columns of `matrix` that a product over them has to visit.
   template <class Body>
@@ -70,9 +65,7 @@ class OneLayerStep<Real>::Impl {
 
   /// A cell's work outside attention in units of attending to one position, as measured: 60 and 3 (C + (layers - 1) D)
   /// / 2 of D / C.
-  std::int64_t fixed_work() const {
-    return 60 + 3 * shape_.mlp_width * (width_ + (shape_.mlp_layers - 1) * shape_.mlp_width) / (2 * width_);
-  }
+  std::int64_t fixed_work() const { return 60 + 3 * shape_.mlp_width * (width_ + (shape_.mlp_layers - 1) * shape_.mlp_width) / (2 * width_); }
 
   using Chunk = typename CellSchedule<Real>::Chunk;
   void forward(Worker& worker, const Chunk& chunk);
@@ -181,8 +174,8 @@ void OneLayerStep<Real>::Impl::forward(Worker& worker, const Chunk& chunk) {
   for (auto r = chunk.first_run; r < chunk.last_run; ++r) {
     const auto& run = schedule_.runs[r];
     const auto attend = [&]<int kBits>() {
-      attention_.template attend<kBits>(run.position, run.bit, patterns(run.begin), run.end - run.begin,
-                                        attended[run.begin - chunk.begin], attended.stride(), worker.attention);
+      attention_.template attend<kBits>(run.position, run.bit, patterns(run.begin), run.end - run.begin, attended[run.begin - chunk.begin],
+                                        attended.stride(), worker.attention);
     };
     patterns_.bits() == 4 ? attend.template operator()<4>() : attend.template operator()<2>();
   }
@@ -192,13 +185,11 @@ void OneLayerStep<Real>::Impl::forward(Worker& worker, const Chunk& chunk) {
     const auto& layer = layers_[j];
     auto &hidden = worker.hidden[j], &rectified = worker.rectified[j];
     const auto product = [&](const auto& depth_of, const auto& finish) {
-      multiply<Stored::plain>(n, D, depth_of, (*input)[0], input->stride(), layer.transposed[0],
-                              layer.transposed.stride(), finish);
+      multiply<Stored::plain>(n, D, depth_of, (*input)[0], input->stride(), layer.transposed[0], layer.transposed.stride(), finish);
     };
     if (j == 0) {
-      product(all_of(layer.inputs), [&](auto row, auto column, auto sum) {
-        store(hidden[row] + column, relu<Real>(sum + load(layer.bias[0] + column)));
-      });
+      product(all_of(layer.inputs),
+              [&](auto row, auto column, auto sum) { store(hidden[row] + column, relu<Real>(sum + load(layer.bias[0] + column))); });
     } else {
       with_live(worker, *input, n, D, [&](const auto& depth_of) {
         product(depth_of, [&](auto row, auto column, auto sum) {
@@ -274,8 +265,7 @@ void add_column_sums(const Matrix<Real>& rows, std::int64_t n, std::int64_t colu
     for (std::int64_t s = 0; s < n; ++s) {
       for (int v = 0; v < N; ++v) sum[v] += load(rows[s] + column + v * kLanes<Real>);
     }
-    for (int v = 0; v < N; ++v)
-      store(sums + column + v * kLanes<Real>, load(sums + column + v * kLanes<Real>) + sum[v]);
+    for (int v = 0; v < N; ++v) store(sums + column + v * kLanes<Real>, load(sums + column + v * kLanes<Real>) + sum[v]);
   });
 }
 
@@ -312,11 +302,9 @@ void OneLayerStep<Real>::Impl::backward(Worker& worker, const Chunk& chunk) {
     auto& dweight = worker.dweight[j];
     add_column_sums(dargument, n, D, worker.dbias[static_cast<std::int64_t>(j)]);
     with_live(worker, dargument, n, D, [&](const auto& depth_of) {
-      add_transposed_product(n, layer.inputs, depth_of, dargument[0], dargument.stride(), input[0], input.stride(),
-                             dweight[0], dweight.stride());
+      add_transposed_product(n, layer.inputs, depth_of, dargument[0], dargument.stride(), input[0], input.stride(), dweight[0], dweight.stride());
       const auto product = [&](const auto& finish) {
-        multiply<Stored::plain>(n, layer.inputs, depth_of, dargument[0], dargument.stride(), layer.weight[0],
-                                layer.weight.stride(), finish);
+        multiply<Stored::plain>(n, layer.inputs, depth_of, dargument[0], dargument.stride(), layer.weight[0], layer.weight.stride(), finish);
       };
       if (j == 0) {
         product([&](auto row, auto column, auto sum) { store(dhidden[row] + column, sum); });
@@ -334,9 +322,8 @@ void OneLayerStep<Real>::Impl::backward(Worker& worker, const Chunk& chunk) {
   for (auto r = chunk.first_run; r < chunk.last_run; ++r) {
     const auto& run = schedule_.runs[r];
     const auto scatter = [&]<int kBits>() {
-      attention_.template scatter<kBits>(run.position, run.bit, patterns(run.begin), run.end - run.begin,
-                                         worker.attended[run.begin - chunk.begin], worker.attended.stride(),
-                                         worker.attention);
+      attention_.template scatter<kBits>(run.position, run.bit, patterns(run.begin), run.end - run.begin, worker.attended[run.begin - chunk.begin],
+                                         worker.attended.stride(), worker.attention);
     };
     patterns_.bits() == 4 ? scatter.template operator()<4>() : scatter.template operator()<2>();
   }
@@ -362,8 +349,7 @@ void OneLayerStep<Real>::Impl::normalise_backward(Worker& worker, std::int64_t n
       const Real inverse = 1 / attended[C + h];
       Vec<Real> dot{};
       for (auto c = h * head; c < (h + 1) * head; c += kLanes<Real>) {
-        const auto dnum =
-            (load(g + c) - mean - load(x + c) * slope) * (inverse_deviation * inverse) * load(real_column_[0] + c);
+        const auto dnum = (load(g + c) - mean - load(x + c) * slope) * (inverse_deviation * inverse) * load(real_column_[0] + c);
         dot += dnum * load(attended + c);
         store(attended + c, dnum);
       }
@@ -374,8 +360,7 @@ void OneLayerStep<Real>::Impl::normalise_backward(Worker& worker, std::int64_t n
 
 /// Sums the threads' shares in fixed order and adds them to the gradients, out of the padded and folded form.
 template <class Real>
-void OneLayerStep<Real>::Impl::finish(const OneLayerTensors<const Real>& weights,
-                                      const OneLayerTensors<Real>& gradients) {
+void OneLayerStep<Real>::Impl::finish(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients) {
   auto& total = workers_[0];
   for (std::size_t t = 1; t < workers_.size(); ++t) {
     const auto& worker = workers_[t];
@@ -414,8 +399,7 @@ void OneLayerStep<Real>::Impl::finish(const OneLayerTensors<const Real>& weights
 }
 
 template <class Real>
-auto OneLayerStep<Real>::Impl::gradient(const OneLayerTensors<const Real>& weights,
-                                        const OneLayerTensors<Real>& gradients, const Cells& cells,
+auto OneLayerStep<Real>::Impl::gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients, const Cells& cells,
                                         const SequenceTable& table) -> std::optional<Result> {
   schedule(cells, table);
   pack(weights);
@@ -445,8 +429,7 @@ auto OneLayerStep<Real>::Impl::gradient(const OneLayerTensors<const Real>& weigh
 }
 
 template <class Real>
-bool OneLayerStep<Real>::Impl::logits(const OneLayerTensors<const Real>& weights, const Cells& cells,
-                                      const SequenceTable& table, Real* out) {
+bool OneLayerStep<Real>::Impl::logits(const OneLayerTensors<const Real>& weights, const Cells& cells, const SequenceTable& table, Real* out) {
   schedule(cells, table);
   pack(weights);
   attention_.project({weights.wte, weights.wpe, weights.c_attn_weight, weights.c_attn_bias});
@@ -457,8 +440,7 @@ bool OneLayerStep<Real>::Impl::logits(const OneLayerTensors<const Real>& weights
     for (auto c = schedule_.first_chunk[t]; c < schedule_.first_chunk[t + 1]; ++c) {
       const auto& chunk = schedule_.chunks[c];
       forward(worker, chunk);
-      for (auto slot = chunk.begin; slot < chunk.end; ++slot)
-        out[schedule_.cell[slot]] = worker.logit[0][slot - chunk.begin];
+      for (auto slot = chunk.begin; slot < chunk.end; ++slot) out[schedule_.cell[slot]] = worker.logit[0][slot - chunk.begin];
     }
   });
   return std::all_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker.safe; });
@@ -466,11 +448,9 @@ bool OneLayerStep<Real>::Impl::logits(const OneLayerTensors<const Real>& weights
 
 template <class Real>
 OneLayerStep<Real>::OneLayerStep(const OneLayerShape& shape, int threads, bool skip_dead_units) {
-  if (std::min({shape.heads, shape.head_dim, shape.mlp_width, shape.mlp_layers}) < 1 || shape.length < 2 ||
-      shape.mlp_layers > 8 || threads < 1) {
-    throw std::invalid_argument(
-        fmt::format("[one_layer_step] cannot have H={}, F={}, D={}, {} layers, L={}, {} threads", shape.heads,
-                    shape.head_dim, shape.mlp_width, shape.mlp_layers, shape.length, threads));
+  if (std::min({shape.heads, shape.head_dim, shape.mlp_width, shape.mlp_layers}) < 1 || shape.length < 2 || shape.mlp_layers > 8 || threads < 1) {
+    throw std::invalid_argument(fmt::format("[one_layer_step] cannot have H={}, F={}, D={}, {} layers, L={}, {} threads", shape.heads, shape.head_dim,
+                                            shape.mlp_width, shape.mlp_layers, shape.length, threads));
   }
   impl_ = std::make_unique<Impl>(shape, threads, skip_dead_units);
 }
@@ -478,14 +458,13 @@ template <class Real>
 OneLayerStep<Real>::~OneLayerStep() = default;
 
 template <class Real>
-auto OneLayerStep<Real>::gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients,
-                                  const Cells& cells, const SequenceTable& table) -> std::optional<Result> {
+auto OneLayerStep<Real>::gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients, const Cells& cells,
+                                  const SequenceTable& table) -> std::optional<Result> {
   return impl_->gradient(weights, gradients, cells, table);
 }
 
 template <class Real>
-bool OneLayerStep<Real>::logits(const OneLayerTensors<const Real>& weights, const Cells& cells,
-                                const SequenceTable& table, Real* out) {
+bool OneLayerStep<Real>::logits(const OneLayerTensors<const Real>& weights, const Cells& cells, const SequenceTable& table, Real* out) {
   return impl_->logits(weights, cells, table, out);
 }
 

@@ -47,12 +47,11 @@ class OneLayerStep {
   /// Adds the gradient of the weighted loss of `cells`, rows of `table`, to `gradients`. Nothing, and `gradients`
   /// untouched, where an attention score lies too far below another for the tables (the guard of MATHS 2.1): the plain
   /// form must take this step.
-  std::optional<Result> gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients,
-                                 const Cells& cells, const SequenceTable& table);
+  std::optional<Result> gradient(const OneLayerTensors<const Real>& weights, const OneLayerTensors<Real>& gradients, const Cells& cells,
+                                 const SequenceTable& table);
 
   /// Logit of P(next bit = 1) of every cell, in the order of `cells`. False, as above, where the guard refuses.
-  [[nodiscard]] bool logits(const OneLayerTensors<const Real>& weights, const Cells& cells, const SequenceTable& table,
-                            Real* out);
+  [[nodiscard]] bool logits(const OneLayerTensors<const Real>& weights, const Cells& cells, const SequenceTable& table, Real* out);
 
  private:
   class Impl;

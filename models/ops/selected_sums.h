@@ -100,8 +100,7 @@ void for_cells(std::int64_t n, const Body& body) {
 
 /// finish(s, sums) for s < n, with sums = begin(s) + one entry of `table` for each group, the one that pattern_of(s) names.
 template <int kBits, int N, class Real, class PatternOf, class Begin, class Finish>
-void gather_patterns(std::int64_t n, std::int64_t groups, const Real* table, const PatternOf& pattern_of, const Begin& begin,
-                     const Finish& finish) {
+void gather_patterns(std::int64_t n, std::int64_t groups, const Real* table, const PatternOf& pattern_of, const Begin& begin, const Finish& finish) {
   constexpr auto kWidth = N * kLanes<Real>;
   for_cells<12 / N>(n, [&]<int M>(std::int64_t s) {
     const std::uint8_t* pattern[M];
@@ -144,13 +143,12 @@ void scatter_patterns(std::int64_t n, std::int64_t groups, Real* table, const Pa
 /// out[s] = sum over j < kBits groups of rows[2 j + bit(s, j)] for n cells; `columns` a multiple of the vector width.
 /// `table` is scratch of (groups << kBits) * 4 vectors.
 template <int kBits, class Real>
-void sum_selected(const Patterns& patterns, std::int64_t n, std::int64_t groups, std::int64_t columns, const Real* rows,
-                  std::int64_t stride, Real* out, std::int64_t out_stride, Real* table) {
+void sum_selected(const Patterns& patterns, std::int64_t n, std::int64_t groups, std::int64_t columns, const Real* rows, std::int64_t stride,
+                  Real* out, std::int64_t out_stride, Real* table) {
   for_strips<Real>(columns, [&]<int N>(std::int64_t column) {
     make_pattern_sums<kBits, N>(rows + column, stride, groups, table);
     gather_patterns<kBits, N>(
-        n, groups, static_cast<const Real*>(table), [&](std::int64_t s) { return patterns.of(s); },
-        [](std::int64_t) { return Vec<Real>{}; },
+        n, groups, static_cast<const Real*>(table), [&](std::int64_t s) { return patterns.of(s); }, [](std::int64_t) { return Vec<Real>{}; },
         [&](std::int64_t s, const Vec<Real>(&sum)[N]) {
           for (int v = 0; v < N; ++v) store(out + s * out_stride + column + v * kLanes<Real>, sum[v]);
         });
@@ -159,13 +157,12 @@ void sum_selected(const Patterns& patterns, std::int64_t n, std::int64_t groups,
 
 /// The transpose: rows[2 j + c] = sum over the cells with bit(s, j) = c of out[s].
 template <int kBits, class Real>
-void scatter_selected(const Patterns& patterns, std::int64_t n, std::int64_t groups, std::int64_t columns,
-                      const Real* out, std::int64_t out_stride, Real* rows, std::int64_t stride, Real* table) {
+void scatter_selected(const Patterns& patterns, std::int64_t n, std::int64_t groups, std::int64_t columns, const Real* out, std::int64_t out_stride,
+                      Real* rows, std::int64_t stride, Real* table) {
   for_strips<Real>(columns, [&]<int N>(std::int64_t column) {
     std::memset(table, 0, static_cast<std::size_t>((groups << kBits) * N * kLanes<Real>) * sizeof(Real));
     scatter_patterns<kBits, N>(
-        n, groups, table, [&](std::int64_t s) { return patterns.of(s); },
-        [&](std::int64_t s) { return out + s * out_stride + column; });
+        n, groups, table, [&](std::int64_t s) { return patterns.of(s); }, [&](std::int64_t s) { return out + s * out_stride + column; });
     split_pattern_sums<kBits, N>(table, groups, rows + column, stride);
   });
 }

@@ -75,16 +75,14 @@ enum class Stored { plain, transposed };
 
 /// acc[m][n] = sum over k in `depth` of A(m, k) B(k, n).
 template <Stored stored, int M, int N, class Real, class Depth>
-[[gnu::always_inline]] inline void multiply_tile(Vec<Real> (&acc)[M][N], const Real* a, std::int64_t a_stride,
-                                                 const Real* b, std::int64_t b_stride, Depth depth) {
+[[gnu::always_inline]] inline void multiply_tile(Vec<Real> (&acc)[M][N], const Real* a, std::int64_t a_stride, const Real* b, std::int64_t b_stride,
+                                                 Depth depth) {
   for (auto& row : acc) {
     for (auto& vector : row) vector = Vec<Real>{};
   }
   for (std::int64_t i = 0; i < depth.size; ++i) {
     const auto k = depth[i];
-    const auto left_of = [&](int m) {
-      return broadcast(stored == Stored::plain ? a[m * a_stride + k] : a[k * a_stride + m]);
-    };
+    const auto left_of = [&](int m) { return broadcast(stored == Stored::plain ? a[m * a_stride + k] : a[k * a_stride + m]); };
     const auto right_of = [&](int n) { return load(b + k * b_stride + n * kLanes<Real>); };
     if constexpr (M < N) {  // hold the fewer factors
       Vec<Real> left[M];
@@ -106,12 +104,11 @@ template <Stored stored, int M, int N, class Real, class Depth>
 
 /// Rows [row, rows) of a strip of N vectors, in tiles of M rows and one smaller tile.
 template <Stored stored, int M, int N, class Real, class DepthOf, class Finish>
-void multiply_strip(std::int64_t row, std::int64_t rows, std::int64_t column, const DepthOf& depth_of, const Real* a,
-                    std::int64_t a_stride, const Real* b, std::int64_t b_stride, const Finish& finish) {
+void multiply_strip(std::int64_t row, std::int64_t rows, std::int64_t column, const DepthOf& depth_of, const Real* a, std::int64_t a_stride,
+                    const Real* b, std::int64_t b_stride, const Finish& finish) {
   for (; row + M <= rows; row += M) {
     Vec<Real> acc[M][N];
-    multiply_tile<stored, M, N>(acc, stored == Stored::plain ? a + row * a_stride : a + row, a_stride, b + column,
-                                b_stride, depth_of(row));
+    multiply_tile<stored, M, N>(acc, stored == Stored::plain ? a + row * a_stride : a + row, a_stride, b + column, b_stride, depth_of(row));
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) finish(row + m, column + n * kLanes<Real>, acc[m][n]);
     }
@@ -125,18 +122,16 @@ void multiply_strip(std::int64_t row, std::int64_t rows, std::int64_t column, co
 /// `depth_of(row)`: the k to sum over (AllOf or Listed). The tile sizes keep up to 12 sums and their factors in 16
 /// registers.
 template <Stored stored, class Real, class DepthOf, class Finish>
-void multiply(std::int64_t rows, std::int64_t columns, const DepthOf& depth_of, const Real* a, std::int64_t a_stride,
-              const Real* b, std::int64_t b_stride, const Finish& finish) {
+void multiply(std::int64_t rows, std::int64_t columns, const DepthOf& depth_of, const Real* a, std::int64_t a_stride, const Real* b,
+              std::int64_t b_stride, const Finish& finish) {
   for_strips<Real>(columns, [&]<int N>(std::int64_t column) {
-    multiply_strip<stored, (N > 2 ? kTileRows / 2 : kTileRows), N>(0, rows, column, depth_of, a, a_stride, b, b_stride,
-                                                                   finish);
+    multiply_strip<stored, (N > 2 ? kTileRows / 2 : kTileRows), N>(0, rows, column, depth_of, a, a_stride, b, b_stride, finish);
   });
 }
 
 /// c[k] += sum over M rows s of a[s][k] b[s], N vectors of columns, for the k in `depth`.
 template <int M, int N, class Real, class Depth>
-void add_outer_tile(const Real* a, std::int64_t a_stride, const Real* b, std::int64_t b_stride, Depth depth, Real* c,
-                    std::int64_t c_stride) {
+void add_outer_tile(const Real* a, std::int64_t a_stride, const Real* b, std::int64_t b_stride, Depth depth, Real* c, std::int64_t c_stride) {
   Vec<Real> right[M][N];
   for (int m = 0; m < M; ++m) {
     for (int n = 0; n < N; ++n) right[m][n] = load(b + m * b_stride + n * kLanes<Real>);
@@ -155,8 +150,8 @@ void add_outer_tile(const Real* a, std::int64_t a_stride, const Real* b, std::in
 
 /// Rows [row, rows) of a strip of N vectors, in tiles of M rows and one smaller tile.
 template <int M, int N, class Real, class DepthOf>
-void add_outer_strip(std::int64_t row, std::int64_t rows, const DepthOf& depth_of, const Real* a, std::int64_t a_stride,
-                     const Real* b, std::int64_t b_stride, Real* c, std::int64_t c_stride) {
+void add_outer_strip(std::int64_t row, std::int64_t rows, const DepthOf& depth_of, const Real* a, std::int64_t a_stride, const Real* b,
+                     std::int64_t b_stride, Real* c, std::int64_t c_stride) {
   for (; row + M <= rows; row += M) {
     add_outer_tile<M, N>(a + row * a_stride, a_stride, b + row * b_stride, b_stride, depth_of(row), c, c_stride);
   }
@@ -168,13 +163,10 @@ void add_outer_strip(std::int64_t row, std::int64_t rows, const DepthOf& depth_o
 /// c += A^T B for A rows x k (those of `depth_of(row)`) and B rows x columns: few rows at a time, whose part of B stays
 /// in registers, so that columns of A that are 0 cost nothing.
 template <class Real, class DepthOf>
-void add_transposed_product(std::int64_t rows, std::int64_t columns, const DepthOf& depth_of, const Real* a,
-                            std::int64_t a_stride, const Real* b, std::int64_t b_stride, Real* c,
-                            std::int64_t c_stride) {
+void add_transposed_product(std::int64_t rows, std::int64_t columns, const DepthOf& depth_of, const Real* a, std::int64_t a_stride, const Real* b,
+                            std::int64_t b_stride, Real* c, std::int64_t c_stride) {
   for (std::int64_t column = 0; column < columns; column += 2 * kLanes<Real>) {
-    const auto strip = [&]<int N>() {
-      add_outer_strip<kTileRows, N>(0, rows, depth_of, a, a_stride, b + column, b_stride, c + column, c_stride);
-    };
+    const auto strip = [&]<int N>() { add_outer_strip<kTileRows, N>(0, rows, depth_of, a, a_stride, b + column, b_stride, c + column, c_stride); };
     columns - column > kLanes<Real> ? strip.template operator()<2>() : strip.template operator()<1>();
   }
 }

@@ -71,7 +71,7 @@ class SoftmaxOverStored {
   Real score(const StoredPatterns<Real>& stored, std::int64_t u, std::int64_t lane) const {
     const auto* pattern = stored.pattern(u);
     Real sum = stored.log_count(u);
-    for (std::int64_t g = 0; g < groups_; ++g) sum += query_sums_[0][((g << kPatternBits) + pattern[g]) * (N * kLanes<Real>) + lane];
+    for (std::int64_t g = 0; g < groups_; ++g) sum += query_sums_[0][((g << kPatternBits) + pattern[g]) * (N * kLanes<Real>)+lane];
     return sum;
   }
 
@@ -112,9 +112,13 @@ class SoftmaxOverStored {
  private:
   static constexpr std::size_t kBlock = 128;  // stored rows
   template <int N>
-  std::size_t table_size() const { return static_cast<std::size_t>((groups_ << kPatternBits) * N * kLanes<Real>); }
+  std::size_t table_size() const {
+    return static_cast<std::size_t>((groups_ << kPatternBits) * N * kLanes<Real>);
+  }
   template <int N>
-  Real* score_of(std::int64_t k) { return scores_[0] + k * N * kLanes<Real>; }
+  Real* score_of(std::int64_t k) {
+    return scores_[0] + k * N * kLanes<Real>;
+  }
 
   /// Scores of a block; returns their maxima.
   template <int N>

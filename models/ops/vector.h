@@ -64,8 +64,10 @@ Vec<Real> relu(Vec<Real> x) {
 /// Whether a mask holds in some lane.
 template <class Real>
 bool any(Mask<Real> mask) {
-  if constexpr (sizeof(Real) == 4) return __builtin_ia32_movmskps256((Vec<float>)mask) != 0;
-  else return __builtin_ia32_movmskpd256((Vec<double>)mask) != 0;
+  if constexpr (sizeof(Real) == 4)
+    return __builtin_ia32_movmskps256((Vec<float>)mask) != 0;
+  else
+    return __builtin_ia32_movmskpd256((Vec<double>)mask) != 0;
 }
 /// Lanes in pairs: 1 0 3 2 ...
 inline Vec<float> swap_neighbours(Vec<float> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
@@ -99,7 +101,7 @@ inline Vec<double> sum_lanes(Vec<double> v) {
 /// (Cephes expf).
 inline Vec<float> exp(Vec<float> x) {
   typedef std::int32_t Bits __attribute__((vector_size(32)));
-  constexpr float kRound = 12582912.0F;  // 1.5 2^23: adding it rounds to an integer, which its low bits then hold
+  constexpr float kRound = 12582912.0F;                           // 1.5 2^23: adding it rounds to an integer, which its low bits then hold
   const Vec<float> clamped = x < -87.0F ? broadcast(-87.0F) : x;  // keeps NaN
   const Vec<float> shifted = clamped * 1.44269504F + kRound, n = shifted - kRound;
   const Vec<float> r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
@@ -145,9 +147,7 @@ struct UnitMath<Vec<double>> {
   static Vec<double> log1p(Vec<double> e) { return log1p_of_unit(e); }
 };
 
-constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /// Distance between the rows of a matrix: whole cache lines, an odd number of them, so that a column does not fall on
 /// few cache sets.
@@ -189,16 +189,14 @@ template <class Real>
 class Matrix {
  public:
   Matrix() = default;
-  Matrix(std::int64_t rows, std::int64_t columns)
-      : stride_(row_stride<Real>(columns)), data_(static_cast<std::size_t>(rows * stride_)) {}
+  Matrix(std::int64_t rows, std::int64_t columns) : stride_(row_stride<Real>(columns)), data_(static_cast<std::size_t>(rows * stride_)) {}
 
   Real* operator[](std::int64_t row) { return data_.data() + row * stride_; }
   const Real* operator[](std::int64_t row) const { return data_.data() + row * stride_; }
   std::int64_t stride() const { return stride_; }
   void zero() { std::memset(data_.data(), 0, data_.size() * sizeof(Real)); }
   void operator+=(const Matrix& other) {
-    for (std::size_t i = 0; i < data_.size(); i += kLanes<Real>)
-      store(&data_[i], load(&data_[i]) + load(&other.data_[i]));
+    for (std::size_t i = 0; i < data_.size(); i += kLanes<Real>) store(&data_[i], load(&data_[i]) + load(&other.data_[i]));
   }
 
  private:

@@ -42,8 +42,9 @@ TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
     for (std::int64_t r = 0; r < 2; ++r) {
       const auto& s = scalars[static_cast<std::size_t>(r)];
       for (std::size_t i = 0; i < 2; ++i) reference.push_back(parameters.leaf(i)[r].detach().clone().requires_grad_());
-      peers.push_back(std::make_unique<torch::optim::Adam>(std::vector<Tensor>(reference.end() - 2, reference.end()),
-          torch::optim::AdamOptions(s.lr).betas({s.beta1, s.beta2}).eps(s.eps).weight_decay(s.weight_decay)));
+      peers.push_back(
+          std::make_unique<torch::optim::Adam>(std::vector<Tensor>(reference.end() - 2, reference.end()),
+                                               torch::optim::AdamOptions(s.lr).betas({s.beta1, s.beta2}).eps(s.eps).weight_decay(s.weight_decay)));
     }
     for (int step = 0; step < 50; ++step) {
       fill_gradient(parameters, static_cast<std::uint64_t>(step));

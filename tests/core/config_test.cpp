@@ -291,20 +291,16 @@ TEST(ConfigRead, FormsOfNumbers) {
       {"9223372036854775807", INT64_MAX},
       {"-9223372036854775808", INT64_MIN},
   };
-  for (const auto& [text, value] : integers)
-    EXPECT_THAT(read<Numbers>("integers: [" + text + "]").integers, ElementsAre(value)) << text;
+  for (const auto& [text, value] : integers) EXPECT_THAT(read<Numbers>("integers: [" + text + "]").integers, ElementsAre(value)) << text;
   const std::vector<std::pair<std::string, double>> reals{
-      {"0", 0},         {"-0.0", -0.0},     {"1e-3", 1e-3},
-      {"1.0E+3", 1000}, {"5e-324", 5e-324}, {"1.7976931348623157e308", 1.7976931348623157e308},
+      {"0", 0}, {"-0.0", -0.0}, {"1e-3", 1e-3}, {"1.0E+3", 1000}, {"5e-324", 5e-324}, {"1.7976931348623157e308", 1.7976931348623157e308},
   };
-  for (const auto& [text, value] : reals)
-    EXPECT_THAT(read<Numbers>("reals: [" + text + "]").reals, ElementsAre(value)) << text;
+  for (const auto& [text, value] : reals) EXPECT_THAT(read<Numbers>("reals: [" + text + "]").reals, ElementsAre(value)) << text;
 }
 
 TEST(ConfigRead, FormsOfDocuments) {
-  for (const std::string text :
-       {"seed: 1 # why", "seed: 1\r\nname: b\r\n", "--- {seed: 1}", "---\nseed: 1\n...\n", "{seed: 1,}", "\"seed\": 1",
-        "# \303\251 \360\237\230\200\nseed: 1", "seed : 1", "\n\nseed:\n  1\n"})
+  for (const std::string text : {"seed: 1 # why", "seed: 1\r\nname: b\r\n", "--- {seed: 1}", "---\nseed: 1\n...\n", "{seed: 1,}", "\"seed\": 1",
+                                 "# \303\251 \360\237\230\200\nseed: 1", "seed : 1", "\n\nseed:\n  1\n"})
     EXPECT_EQ(read(text).seed, 1u) << text;
 }
 
@@ -323,20 +319,16 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"null", {"f.yaml:1:1: expected a map of settings, got null"}},
       // Unknown keys.
       {"lrr: 1", {"f.yaml:1:1: lrr: unknown key 'lrr'"}},
-      {"train: {learning_rate: 1}",
-       {"f.yaml:1:9: train.learning_rate: unknown key 'learning_rate'; did you mean 'lr'?"}},
+      {"train: {learning_rate: 1}", {"f.yaml:1:9: train.learning_rate: unknown key 'learning_rate'; did you mean 'lr'?"}},
       {"train: {num_steps: 1}", {"f.yaml:1:9: train.num_steps: unknown key 'num_steps'; did you mean 'steps'?"}},
       {"train: {max_epochs: 1}", {"f.yaml:1:9: train.max_epochs: unknown key 'max_epochs'; did you mean 'steps'?"}},
-      {"model: {n_heads: 1}",
-       {"f.yaml:1:9: model.n_heads: unknown key 'n_heads' of kind attention; did you mean 'heads'?"}},
+      {"model: {n_heads: 1}", {"f.yaml:1:9: model.n_heads: unknown key 'n_heads' of kind attention; did you mean 'heads'?"}},
       {"learning_rate: 1", {"f.yaml:1:1: learning_rate: unknown key 'learning_rate'; did you mean train.lr?"}},
       {"num_heads: 1", {"f.yaml:1:1: num_heads: unknown key 'num_heads'; did you mean model.heads?"}},
-      {"train: {amsgrad_init: 1}",
-       {"f.yaml:1:9: train.amsgrad_init: unknown key 'amsgrad_init'; did you mean 'amsgrad'?"}},
+      {"train: {amsgrad_init: 1}", {"f.yaml:1:9: train.amsgrad_init: unknown key 'amsgrad_init'; did you mean 'amsgrad'?"}},
       {"train: {learningRate: 1, LR: 2, step_size: 3}",
        {"f.yaml:1:9: train.learningRate: unknown key 'learningRate'; did you mean 'lr'?",
-        "f.yaml:1:26: train.LR: unknown key 'LR'; did you mean 'lr'?",
-        "f.yaml:1:33: train.step_size: unknown key 'step_size'"}},
+        "f.yaml:1:26: train.LR: unknown key 'LR'; did you mean 'lr'?", "f.yaml:1:33: train.step_size: unknown key 'step_size'"}},
       {"train: {type: adam}", {"f.yaml:1:9: train.type: unknown key 'type'"}},
       {"lr: 1", {"f.yaml:1:1: lr: unknown key 'lr'; it belongs under train"}},
       {"steps: 5", {"f.yaml:1:1: steps: unknown key 'steps'; it belongs under train"}},
@@ -348,8 +340,7 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"train.lr: 1", {"f.yaml:1:1: train.lr: unknown key 'train.lr'; it belongs under train"}},
       {"model: {kind: memory, heads: 3}", {"f.yaml:1:23: model.heads: unknown key 'heads' of kind memory"}},
       // Kinds.
-      {"model: {kind: memry}",
-       {"f.yaml:1:15: model.kind: must be one of attention, memory; got 'memry'; did you mean 'memory'?"}},
+      {"model: {kind: memry}", {"f.yaml:1:15: model.kind: must be one of attention, memory; got 'memry'; did you mean 'memory'?"}},
       {"model: {kind: [memory]}", {"f.yaml:1:15: model.kind: expected text, got a list"}},
       {"model: {kind: null}", {"f.yaml:1:15: model.kind: expected text, got null"}},
       {"model: {kind: }", {"f.yaml:1:9: model.kind: has no value"}},
@@ -357,8 +348,7 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"model: attention", {"f.yaml:1:8: model: expected a map, got 'attention'"}},
       {"events: [{at: 5}]", {"f.yaml:1:10: events.0: needs a kind, one of switch, freeze"}},
       {"events: [switch]", {"f.yaml:1:10: events.0: expected a map, got 'switch'"}},
-      {"events: [{kind: swich, at: 5}]",
-       {"f.yaml:1:17: events.0.kind: must be one of switch, freeze; got 'swich'; did you mean 'switch'?"}},
+      {"events: [{kind: swich, at: 5}]", {"f.yaml:1:17: events.0.kind: must be one of switch, freeze; got 'swich'; did you mean 'switch'?"}},
       {"events:\n  - kind: switch\n    at: 5\n    reste: true",
        {"f.yaml:4:5: events.0.reste: unknown key 'reste' of kind switch; did you mean 'reset'?"}},
       {"events: [{kind: switch, params: [a]}]", {"f.yaml:1:25: events.0.params: unknown key 'params' of kind switch"}},
@@ -405,10 +395,8 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"train: {lr: 1e\u22123}", {"f.yaml:1:13: train.lr: expected a number, got '1e\u22123'; write 1e-3"}},
       {"train: {lr: '.5'}", {"f.yaml:1:13: train.lr: expected a number, got a quoted string"}},
       {"train: {steps: 1e30}", {"f.yaml:1:16: train.steps: must fit into 64 bits, got 1e30"}},
-      {"train: {steps: 1e99999999999999999999}",
-       {"f.yaml:1:16: train.steps: must fit into 64 bits, got 1e99999999999999999999"}},
-      {"seed: 1" + std::string(99, '0'),
-       {"f.yaml:1:7: seed: must be in [0, 4294967295], got 1" + std::string(59, '0') + "..."}},
+      {"train: {steps: 1e99999999999999999999}", {"f.yaml:1:16: train.steps: must fit into 64 bits, got 1e99999999999999999999"}},
+      {"seed: 1" + std::string(99, '0'), {"f.yaml:1:7: seed: must be in [0, 4294967295], got 1" + std::string(59, '0') + "..."}},
       {"train: {steps: 0}", {"f.yaml:1:16: train.steps: must be at least 1, got 0"}},
       {"train: {lr: 0}", {"f.yaml:1:13: train.lr: must be > 0, got 0"}},
       {"train: {lr: -1}", {"f.yaml:1:13: train.lr: must be > 0, got -1"}},
@@ -444,13 +432,11 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"data_seed: x", {"f.yaml:1:12: data_seed: expected an integer, got 'x'"}},
       {"layers: [{width: 0}]", {"f.yaml:1:18: layers.0.width: must be in (0, 64], got 0"}},
       {"layers: [{width: 65}]", {"f.yaml:1:18: layers.0.width: must be in (0, 64], got 65"}},
-      {"layers: [{width: 3000000000}]",
-       {"f.yaml:1:18: layers.0.width: must be in [-2147483648, 2147483647], got 3000000000"}},
+      {"layers: [{width: 3000000000}]", {"f.yaml:1:18: layers.0.width: must be in [-2147483648, 2147483647], got 3000000000"}},
       {"layers: [{pairs: [[1, 2], [3]]}]", {"f.yaml:1:27: layers.0.pairs.1: expected a list of 2 values, got 1"}},
       {"init: {std_dev: x}", {"f.yaml:1:17: init.std_dev: expected a number, got 'x'"}},
       // Texts.
-      {"backend: tourch",
-       {"f.yaml:1:10: backend: must be one of torch, numpy, none; got 'tourch'; did you mean 'torch'?"}},
+      {"backend: tourch", {"f.yaml:1:10: backend: must be one of torch, numpy, none; got 'tourch'; did you mean 'torch'?"}},
       {"backend: jax", {"f.yaml:1:10: backend: must be one of torch, numpy, none; got 'jax'"}},
       {"backend: null", {"f.yaml:1:10: backend: expected text, got null"}},
       {"backend: [torch]", {"f.yaml:1:10: backend: expected text, got a list"}},
@@ -459,8 +445,7 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
         "'.hidden'"}},
       {"name:", {"f.yaml:1:1: name: has no value"}},
       {"name: \"a\\0b\"", {"f.yaml:1:7: name: contains a NUL character"}},
-      {"notes: [a, null, {b: c}]",
-       {"f.yaml:1:12: notes.1: expected text, got null", "f.yaml:1:18: notes.2: expected text, got a map"}},
+      {"notes: [a, null, {b: c}]", {"f.yaml:1:12: notes.1: expected text, got null", "f.yaml:1:18: notes.2: expected text, got a map"}},
       // Duplicate keys.
       {"seed: 1\nname: a\nseed: 2", {"f.yaml:3:1: seed: duplicate key, first on line 1"}},
       {"train: {lr: 1, steps: 3, lr: 2}", {"f.yaml:1:26: train.lr: duplicate key, first on line 1"}},
@@ -469,8 +454,7 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       // What YAML has and a configuration has no use for.
       {"seed: &a 1", {"f.yaml:1:7: seed: anchors are not supported"}},
       {"train: &a {lr: 1}", {"f.yaml:1:8: train: anchors are not supported"}},
-      {"seed: &a 1\ndata_seed: *a",
-       {"f.yaml:1:7: seed: anchors are not supported", "f.yaml:2:12: data_seed: aliases are not supported"}},
+      {"seed: &a 1\ndata_seed: *a", {"f.yaml:1:7: seed: anchors are not supported", "f.yaml:2:12: data_seed: aliases are not supported"}},
       {"seed: *a", {"f.yaml:1:7: aliases are not supported"}},
       {"&a seed: 1", {"f.yaml:1:1: anchors are not supported"}},
       {"seed: !!int 1", {"f.yaml:1:7: seed: tags are not supported"}},
@@ -550,16 +534,13 @@ TEST(ConfigErrors, EachIsNamedAndPlaced) {
       {"seed: x\ntrain: {lr: -1, stps: 3}\nmodel: {kind: memory, patterns: 0}\nevents:\n  - {kind: switch, at: x}\n  - "
        "{at: 5}",
        {"f.yaml:1:7: seed: expected an integer, got 'x'", "f.yaml:2:13: train.lr: must be > 0, got -1",
-        "f.yaml:2:17: train.stps: unknown key 'stps'; did you mean 'steps'?",
-        "f.yaml:3:33: model.patterns: must be at least 1, got 0",
-        "f.yaml:5:24: events.0.at: expected a step, 50% or end, got 'x'",
-        "f.yaml:6:5: events.1: needs a kind, one of switch, freeze"}},
+        "f.yaml:2:17: train.stps: unknown key 'stps'; did you mean 'steps'?", "f.yaml:3:33: model.patterns: must be at least 1, got 0",
+        "f.yaml:5:24: events.0.at: expected a step, 50% or end, got 'x'", "f.yaml:6:5: events.1: needs a kind, one of switch, freeze"}},
       {"[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]", {"f.yaml:1:17: deeper than 16 levels"}},
       {"\"a\\tb\": 1", {"f.yaml:1:1: a\\x09b: unknown key 'a\\x09b'"}},
       {"data_seed:", {"f.yaml:1:1: data_seed: has no value"}},
       {"data_seed:\nnull: 3", {"f.yaml:2:1: expected a key, got null"}},
-      {"data_seed:\nnullable: 3",
-       {"f.yaml:1:1: data_seed: has no value", "f.yaml:2:1: nullable: unknown key 'nullable'"}},
+      {"data_seed:\nnullable: 3", {"f.yaml:1:1: data_seed: has no value", "f.yaml:2:1: nullable: unknown key 'nullable'"}},
       {"notes: [|\n x]", {"f.yaml:1:9: not valid YAML: unknown token"}},
   };
   for (const BadText& bad : table) EXPECT_EQ(violations(bad.text), bad.violations) << bad.text;
@@ -575,9 +556,7 @@ TEST(ConfigErrors, InOverrides) {
   const std::vector<BadOverride> table{
       {"seed: 1", {"seed=x"}, {"<seed=x>:1:6: seed: expected an integer, got 'x'"}},
       {"seed: 1", {"train.lr=abc"}, {"<train.lr=abc>:1:10: train.lr: expected a number, got 'abc'"}},
-      {"seed: 1",
-       {"train.lr=1e-3\u00a0"},
-       {"<train.lr=1e-3\\u00a0>:1:14: U+00A0, a no-break space, may stand in quotes and comments only"}},
+      {"seed: 1", {"train.lr=1e-3\u00a0"}, {"<train.lr=1e-3\\u00a0>:1:14: U+00A0, a no-break space, may stand in quotes and comments only"}},
       {"seed: 1", {"name='a"}, {"<name='a>:1:6: a quote that is not closed in its line"}},
       {"train: {steps: 7, lrr: 2}",
        {"train={lr: 0, lrr: 1}"},
@@ -586,22 +565,12 @@ TEST(ConfigErrors, InOverrides) {
       {"seed: 1", {"train.lrr=1"}, {"<train.lrr=1>:1:7: train.lrr: unknown key 'lrr'; did you mean 'lr'?"}},
       {"seed: 1", {"trian.lr=1"}, {"<trian.lr=1>:1:1: trian: unknown key 'trian'; did you mean 'train'?"}},
       {"seed: 1", {"train.lr=0"}, {"<train.lr=0>:1:10: train.lr: must be > 0, got 0"}},
-      {"seed: 1",
-       {"events=[{kind: switch}]", "events.1.at=7"},
-       {"<events.1.at=7>:1:8: events: has no entry '1', the list has 1"}},
-      {"seed: 1",
-       {"events=[{kind: switch}]", "events.00.at=7"},
-       {"<events.00.at=7>:1:8: events: has no entry '00', the list has 1"}},
-      {"seed: 1",
-       {"events=[{kind: switch}]", "events.x=7"},
-       {"<events.x=7>:1:8: events: has no entry 'x', the list has 1"}},
+      {"seed: 1", {"events=[{kind: switch}]", "events.1.at=7"}, {"<events.1.at=7>:1:8: events: has no entry '1', the list has 1"}},
+      {"seed: 1", {"events=[{kind: switch}]", "events.00.at=7"}, {"<events.00.at=7>:1:8: events: has no entry '00', the list has 1"}},
+      {"seed: 1", {"events=[{kind: switch}]", "events.x=7"}, {"<events.x=7>:1:8: events: has no entry 'x', the list has 1"}},
       {"seed: 1", {"events.0.at=5"}, {"<events.0.at=5>:1:8: events: is no list in the text so far; give it whole"}},
-      {"seed: 1",
-       {"train.betas.1=0.5"},
-       {"<train.betas.1=0.5>:1:13: train.betas: is no list in the text so far; give it whole"}},
-      {"train: {betas: [0.1, 0.2]}",
-       {"train.betas.2=0.5"},
-       {"<train.betas.2=0.5>:1:13: train.betas: has no entry '2', the list has 2"}},
+      {"seed: 1", {"train.betas.1=0.5"}, {"<train.betas.1=0.5>:1:13: train.betas: is no list in the text so far; give it whole"}},
+      {"train: {betas: [0.1, 0.2]}", {"train.betas.2=0.5"}, {"<train.betas.2=0.5>:1:13: train.betas: has no entry '2', the list has 2"}},
       {"seed: 1", {"seed.x=5"}, {"<seed.x=5>:1:6: seed: is a single value, without keys"}},
       {"seed: 1", {"name=a: b"}, {"<name=a: b>:1:6: expected one value, [a, b] or {key: value}"}},
       {"seed: 1", {"name=- b"}, {"<name=- b>:1:6: expected one value, [a, b] or {key: value}"}},
@@ -623,9 +592,7 @@ TEST(ConfigErrors, InOverrides) {
       {"seed: 1", {"seed=*a"}, {"<seed=*a>:1:6: aliases are not supported"}},
       {"seed: 1", {"name=%a"}, {"<name=%a>:1:6: directives are not supported"}},
       {"seed: 1", {"train={lr: 1, lr: 2}"}, {"<train={lr: 1, lr: 2}>:1:15: train.lr: duplicate key, first on line 1"}},
-      {"seed: 1",
-       {"train={lr: 1, stps: 2}"},
-       {"<train={lr: 1, stps: 2}>:1:15: train.stps: unknown key 'stps'; did you mean 'steps'?"}},
+      {"seed: 1", {"train={lr: 1, stps: 2}"}, {"<train={lr: 1, stps: 2}>:1:15: train.stps: unknown key 'stps'; did you mean 'steps'?"}},
       {"seed: 1", {"train=null"}, {"<train=null>:1:7: train: expected a map, got null"}},
       {"# nothing", {"seed=1"}, {"f.yaml:1:1: expected a map of settings, got nothing"}},
       {"model: {heads: 3}", {"model.kind=memory"}, {"f.yaml:1:9: model.heads: unknown key 'heads' of kind memory"}},
@@ -642,13 +609,11 @@ TEST(ConfigErrors, InOverrides) {
       {"seed: 1", {"seed=|\n 5"}, {"<seed=|\\n 5>:1:6: seed: expected an integer, got a quoted string"}},
       {"seed: 1", {"train.lr = 1"}, {"<train.lr = 1>:1:7: train.lr : unknown key 'lr '; did you mean 'lr'?"}},
   };
-  for (const BadOverride& bad : table)
-    EXPECT_EQ(violations(bad.text, bad.overrides), bad.violations) << ::testing::PrintToString(bad.overrides);
+  for (const BadOverride& bad : table) EXPECT_EQ(violations(bad.text, bad.overrides), bad.violations) << ::testing::PrintToString(bad.overrides);
 }
 
 TEST(ConfigErrors, FilesThatCannotBeRead) {
-  const std::filesystem::path folder =
-      std::filesystem::path(::testing::TempDir()) / fmt::format("mnemo_config_test_{}", ::getpid());
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / fmt::format("mnemo_config_test_{}", ::getpid());
   std::filesystem::create_directories(folder);
   const auto what = [](const std::filesystem::path& path) -> std::string {
     try {
@@ -701,8 +666,7 @@ TEST(ConfigOverrides, ReplaceAndAdd) {
 }
 
 TEST(ConfigOverrides, MapsMerge) {
-  const std::string text =
-      "{train: {steps: 7, lr: 2, betas: [0.1, 0.2]}, model: {kind: attention, heads: 3, init: {std_dev: 5}}}";
+  const std::string text = "{train: {steps: 7, lr: 2, betas: [0.1, 0.2]}, model: {kind: attention, heads: 3, init: {std_dev: 5}}}";
   const Example merged = read(text, {"train={lr: 0.5, betas: [0.3, 0.4]}", "model={init: {std_dev: 6}}"});
   EXPECT_EQ(merged.train.steps, 7);
   EXPECT_EQ(merged.train.lr, 0.5);
@@ -735,8 +699,7 @@ TEST(ConfigNumbers, OnACommandLineAreThoseOfAFile) {
   EXPECT_EQ(complaint("101"), "must be in [1, 100], got 101");
   EXPECT_EQ(complaint("99999999999999999999"), "must fit into 64 bits, got 99999999999999999999");
   double real = 0;
-  for (const auto* text : {"nan", "inf", "1e", " 1", "1 "})
-    EXPECT_NE(read_number(text, real, {positive()}), "") << text;
+  for (const auto* text : {"nan", "inf", "1e", " 1", "1 "}) EXPECT_NE(read_number(text, real, {positive()}), "") << text;
   EXPECT_EQ(read_number("1e-3", real, {positive()}), "");
   EXPECT_EQ(real, 1e-3);
 }
@@ -744,8 +707,7 @@ TEST(ConfigNumbers, OnACommandLineAreThoseOfAFile) {
 TEST(ConfigOverrides, OfLists) {
   const std::string text = "events: [{kind: switch, at: 5}, {kind: freeze, params: [a]}]";
   EXPECT_TRUE(read(text, {"events=[]"}).events.empty());
-  const Example example =
-      read(text, {"events.1.at=500", "events.1.params.0=b", "events.0={kind: freeze, params: [c]}"});
+  const Example example = read(text, {"events.1.at=500", "events.1.params.0=b", "events.0={kind: freeze, params: [c]}"});
   EXPECT_EQ(std::get<Freeze>(example.events[1]).at.spelling, "500");
   EXPECT_THAT(std::get<Freeze>(example.events[1]).params, ElementsAre("b"));
   EXPECT_THAT(std::get<Freeze>(example.events[0]).params, ElementsAre("c"));
@@ -804,10 +766,9 @@ TEST(ConfigWrite, NumbersReadBackExactly) {
   Numbers numbers;
   numbers.reals = {0, -0.0, 1, 0.1, 1e-8, 1e-3, 1e5, 1e20, 123456789.125, 5e-324, 1.7976931348623157e308};
   numbers.integers = {0, -1, 1000000, INT64_MAX, INT64_MIN};
-  EXPECT_EQ(
-      to_yaml(numbers),
-      "reals: [0, -0, 1, 0.1, 1.0e-08, 0.001, 100000, 1.0e+20, 123456789.125, 5.0e-324, 1.7976931348623157e+308]\n"
-      "integers: [0, -1, 1000000, 9223372036854775807, -9223372036854775808]\ntexts: []\n");
+  EXPECT_EQ(to_yaml(numbers),
+            "reals: [0, -0, 1, 0.1, 1.0e-08, 0.001, 100000, 1.0e+20, 123456789.125, 5.0e-324, 1.7976931348623157e+308]\n"
+            "integers: [0, -1, 1000000, 9223372036854775807, -9223372036854775808]\ntexts: []\n");
   std::mt19937_64 random(1);
   while (numbers.reals.size() < 2000) {
     const double value = std::bit_cast<double>(random());
@@ -877,9 +838,8 @@ TEST(ConfigWrite, TextsReadBackExactly) {
                    "\u2028",
                    std::string(3000, 'x'),
                    "2001-01-01"};
-  const std::vector<std::string> pieces{"a", "1",  " ", ":",  "-",  "#",  ",",    "[",      "]",   "{",
-                                        "}", "\"", "'", "\\", "\n", "\t", "!",    "&",      "*",   "%",
-                                        "|", ">",  "?", "~",  ".",  "\r", "\x01", "\u00e9", "null"};
+  const std::vector<std::string> pieces{"a",  "1", " ", ":", "-", "#", ",", "[", "]", "{", "}",  "\"",   "'",      "\\",  "\n",
+                                        "\t", "!", "&", "*", "%", "|", ">", "?", "~", ".", "\r", "\x01", "\u00e9", "null"};
   std::mt19937_64 random(2);
   while (numbers.texts.size() < 2000) {
     std::string& text = numbers.texts.emplace_back();
@@ -891,14 +851,13 @@ TEST(ConfigWrite, TextsReadBackExactly) {
 TEST(ConfigWrite, FlattenListsEveryValue) {
   EXPECT_THAT(
       flatten(read(std::string(kFull), {"layers=[]", "init=null"})),
-      ElementsAre(Pair("name", "full"), Pair("seed", "7"), Pair("backend", "numpy"), Pair("train.steps", "100000"),
-                  Pair("train.lr", "0.0001"), Pair("train.betas.0", "0.8"), Pair("train.betas.1", "0.99"),
-                  Pair("train.eps", "0"), Pair("train.amsgrad", "true"), Pair("model.kind", "attention"),
-                  Pair("model.heads", "2"), Pair("model.init.std_dev", "-0.5"), Pair("events.0.kind", "switch"),
-                  Pair("events.0.at", "50%"), Pair("events.0.reset", "false"), Pair("events.1.kind", "freeze"),
-                  Pair("events.1.at", "500"), Pair("events.1.params.0", "c_attn"), Pair("events.1.params.1", "\"a b\""),
-                  Pair("layers", "[]"), Pair("data_seed", "12"), Pair("init", "null"), Pair("notes.0", "\"it's\""),
-                  Pair("notes.1", "\"tab\\x09\""), Pair("notes.2", "\"12\""), Pair("notes.3", "\"true\"")));
+      ElementsAre(Pair("name", "full"), Pair("seed", "7"), Pair("backend", "numpy"), Pair("train.steps", "100000"), Pair("train.lr", "0.0001"),
+                  Pair("train.betas.0", "0.8"), Pair("train.betas.1", "0.99"), Pair("train.eps", "0"), Pair("train.amsgrad", "true"),
+                  Pair("model.kind", "attention"), Pair("model.heads", "2"), Pair("model.init.std_dev", "-0.5"), Pair("events.0.kind", "switch"),
+                  Pair("events.0.at", "50%"), Pair("events.0.reset", "false"), Pair("events.1.kind", "freeze"), Pair("events.1.at", "500"),
+                  Pair("events.1.params.0", "c_attn"), Pair("events.1.params.1", "\"a b\""), Pair("layers", "[]"), Pair("data_seed", "12"),
+                  Pair("init", "null"), Pair("notes.0", "\"it's\""), Pair("notes.1", "\"tab\\x09\""), Pair("notes.2", "\"12\""),
+                  Pair("notes.3", "\"true\"")));
 }
 
 TEST(ConfigDescribe, ListsEveryKey) {
@@ -906,48 +865,39 @@ TEST(ConfigDescribe, ListsEveryKey) {
   example.model = Memory{20};
   Lines lines;
   for (const FieldHelp& field : describe(example))
-    lines.push_back(fmt::format("{} | {} | {} | {} | {} | {}", field.path, field.owner, field.type, field.default_text,
-                                field.help, field.rule));
-  EXPECT_THAT(lines,
-              ElementsAre("name |  | text | run | of the folder | a file name (letters, digits, '.', '_', '-'; no dot "
-                          "first; at most 100)",
-                          "seed |  | integer | 0 | of everything | ",
-                          "backend |  | text | torch | who computes | one of torch, numpy, none",
-                          "train |  | map |  | the optimizer | ",
-                          "train.steps | train | integer | 20000 | optimizer updates | at least 1",
-                          "train.lr | train | number | 0.001 | learning rate of Adam | > 0",
-                          "train.betas | train | number[2] | [0.9, 0.999] | decay rates of Adam's moments | in [0, 1)",
-                          "train.eps | train | number | 1.0e-08 | added to the root | >= 0, at most 1",
-                          "train.amsgrad | train | true or false | false | the variant of Adam | ",
-                          "model |  | map |  | the network | ",
-                          "model.kind | model | text | memory | which of the kinds | one of attention, memory",
-                          "model.attention.heads | model | integer | 4 | number of heads | at least 1",
-                          "model.attention.init | model | map |  | initial weights | ",
-                          "model.attention.init.std_dev | model.init | number | 0.02 | of the weights | ",
-                          "model.memory.patterns | model | integer | 20 | stored patterns | at least 1",
-                          "events |  | map[] | [] | what happens during training | ",
-                          "events[].kind | events[] | text |  | which of the kinds | one of switch, freeze",
-                          "events[].switch.at | events[] | a step, 50% or end | end | when | ",
-                          "events[].switch.reset | events[] | true or false | false | forget the moments | ",
-                          "events[].freeze.at | events[] | a step, 50% or end | end | when | ",
-                          "events[].freeze.params | events[] | text[] | [] | which weights | non-empty",
-                          "layers |  | map[] | [] | of the readout | ",
-                          "layers[].width | layers[] | integer | 8 | units | in (0, 64]",
-                          "layers[].pairs | layers[] | integer[2][] | [] | connections | ",
-                          "data_seed |  | integer or null | null | of the data | at most 1000000",
-                          "init |  | map or null | null | of the readout | ",
-                          "init.std_dev | init | number | 0.02 | of the weights | ",
-                          "notes |  | text[] | [] | for the reader | "));
+    lines.push_back(fmt::format("{} | {} | {} | {} | {} | {}", field.path, field.owner, field.type, field.default_text, field.help, field.rule));
+  EXPECT_THAT(
+      lines,
+      ElementsAre(
+          "name |  | text | run | of the folder | a file name (letters, digits, '.', '_', '-'; no dot "
+          "first; at most 100)",
+          "seed |  | integer | 0 | of everything | ", "backend |  | text | torch | who computes | one of torch, numpy, none",
+          "train |  | map |  | the optimizer | ", "train.steps | train | integer | 20000 | optimizer updates | at least 1",
+          "train.lr | train | number | 0.001 | learning rate of Adam | > 0",
+          "train.betas | train | number[2] | [0.9, 0.999] | decay rates of Adam's moments | in [0, 1)",
+          "train.eps | train | number | 1.0e-08 | added to the root | >= 0, at most 1",
+          "train.amsgrad | train | true or false | false | the variant of Adam | ", "model |  | map |  | the network | ",
+          "model.kind | model | text | memory | which of the kinds | one of attention, memory",
+          "model.attention.heads | model | integer | 4 | number of heads | at least 1", "model.attention.init | model | map |  | initial weights | ",
+          "model.attention.init.std_dev | model.init | number | 0.02 | of the weights | ",
+          "model.memory.patterns | model | integer | 20 | stored patterns | at least 1", "events |  | map[] | [] | what happens during training | ",
+          "events[].kind | events[] | text |  | which of the kinds | one of switch, freeze",
+          "events[].switch.at | events[] | a step, 50% or end | end | when | ",
+          "events[].switch.reset | events[] | true or false | false | forget the moments | ",
+          "events[].freeze.at | events[] | a step, 50% or end | end | when | ",
+          "events[].freeze.params | events[] | text[] | [] | which weights | non-empty", "layers |  | map[] | [] | of the readout | ",
+          "layers[].width | layers[] | integer | 8 | units | in (0, 64]", "layers[].pairs | layers[] | integer[2][] | [] | connections | ",
+          "data_seed |  | integer or null | null | of the data | at most 1000000", "init |  | map or null | null | of the readout | ",
+          "init.std_dev | init | number | 0.02 | of the weights | ", "notes |  | text[] | [] | for the reader | "));
 }
 
 TEST(ConfigDescribe, RefusesARuleThatCannotSpeakAboutItsMember) { EXPECT_THROW(describe(Mistake()), std::logic_error); }
 
 /// A few random edits: bits, bytes and pieces of the text or of YAML.
 std::string mutated(std::string text, std::mt19937_64& random) {
-  static const Lines kPieces{"[",   "]",    "{",  "}",      ":",     ": ",    ",",    "- ",   "? ", "#",
-                             "&a ", "*a",   "!",  "!!int ", "|",     ">",     "'",    "\"",   "%",  "@",
-                             "\n",  "\n  ", "\t", "\r",     "---\n", "...\n", "<<: ", "null", "~",  "\\",
-                             "0",   "-",    ".",  "e9",     "\xc3",  "\xff",  "\0"s};
+  static const Lines kPieces{"[",      "]",    "{", "}",  ":",  ": ", ",", "- ", "? ",   "#",    "&a ", "*a",    "!",
+                             "!!int ", "|",    ">", "'",  "\"", "%",  "@", "\n", "\n  ", "\t",   "\r",  "---\n", "...\n",
+                             "<<: ",   "null", "~", "\\", "0",  "-",  ".", "e9", "\xc3", "\xff", "\0"s};
   for (std::uint64_t edits = 1 + random() % 2; edits > 0; --edits) {
     const std::size_t at = random() % (text.size() + 1);
     const std::size_t length = std::min<std::size_t>(1 + random() % 12, text.size() - at);
@@ -981,8 +931,7 @@ TEST(ConfigFuzz, ReadsOrThrowsConfigError) {
 }
 
 TEST(ConfigFuzz, OverridesToo) {
-  const Lines seeds{"train.lr=0.5", "events.1.params.0=b", "events=[{kind: switch, at: 5}]", "notes=[a, \"b\"]",
-                    "model={heads: 3}"};
+  const Lines seeds{"train.lr=0.5", "events.1.params.0=b", "events=[{kind: switch, at: 5}]", "notes=[a, \"b\"]", "model={heads: 3}"};
   std::mt19937_64 random(4);
   for (int i = 0; i < 2000; ++i) {
     try {

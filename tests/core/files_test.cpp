@@ -146,10 +146,8 @@ TEST(MakeDirectories, NamesWhatItCannotMake) {
   make_directories(directory / "a/b/c");
   EXPECT_TRUE(fs::is_directory(directory / "a/b/c"));
   spill(directory / "file", "");
-  expect_error(ExitCode::cannot_create, "file/d: cannot make this directory",
-               [&] { make_directories(directory / "file/d"); });
-  expect_error(ExitCode::cannot_create, "file: cannot make this directory",
-               [&] { make_directories(directory / "file"); });
+  expect_error(ExitCode::cannot_create, "file/d: cannot make this directory", [&] { make_directories(directory / "file/d"); });
+  expect_error(ExitCode::cannot_create, "file: cannot make this directory", [&] { make_directories(directory / "file"); });
 }
 
 TEST(NamedPipe, IsRefusedAndNotWaitedFor) {
@@ -207,8 +205,7 @@ TEST_P(FullDisk, KeepsTheOldFileAndRemovesTheTemporaryOne) {
   write_atomically(path, "old");
   {
     const ScopedFault full({GetParam(), ENOSPC});
-    expect_error(ExitCode::io, path.string() + ": cannot write: No space left on device",
-                 [&] { write_atomically(path, "new"); });
+    expect_error(ExitCode::io, path.string() + ": cannot write: No space left on device", [&] { write_atomically(path, "new"); });
   }
   EXPECT_EQ(slurp(path), "old");
   EXPECT_THAT(names_in(directory.path()), ::testing::ElementsAre("a"));
@@ -249,8 +246,7 @@ TEST(FileSizeLimit, StopsAWriteHalfWay) {
 
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
   expect_error(ExitCode::io, "log: cannot write: File too large", [&] { file.append(std::string(200, 'b')); });
-  expect_error(ExitCode::io, "a: cannot write: File too large",
-               [&] { write_atomically(directory / "a", std::string(2000, 'c')); });
+  expect_error(ExitCode::io, "a: cannot write: File too large", [&] { write_atomically(directory / "a", std::string(2000, 'c')); });
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old_limit), 0);
   ::signal(SIGXFSZ, old_handler);
 
@@ -360,15 +356,12 @@ TEST(AppendFile, RewindSeesMissingBytes) {
   file.append("some bytes", "hh");
   for (std::size_t size = 0; size < 12; ++size) {
     spill(path, std::string("hhsome bytes").substr(0, size));
-    expect_error(ExitCode::data, path.string() + ": ends before the 12 bytes of its mark",
-                 [&] { AppendFile(path, 2).rewind(file.mark()); });
+    expect_error(ExitCode::data, path.string() + ": ends before the 12 bytes of its mark", [&] { AppendFile(path, 2).rewind(file.mark()); });
   }
   fs::remove(path);
   expect_error(ExitCode::data, path.string() + ": is missing", [&] { AppendFile(path, 2).rewind(file.mark()); });
   for (std::int64_t size : {std::int64_t{1}, std::int64_t{-1}, INT64_MIN}) {
-    expect_error(ExitCode::data, "lies before the end of its header", [&] {
-      AppendFile(path, 2).rewind({size, hash_of("")});
-    });
+    expect_error(ExitCode::data, "lies before the end of its header", [&] { AppendFile(path, 2).rewind({size, hash_of("")}); });
   }
   spill(path, "hhsome bytes");
   expect_error(ExitCode::data, "ends before", [&] { AppendFile(path, 2).rewind({INT64_MAX, hash_of("")}); });
@@ -378,8 +371,7 @@ TEST(AppendFile, RewindSeesMissingBytes) {
 TEST(AppendFile, SaysWhichFileCannotBeMade) {
   const TemporaryDirectory directory;
   AppendFile file(directory / "missing/log");
-  expect_error(ExitCode::cannot_create, "missing/log: cannot create or open: No such file",
-               [&] { file.append("line"); });
+  expect_error(ExitCode::cannot_create, "missing/log: cannot create or open: No such file", [&] { file.append("line"); });
 }
 
 TEST(DirectoryLock, NamesItsHolder) {
@@ -392,8 +384,8 @@ TEST(DirectoryLock, NamesItsHolder) {
     EXPECT_EQ(holder.at("pid"), ::getpid());
     EXPECT_EQ(holder.at("job_id"), "77");
     EXPECT_EQ(holder.at("boot_id").get<std::string>().size(), 36u);
-    const auto expected = directory.path().string() + ": in use by process " + std::to_string(::getpid()) +
-                          " on host " + holder.at("host").get<std::string>() + " (job 77)";
+    const auto expected = directory.path().string() + ": in use by process " + std::to_string(::getpid()) + " on host " +
+                          holder.at("host").get<std::string>() + " (job 77)";
     expect_error(ExitCode::locked, expected, [&] { DirectoryLock second(directory.path()); });
     for (const auto* text : {"", "{", "[]", "{\"pid\": \"x\"}"}) {  // the holder is about to write, or wrote nonsense
       spill(directory / "LOCK", text);
@@ -418,8 +410,7 @@ TEST(DirectoryLock, EndsWithAKilledProcess) {
   }
   char byte = 0;
   ASSERT_EQ(::read(ready[0], &byte, 1), 1);
-  expect_error(ExitCode::locked, "in use by process " + std::to_string(child) + " on host",
-               [&] { DirectoryLock second(directory.path()); });
+  expect_error(ExitCode::locked, "in use by process " + std::to_string(child) + " on host", [&] { DirectoryLock second(directory.path()); });
   ::kill(child, SIGKILL);
   ASSERT_EQ(::waitpid(child, nullptr, 0), child);
   EXPECT_NO_THROW(DirectoryLock(directory.path()));

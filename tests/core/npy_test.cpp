@@ -49,14 +49,11 @@ class NpyTest : public ::testing::Test {
 TEST_F(NpyTest, HeaderHasTheBytesThatNumPyWrites) {
   // numpy.save of numpy.zeros((3, 4), '<f8'): magic, 1.0, 118 = 0x76, the dict, blanks up to byte 127, a newline.
   const std::string dict = "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 4), }";
-  const auto expected =
-      std::string("\x93NUMPY\x01\x00\x76\x00", 10) + dict + std::string(117 - dict.size(), ' ') + "\n";
+  const auto expected = std::string("\x93NUMPY\x01\x00\x76\x00", 10) + dict + std::string(117 - dict.size(), ' ') + "\n";
   ASSERT_EQ(expected.size(), 128u);
   EXPECT_EQ(npy_header(Dtype::f64, {3, 4}), expected);
-  EXPECT_THAT(npy_header(Dtype::u8, {}),
-              ::testing::HasSubstr("'descr': '|u1', 'fortran_order': False, 'shape': (), }"));
-  EXPECT_THAT(npy_header(Dtype::i64, {7}),
-              ::testing::HasSubstr("'descr': '<i8', 'fortran_order': False, 'shape': (7,), }"));
+  EXPECT_THAT(npy_header(Dtype::u8, {}), ::testing::HasSubstr("'descr': '|u1', 'fortran_order': False, 'shape': (), }"));
+  EXPECT_THAT(npy_header(Dtype::i64, {7}), ::testing::HasSubstr("'descr': '<i8', 'fortran_order': False, 'shape': (7,), }"));
   expect_error(ExitCode::bug, "too long", [] { npy_header(Dtype::u8, Shape(8, INT64_MAX)); });
 }
 
@@ -101,14 +98,10 @@ TEST_F(NpyTest, RoundTripOfEveryTypeAndShape) {
 TEST_F(NpyTest, AcceptsEveryFormOfTheHeader) {
   const std::string one_float(4, '\0');
   for (int version : {1, 2, 3}) EXPECT_EQ(read(npy_of(dict_of("<f4", "(1,)"), one_float, version)).shape, (Shape{1}));
-  EXPECT_EQ(read(npy_of("{\"shape\": (1, 1), 'fortran_order':False,\"descr\":\"<f4\"}\n", one_float)).shape,
-            (Shape{1, 1}));
-  EXPECT_EQ(
-      read(npy_of("  { 'descr' : '<f4' , 'fortran_order' : False , 'shape' : ( 1 , 1 , ) , }\n", one_float)).shape,
-      (Shape{1, 1}));
+  EXPECT_EQ(read(npy_of("{\"shape\": (1, 1), 'fortran_order':False,\"descr\":\"<f4\"}\n", one_float)).shape, (Shape{1, 1}));
+  EXPECT_EQ(read(npy_of("  { 'descr' : '<f4' , 'fortran_order' : False , 'shape' : ( 1 , 1 , ) , }\n", one_float)).shape, (Shape{1, 1}));
   EXPECT_EQ(read(npy_of(dict_of("<f4", "()"), one_float)).shape, Shape{});
-  EXPECT_EQ(read(npy_of(dict_of("<i8", "(0, 1152921504606846975)"), "")).shape.size(), 2u)
-      << "0 times a size that fits";
+  EXPECT_EQ(read(npy_of(dict_of("<i8", "(0, 1152921504606846975)"), "")).shape.size(), 2u) << "0 times a size that fits";
 }
 
 TEST_F(NpyTest, RefusesOtherHeaders) {
@@ -118,13 +111,11 @@ TEST_F(NpyTest, RefusesOtherHeaders) {
        {"", "\n", "{}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }\n\n", "{'descr': '<f4', 'fortran_order': False}\n",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'more': 1}\n",
-        "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x\n", "{'descr': '<f4' 'fortran_order': False}\n",
-        "{'descr': \"<f4', 'fortran_order': False, 'shape': (1,)}\n", "['descr', '<f4']\n", "{,}\n"}) {
+        "{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)} x\n",
+        "{'descr': '<f4' 'fortran_order': False}\n", "{'descr': \"<f4', 'fortran_order': False, 'shape': (1,)}\n", "['descr', '<f4']\n", "{,}\n"}) {
     expect_refused(npy_of(dict, four), foreign);
   }
-  for (const std::string shape :
-       {"(1)", "(1L,)", "(-1,)", "(1.0,)", "(+1,)", "(1,,)", "(,)", "[1]", "1", "(1,", "None", "(0x1,)"}) {
+  for (const std::string shape : {"(1)", "(1L,)", "(-1,)", "(1.0,)", "(+1,)", "(1,,)", "(,)", "[1]", "1", "(1,", "None", "(0x1,)"}) {
     expect_refused(npy_of(dict_of("<f4", shape), four), foreign);
   }
   for (const std::string fortran : {"false", "0", "Tru", "Falsey", "None"}) {
@@ -136,14 +127,11 @@ TEST_F(NpyTest, SaysWhatIsNotSupported) {
   const std::string bytes(64, '\0');
   expect_refused(npy_of(dict_of(">f4", "(1,)"), bytes), "is big-endian ('>f4'), which is not supported");
   for (const auto* descr : {"|O", "O"}) expect_refused(npy_of(dict_of(descr, "(1,)"), bytes), "holds Python objects");
-  for (const auto* descr :
-       {"<f2", "<u1", "<i1", "|i4", "=f4", "f4", "|S3", "<U8", "<c8", "<u4", "<M8[ns]", "", "<f4 "}) {
+  for (const auto* descr : {"<f2", "<u1", "<i1", "|i4", "=f4", "f4", "|S3", "<U8", "<c8", "<u4", "<M8[ns]", "", "<f4 "}) {
     expect_refused(npy_of(dict_of(descr, "(1,)"), bytes), "its element type '");
   }
-  expect_refused(npy_of("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }\n", bytes),
-                 "holds records");
-  expect_refused(npy_of(dict_of("<f4", "(2, 2)", "True"), bytes),
-                 "is in Fortran order; save it with numpy.ascontiguousarray");
+  expect_refused(npy_of("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }\n", bytes), "holds records");
+  expect_refused(npy_of(dict_of("<f4", "(2, 2)", "True"), bytes), "is in Fortran order; save it with numpy.ascontiguousarray");
   expect_refused(npy_of(dict_of("<f4", "(1,)"), bytes, 4), "has version 4.0");
   expect_refused(npy_of(dict_of("<f4", "(1,)"), bytes, 0), "has version 0.0");
   expect_refused(npy_of(dict_of("<f4", "(1, 1, 1, 1, 1, 1, 1, 1, 1)"), bytes), "has more than 8 dimensions");
@@ -152,14 +140,13 @@ TEST_F(NpyTest, SaysWhatIsNotSupported) {
 }
 
 TEST_F(NpyTest, RefusesImpossibleSizes) {
-  for (const auto* shape : {"(4294967296, 4294967296)", "(9223372036854775807,)", "(0, 4294967296, 4294967296)",
-                            "(9223372036854775808,)", "(99999999999999999999999,)", "(2305843009213693952,)"}) {
+  for (const auto* shape : {"(4294967296, 4294967296)", "(9223372036854775807,)", "(0, 4294967296, 4294967296)", "(9223372036854775808,)",
+                            "(99999999999999999999999,)", "(2305843009213693952,)"}) {
     expect_refused(npy_of(dict_of("<f4", shape), "1234"), "its shape ");
   }
   expect_refused(npy_of(dict_of("<f8", "(3, 4)"), std::string(95, '\0')),
                  "holds 95 bytes of elements, its shape (3, 4) of float64 needs 96: it was cut off");
-  expect_refused(npy_of(dict_of("<f8", "(3, 4)"), std::string(97, '\0')),
-                 "holds 97 bytes of elements, its shape (3, 4) of float64 needs only 96");
+  expect_refused(npy_of(dict_of("<f8", "(3, 4)"), std::string(97, '\0')), "holds 97 bytes of elements, its shape (3, 4) of float64 needs only 96");
   EXPECT_EQ(read(npy_of(dict_of("<f8", "(3, 4)"), std::string(97, '\0')), true).bytes.size(), 96u);
   EXPECT_EQ(read_npy_header(path).shape, (Shape{3, 4}));
   const auto huge = std::string("\x93NUMPY\x02\x00\xff\xff\xff\xff", 12) + dict_of("<f4", "(1,)");
@@ -190,8 +177,7 @@ TEST_F(NpyTest, EveryTruncationIsRefused) {
 TEST_F(NpyTest, MutatedFilesAreReadOrRefused) {
   std::mt19937_64 random(1);
   std::size_t accepted = 0;
-  const std::string seeds[] = {npy_of(dict_of("<f8", "(2, 3)"), std::string(48, 'x')),
-                               npy_of(dict_of("|b1", "(5,)"), std::string(5, '\1'), 2),
+  const std::string seeds[] = {npy_of(dict_of("<f8", "(2, 3)"), std::string(48, 'x')), npy_of(dict_of("|b1", "(5,)"), std::string(5, '\1'), 2),
                                npy_of(dict_of("<i4", "()"), std::string(4, '\7'), 3)};
   for (int i = 0; i < 6000; ++i) {
     const auto bytes = test::mutated(seeds[i % 3], random);

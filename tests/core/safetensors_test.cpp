@@ -47,8 +47,7 @@ std::string file_of(const std::string& header, const std::string& payload) {
   return bytes + header + payload;
 }
 
-std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
-                  const std::string& offsets) {
+std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, const std::string& offsets) {
   return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
 }
 
@@ -133,17 +132,13 @@ TEST_F(SafetensorsTest, AskingForSomethingElseSaysSo) {
   EXPECT_TRUE(file.contains("floats"));
   EXPECT_FALSE(file.contains("weights"));
   expect_error(ExitCode::data, path.string() + ": has no tensor \"weights\"", [&] { file.at("weights"); });
-  expect_error(ExitCode::data, "tensor \"floats\" holds 3 float32, expected float64",
-               [&] { file.get<double>("floats"); });
-  expect_error(ExitCode::data, "tensor \"floats\" holds 3 float32, expected 4 float32",
-               [&] { file.get<float>("floats", 4); });
+  expect_error(ExitCode::data, "tensor \"floats\" holds 3 float32, expected float64", [&] { file.get<double>("floats"); });
+  expect_error(ExitCode::data, "tensor \"floats\" holds 3 float32, expected 4 float32", [&] { file.get<float>("floats", 4); });
 }
 
 TEST_F(SafetensorsTest, WriterRefusesRepeatedNames) {
   for (const std::string name : {"a", "__metadata__"}) {
-    expect_error(ExitCode::bug, "twice", [&] {
-      write_safetensors(path, {{name, view_of(longs.data(), {1})}, {name, view_of(longs.data(), {1})}});
-    });
+    expect_error(ExitCode::bug, "twice", [&] { write_safetensors(path, {{name, view_of(longs.data(), {1})}, {name, view_of(longs.data(), {1})}}); });
   }
   EXPECT_FALSE(std::filesystem::exists(path));
 }
@@ -164,8 +159,7 @@ TEST_F(SafetensorsTest, HandsOutAlignedTensorsOfAMisalignedFile) {
   // Headers of every length modulo 8, and tensors behind a lone byte.
   for (int blanks = 0; blanks < 8; ++blanks) {
     const auto header = "{" + entry("a", "BOOL", "[1]", "[0,1]") + "," + entry("b", "F64", "[1]", "[1,9]") + "," +
-                        entry("c", "F32", "[2]", "[9,17]") + "," + entry("d", "I64", "[0]", "[9,9]") + "}" +
-                        std::string(blanks, ' ');
+                        entry("c", "F32", "[2]", "[9,17]") + "," + entry("d", "I64", "[0]", "[9,9]") + "}" + std::string(blanks, ' ');
     std::string payload(17, '\0');
     payload[0] = 1;
     std::memcpy(payload.data() + 1, &doubles[0], 8);
@@ -182,8 +176,7 @@ TEST_F(SafetensorsTest, HandsOutAlignedTensorsOfAMisalignedFile) {
 
 TEST_F(SafetensorsTest, NeedsAtMostTwiceTheFile) {
   const std::string values(800'000, 'x');
-  spill(path, file_of("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("b", "F64", "[100000]", "[1,800001]") + "}",
-                      "x" + values));
+  spill(path, file_of("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("b", "F64", "[100000]", "[1,800001]") + "}", "x" + values));
   EXPECT_LT(test::peak_bytes_of([&] { Safetensors::read(path); }), 2 * values.size() + 8192);
   write_safetensors(path, {{"b", {Dtype::f64, {100'000}, reinterpret_cast<const std::byte*>(values.data())}}});
   EXPECT_LT(test::peak_bytes_of([&] { Safetensors::read(path, Digest::required); }), values.size() + 8192);
@@ -250,8 +243,8 @@ TEST_F(SafetensorsTest, FlippedPayloadBitsAreRefused) {
 
 TEST_F(SafetensorsTest, MutatedFilesAreReadOrRefused) {
   std::mt19937_64 random(2);
-  const auto plain = file_of("{\"__metadata__\":{\"k\":\"v\"}," + entry("a", "F32", "[2,1]", "[0,8]") + "," +
-                                 entry("b", "BOOL", "[]", "[8,9]") + "," + entry("c", "I64", "[0,5]", "[9,9]") + "}",
+  const auto plain = file_of("{\"__metadata__\":{\"k\":\"v\"}," + entry("a", "F32", "[2,1]", "[0,8]") + "," + entry("b", "BOOL", "[]", "[8,9]") +
+                                 "," + entry("c", "I64", "[0,5]", "[9,9]") + "}",
                              std::string(9, '\1'));
   write_sample();
   const std::string seeds[] = {plain, slurp(path)};
@@ -281,9 +274,7 @@ TEST_F(SafetensorsTest, DigestMustBeTheFilesOwn) {
   const auto a = entry("a", "U8", "[1]", "[0,1]");
   expect_refused(file_of("{" + a + "}", "x"), "has no digest", Digest::required);
   EXPECT_NO_THROW(read(file_of("{" + a + "}", "x")));
-  const auto with = [&](const std::string& metadata) {
-    return file_of("{\"__metadata__\":" + metadata + "," + a + "}", "x");
-  };
+  const auto with = [&](const std::string& metadata) { return file_of("{\"__metadata__\":" + metadata + "," + a + "}", "x"); };
   expect_refused(with("{\"digest\":\"00000000000000000000000000000000\"}"), "is damaged");
   for (const auto* digest : {"\"\"", "\"0000\"", "\"000000000000000000000000000000\\u0030\\u0030\""}) {
     expect_refused(with("{\"digest\":" + std::string(digest) + "}"), "its digest is not one that mnemo writes");
@@ -299,16 +290,13 @@ TEST_F(SafetensorsTest, HostileHeaders) {
     SCOPED_TRACE(text.substr(0, 200));
     expect_refused(file_of(text, payload), part);
   };
-  for (std::uint64_t size :
-       {std::uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7, std::uint64_t{100'000'001}, std::uint64_t{3}}) {
+  for (std::uint64_t size : {std::uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7, std::uint64_t{100'000'001}, std::uint64_t{3}}) {
     std::string bytes(8, '\0');
     std::memcpy(bytes.data(), &size, 8);
     expect_refused(bytes + "{}", "is no safetensors file, or is cut off: a header of");
   }
-  for (const auto* text : {"", "[]", "\"x\"", " {}", "\xEF\xBB\xBF{}", "null", "7"})
-    header(text, "is no safetensors file: its header");
-  for (const auto* text : {"{", "{}{}", "{} x", "{\"a\":{\"dtype\":", "{\"a\":{\"dtype\":\"\xff\"}}", "{/**/}",
-                           "{\"a\":1e999}", "{a:1}"}) {
+  for (const auto* text : {"", "[]", "\"x\"", " {}", "\xEF\xBB\xBF{}", "null", "7"}) header(text, "is no safetensors file: its header");
+  for (const auto* text : {"{", "{}{}", "{} x", "{\"a\":{\"dtype\":", "{\"a\":{\"dtype\":\"\xff\"}}", "{/**/}", "{\"a\":1e999}", "{a:1}"}) {
     header(text, "its header is no valid JSON");
   }
   header(std::string("{}\0 anything", 12), "its header is no valid JSON");
@@ -317,10 +305,8 @@ TEST_F(SafetensorsTest, HostileHeaders) {
   header("{\"__metadata__\":{},\"__metadata__\":{}," + a + "}", "tensor \"__metadata__\" appears twice");
   header("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}," + a + "}", "__metadata__ has \"k\" twice");
   for (const auto* value : {"1", "null", "true", "{}", "[]", "-1", "1.5"}) {
-    header("{\"__metadata__\":{\"k\":" + std::string(value) + "}," + a + "}",
-           "__metadata__ holds something other than strings");
-    header("{\"__metadata__\":" + std::string(value) + "," + a + "}",
-           *value == '{' ? "has a payload of 2" : "tensor \"__metadata__\" is no");
+    header("{\"__metadata__\":{\"k\":" + std::string(value) + "}," + a + "}", "__metadata__ holds something other than strings");
+    header("{\"__metadata__\":" + std::string(value) + "," + a + "}", *value == '{' ? "has a payload of 2" : "tensor \"__metadata__\" is no");
     if (*value != '{') header("{\"a\":" + std::string(value) + "}", "tensor \"a\" is no JSON object");
   }
   for (const auto* field : {"\"dtype\":\"U8\"", "\"shape\":[1]", "\"data_offsets\":[0,1]", "\"extra\":1"}) {
@@ -330,18 +316,14 @@ TEST_F(SafetensorsTest, HostileHeaders) {
   }
   header("{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", "tensor \"a\" lacks");
   header("{\"a\":{}}", "tensor \"a\" lacks");
-  header("{\"a\":{\"dtype\":8,\"shape\":[1],\"data_offsets\":[0,1]}}",
-         "tensor \"a\" has a bad dtype: it must be a string");
+  header("{\"a\":{\"dtype\":8,\"shape\":[1],\"data_offsets\":[0,1]}}", "tensor \"a\" has a bad dtype: it must be a string");
   for (const auto* dtype : {"F16", "BF16", "I8", "U64", "f32", ""}) {
-    header("{" + entry("a", dtype, "[1]", "[0,1]") + "}",
-           "tensor \"a\" has dtype \"" + std::string(dtype) + "\", which is not supported");
+    header("{" + entry("a", dtype, "[1]", "[0,1]") + "}", "tensor \"a\" has dtype \"" + std::string(dtype) + "\", which is not supported");
   }
-  for (const auto* list : {"[-1]", "[1.0]", "[1e0]", "[\"1\"]", "[null]", "[[1]]", "[true]", "[-0]",
-                           "[9223372036854775808]", "[{}]", "1", "{}", "null", "\"\""}) {
-    header("{" + entry("a", "U8", list, "[0,1]") + "}",
-           "tensor \"a\" has a bad shape: it must be a list of whole numbers >= 0");
-    header("{" + entry("a", "U8", "[1]", list) + "}",
-           "tensor \"a\" has a bad data_offsets: it must be a list of whole numbers >= 0");
+  for (const auto* list :
+       {"[-1]", "[1.0]", "[1e0]", "[\"1\"]", "[null]", "[[1]]", "[true]", "[-0]", "[9223372036854775808]", "[{}]", "1", "{}", "null", "\"\""}) {
+    header("{" + entry("a", "U8", list, "[0,1]") + "}", "tensor \"a\" has a bad shape: it must be a list of whole numbers >= 0");
+    header("{" + entry("a", "U8", "[1]", list) + "}", "tensor \"a\" has a bad data_offsets: it must be a list of whole numbers >= 0");
   }
   header("{" + entry("a", "U8", "[18446744073709551616]", "[0,1]") + "}", "tensor \"a\" has a bad shape");
   for (const auto* shape : {"[4294967296,4294967296]", "[0,4294967296,4294967296]", "[9223372036854775807,2]"}) {
@@ -360,8 +342,7 @@ TEST_F(SafetensorsTest, RangesMustTileThePayload) {
   };
   EXPECT_NO_THROW(read(two("[0,2]", "[2,4]", "wxyz")));
   EXPECT_NO_THROW(read(two("[2,4]", "[0,2]", "wxyz")));
-  for (const auto& [first, second] :
-       {std::pair("[0,2]", "[1,3]"), {"[0,2]", "[0,2]"}, {"[0,2]", "[3,5]"}, {"[1,3]", "[3,5]"}}) {
+  for (const auto& [first, second] : {std::pair("[0,2]", "[1,3]"), {"[0,2]", "[0,2]"}, {"[0,2]", "[3,5]"}, {"[1,3]", "[3,5]"}}) {
     expect_refused(two(first, second, "vwxyz"), "tensor ");
   }
   expect_refused(two("[0,2]", "[2,4]", "xyz"), "tensor \"b\" ends at byte 4 of a payload of 3");
@@ -376,15 +357,13 @@ TEST_F(SafetensorsTest, DeepNestingEndsAtOnce) {
     std::string deep = "{\"a\":";
     for (int i = 0; i < 10'000; ++i) deep += bracket;
     spill(path, file_of(deep, ""));
-    const auto peak =
-        test::peak_bytes_of([&] { expect_error(ExitCode::data, "tensor \"a\" ", [&] { Safetensors::read(path); }); });
+    const auto peak = test::peak_bytes_of([&] { expect_error(ExitCode::data, "tensor \"a\" ", [&] { Safetensors::read(path); }); });
     EXPECT_LT(peak, deep.size() + 16384);
   }
 }
 
 TEST_F(SafetensorsTest, StrangeNamesAreSafe) {
-  const auto file =
-      read(file_of("{" + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "," + entry("", "U8", "[1]", "[1,2]") + "}", "xy"));
+  const auto file = read(file_of("{" + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "," + entry("", "U8", "[1]", "[1,2]") + "}", "xy"));
   EXPECT_TRUE(file.contains(std::string("a\0b", 3)));
   EXPECT_TRUE(file.contains(""));
   const auto long_name = std::string(99, 'n') + "\xc3\xa9" + std::string(100'000, 'n') + "\\n";

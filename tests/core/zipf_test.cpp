@@ -38,8 +38,10 @@ TEST(RankSampler, EveryRankOfALongTailOwnsItsShare) {
     std::uint64_t low = 0, high = UINT64_MAX;
     while (low < high) {
       const auto middle = low + (high - low) / 2;
-      if (sampler.rank_of(middle) >= rank) high = middle;
-      else low = middle + 1;
+      if (sampler.rank_of(middle) >= rank)
+        high = middle;
+      else
+        low = middle + 1;
     }
     return low;
   };

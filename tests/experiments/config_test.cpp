@@ -70,9 +70,7 @@ std::vector<fs::path> yaml_files(const fs::path& folder) {
   return found;
 }
 
-void write_bits(const fs::path& path, const std::vector<std::uint8_t>& bits, const Shape& shape) {
-  write_npy(path, view_of(bits.data(), shape));
-}
+void write_bits(const fs::path& path, const std::vector<std::uint8_t>& bits, const Shape& shape) { write_npy(path, view_of(bits.data(), shape)); }
 
 // ---- what is refused
 
@@ -82,8 +80,10 @@ std::map<std::string, std::string> expected_complaints() {
   std::istringstream text(slurp(kSource / "tests/experiments/bad_configs/expected.txt"));
   std::string* current = nullptr;
   for (std::string line; std::getline(text, line);) {
-    if (line.starts_with("== ")) current = &expected[line.substr(3)];
-    else if (current != nullptr) *current += line + "\n";
+    if (line.starts_with("== "))
+      current = &expected[line.substr(3)];
+    else if (current != nullptr)
+      *current += line + "\n";
   }
   return expected;
 }
@@ -169,8 +169,7 @@ TEST(GoodConfigs, AreResolved) {
 }
 
 TEST(GoodConfigs, WhatIsGivenStays) {
-  const auto loaded = load_text(
-      "{name: a, group: g, run: 'lr=0.1,seed=3', seed: 7, threads: 3, data: {seed: 1}, model: {seed: 4294967295}}");
+  const auto loaded = load_text("{name: a, group: g, run: 'lr=0.1,seed=3', seed: 7, threads: 3, data: {seed: 1}, model: {seed: 4294967295}}");
   const auto& config = loaded.config;
   EXPECT_TRUE(loaded.threads_given);
   EXPECT_EQ(config.threads, 3);
@@ -232,8 +231,9 @@ TEST(GoodConfigs, NumbersThatThePrecisionHolds) {
 }
 
 TEST(GoodConfigs, TheSmallest) {
-  const auto config = config_of("{data: {num_sequences: 1, length: 2}, train: {steps: 1, batch_size: 1}, eval: {novel: 0}, "
-                                "model: {heads: 1, head_dim: 1, mlp_layers: 1}}");
+  const auto config = config_of(
+      "{data: {num_sequences: 1, length: 2}, train: {steps: 1, batch_size: 1}, eval: {novel: 0}, "
+      "model: {heads: 1, head_dim: 1, mlp_layers: 1}}");
   EXPECT_EQ(config.data.num_sequences, 1);
   EXPECT_EQ(config.data.length, 2);
   expect_round_trip(config);
@@ -247,8 +247,7 @@ TEST(GoodConfigs, DevicesAndPrecisions) {
 }
 
 TEST(GoodConfigs, FreezeByGroupNameAndPattern) {
-  for (const auto* params : {"embeddings", "c_attn", "ln_f", "mlp", "lm_head", "wte.weight", "linear_modules.*.weight", "'*.bias'",
-                             "'*'"}) {
+  for (const auto* params : {"embeddings", "c_attn", "ln_f", "mlp", "lm_head", "wte.weight", "linear_modules.*.weight", "'*.bias'", "'*'"}) {
     EXPECT_EQ(complaint_about("events: [{kind: freeze, at: 5, params: [" + std::string(params) + "]}]"), "") << params;
   }
   EXPECT_EQ(complaint_about("{model: {mlp_layers: 4}, events: [{kind: freeze, at: 5, params: [linear_modules.3.bias]}]}"), "");
@@ -291,8 +290,7 @@ TEST(OwnData, OfEveryIntegerType) {
 // ---- overrides
 
 TEST(Overrides, OfValuesListsAndEvents) {
-  const std::string text =
-      "{train: {betas: [0.9, 0.999]}, events: [{kind: switch, at: 50%}, {kind: freeze, at: 500, params: [mlp]}]}";
+  const std::string text = "{train: {betas: [0.9, 0.999]}, events: [{kind: switch, at: 50%}, {kind: freeze, at: 500, params: [mlp]}]}";
   EXPECT_EQ(config_of(text, {"train.lr=3e-4"}).train.lr, 3e-4);
   EXPECT_EQ(config_of(text, {"train.betas.0=0.5"}).train.betas[0], 0.5);
   EXPECT_EQ(config_of(text, {"train.betas=[0.5, 0.6]"}).train.betas[1], 0.6);
@@ -338,8 +336,8 @@ TEST(RunName, TakesTheLastOverrideOfAKey) {
 }
 
 TEST(RunName, LeavesOutWhatChangesNoNumber) {
-  for (const auto* incidental : {"name=base", "group=g", "device=cpu", "threads=2", "train.steps=1000", "output.keep=3",
-                                 "output.sequences=false", "output={keep: 3}"}) {
+  for (const auto* incidental :
+       {"name=base", "group=g", "device=cpu", "threads=2", "train.steps=1000", "output.keep=3", "output.sequences=false", "output={keep: 3}"}) {
     EXPECT_EQ(run_of({incidental}), "base") << incidental;
     EXPECT_EQ(run_of({incidental, "seed=4"}), "seed=4") << incidental;
   }
@@ -353,8 +351,8 @@ TEST(RunName, IsAlwaysAFileNameThatReadsBack) {
   const std::vector<Lines> many{{"train.betas=[0.9,0.95]"},
                                 {"events=[]"},
                                 {"events=[{kind: snapshot, at: 50%, name: " + long_name + "}]"},
-                                {"data.num_sequences=123456", "data.length=24", "data.zipf_exponent=1.25", "model.heads=2",
-                                 "model.head_dim=8", "model.mlp_layers=2", "train.lr=0.001", "train.weight_decay=0.01"}};
+                                {"data.num_sequences=123456", "data.length=24", "data.zipf_exponent=1.25", "model.heads=2", "model.head_dim=8",
+                                 "model.mlp_layers=2", "train.lr=0.001", "train.weight_decay=0.01"}};
   std::set<std::string> names;
   for (const auto& overrides : many) {
     const auto config = config_of("name: base", overrides);
@@ -370,8 +368,7 @@ TEST(RunName, IsAlwaysAFileNameThatReadsBack) {
 
 TEST(RunName, TellsApartWhatIsCutOrCleaned) {
   const std::string name(90, 'n');
-  EXPECT_NE(run_of({"events=[{kind: snapshot, at: 50%, name: " + name + "a}]"}),
-            run_of({"events=[{kind: snapshot, at: 50%, name: " + name + "b}]"}));
+  EXPECT_NE(run_of({"events=[{kind: snapshot, at: 50%, name: " + name + "a}]"}), run_of({"events=[{kind: snapshot, at: 50%, name: " + name + "b}]"}));
   EXPECT_NE(run_of({"train.betas=[0.9,0.95]"}), run_of({"train.betas=[0.9,0.96]"}));
 }
 
@@ -413,9 +410,9 @@ TEST(Differences, OldAndNew) {
 
 TEST(Differences, InEvents) {
   EXPECT_THAT(changes({"events.0.at=400"}), ElementsAre("events.0.at: 50% -> 400"));
-  EXPECT_THAT(changes({"events=[]"}), ElementsAre("events.0.kind: switch -> (none)", "events.0.at: 50% -> (none)",
-                                                  "events.0.every: null -> (none)", "events.0.name: switch -> (none)",
-                                                  "events.0.reset_optimizer: false -> (none)", "events.0.clear_memory: null -> (none)"));
+  EXPECT_THAT(changes({"events=[]"}),
+              ElementsAre("events.0.kind: switch -> (none)", "events.0.at: 50% -> (none)", "events.0.every: null -> (none)",
+                          "events.0.name: switch -> (none)", "events.0.reset_optimizer: false -> (none)", "events.0.clear_memory: null -> (none)"));
   EXPECT_THAT(differences(config_of(kRun, {"events=[]"}), config_of(kRun)),
               ElementsAre("events.0.kind: (none) -> switch", "events.0.at: (none) -> 50%", "events.0.every: (none) -> null",
                           "events.0.name: (none) -> switch", "events.0.reset_optimizer: (none) -> false", "events.0.clear_memory: (none) -> null"));
@@ -472,8 +469,8 @@ TEST(When, PercentagesAreExactAndRoundedDown) {
 }
 
 TEST(When, Refused) {
-  for (const auto* text : {"", "%", "-1", "-0", "-5%", "50.5", "101%", "100.1%", "010", "05%", "00", ".5%", "5.%", "+5", "0x10", "End", "50 %",
-                           " 50", "nan", "inf", "nan%", "1e400", "1e16", "50%%", "half", "1_000"}) {
+  for (const auto* text : {"",   "%",    "-1",  "-0",   "-5%", "50.5", "101%", "100.1%", "010",   "05%",  "00",   ".5%",  "5.%",
+                           "+5", "0x10", "End", "50 %", " 50", "nan",  "inf",  "nan%",   "1e400", "1e16", "50%%", "half", "1_000"}) {
     EXPECT_FALSE(when(text)) << text;
   }
 }

@@ -33,9 +33,12 @@ std::string tiny(const std::string& events, const std::string& train = "") {
   return "name: tiny\nthreads: 1\ndevice: cpu\n"
          "data:  {num_sequences: 12, length: 6}\n"
          "model: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}\n"
-         "train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5" + train + "}\n"
+         "train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5" +
+         train +
+         "}\n"
          "eval:  {every: 12, train_stride: 3, novel: 3}\n"
-         "events:\n" + (events.empty() ? "  []\n" : events);
+         "events:\n" +
+         (events.empty() ? "  []\n" : events);
 }
 
 fs::path done(const Place& place, std::vector<std::string> overrides = {}) {
@@ -86,10 +89,11 @@ TEST(Switch, ResetsTheOptimizerWhenAsked) {
 }
 
 TEST(Freeze, ResetsTheOptimizerOfItsParametersWhenAsked) {
-  const Place place(tiny("  - {kind: freeze,   at: 12, params: [mlp]}\n"
-                         "  - {kind: freeze,   at: 12, name: other, params: [c_attn], reset_optimizer: true}\n"
-                         "  - {kind: unfreeze, at: 20, params: [c_attn, mlp]}\n"
-                         "  - {kind: unfreeze, at: 20, name: third, params: [wte.*], reset_optimizer: true}\n"));
+  const Place place(
+      tiny("  - {kind: freeze,   at: 12, params: [mlp]}\n"
+           "  - {kind: freeze,   at: 12, name: other, params: [c_attn], reset_optimizer: true}\n"
+           "  - {kind: unfreeze, at: 20, params: [c_attn, mlp]}\n"
+           "  - {kind: unfreeze, at: 20, name: third, params: [wte.*], reset_optimizer: true}\n"));
   done(place);
   const auto steps = adam_steps(place);
   EXPECT_EQ(steps.at("linear_modules.0.weight"), 16);
@@ -99,9 +103,11 @@ TEST(Freeze, ResetsTheOptimizerOfItsParametersWhenAsked) {
 }
 
 TEST(Freeze, KeepsEveryBitOverAThousandStepsOfDecayAndMomentum) {
-  const Place place(tiny("  - {kind: snapshot, at: 20, name: before}\n"
-                         "  - {kind: freeze,   at: 20, params: [c_attn, linear_modules.1.*]}\n"
-                         "  - {kind: switch,   at: 500}\n", ", weight_decay: 0.1"));
+  const Place place(
+      tiny("  - {kind: snapshot, at: 20, name: before}\n"
+           "  - {kind: freeze,   at: 20, params: [c_attn, linear_modules.1.*]}\n"
+           "  - {kind: switch,   at: 500}\n",
+           ", weight_decay: 0.1"));
   done(place, {"train.steps=1020", "run=tiny"});
   const auto before = tensors(place.run() / "snapshots/before.safetensors"), after = tensors(place.run() / "final.safetensors");
   for (const auto& [name, bytes] : before) {
@@ -111,10 +117,11 @@ TEST(Freeze, KeepsEveryBitOverAThousandStepsOfDecayAndMomentum) {
 }
 
 TEST(Switch, StartsNewSequencesAtChanceAndKeepsTheOldTable) {
-  const Place place("name: tiny\nthreads: 1\ndata: {num_sequences: 500, length: 32}\n"
-                    "model: {kind: one_layer_attention, heads: 2, head_dim: 8}\n"
-                    "train: {steps: 400, batch_size: 32, lr: 1.0e-2}\n"
-                    "events:\n  - {kind: switch, at: 300}\n");
+  const Place place(
+      "name: tiny\nthreads: 1\ndata: {num_sequences: 500, length: 32}\n"
+      "model: {kind: one_layer_attention, heads: 2, head_dim: 8}\n"
+      "train: {steps: 400, batch_size: 32, lr: 1.0e-2}\n"
+      "events:\n  - {kind: switch, at: 300}\n");
   const auto run = done(place);
   const auto accuracy = read_npy(run / "eval/phase_1/accuracy.npy");
   const auto first = accuracy.view().as<float>().first(500);
@@ -152,7 +159,8 @@ TEST(Swap, AtItsInstantReproducesTheOutputsAndLaterChangesThem) {
   EXPECT_NE(now, at_the_switch);
   EXPECT_NE(part, now);
   EXPECT_NE(part, at_the_switch);
-  for (const char* set : {"same.train", "same.novel", "all.phase_1", "all.train", "all.novel"}) EXPECT_TRUE(fs::exists(run / "eval" / set / "step.npy")) << set;
+  for (const char* set : {"same.train", "same.novel", "all.phase_1", "all.train", "all.novel"})
+    EXPECT_TRUE(fs::exists(run / "eval" / set / "step.npy")) << set;
   for (const char* set : {"same.phase_1", "part.train", "part.phase_1", "part.novel"}) EXPECT_FALSE(fs::exists(run / "eval" / set)) << set;
   EXPECT_EQ(column<std::int64_t>(run / "eval/all.phase_1/presentations.npy"), [&] {
     auto all = column<std::int64_t>(run / "eval/phase_1/presentations.npy");
@@ -169,10 +177,11 @@ TEST(Load, ThereAndBackIsTheIdentity) {
 }
 
 TEST(Load, TakesWhatItNamesAndNoMore) {
-  const Place place(tiny("  - {kind: snapshot, at: 5, name: old}\n"
-                         "  - {kind: freeze,   at: 13, params: [\"*\"]}\n"
-                         "  - {kind: snapshot, at: 13, name: now}\n"
-                         "  - {kind: load,     at: 13, from: old, params: [mlp]}\n"));
+  const Place place(
+      tiny("  - {kind: snapshot, at: 5, name: old}\n"
+           "  - {kind: freeze,   at: 13, params: [\"*\"]}\n"
+           "  - {kind: snapshot, at: 13, name: now}\n"
+           "  - {kind: load,     at: 13, from: old, params: [mlp]}\n"));
   const auto run = done(place);
   const auto old = tensors(run / "snapshots/old.safetensors"), now = tensors(run / "snapshots/now.safetensors");
   for (const auto& [name, bytes] : tensors(run / "final.safetensors")) {
@@ -218,7 +227,9 @@ TEST(Load, RefusesABadFileBeforeTheRun) {
   expect_refused("digest");
   spill(path, std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10));  // a header of 2^63 bytes
   expect_refused("");
-  spill(path, "\x80\x04\x95" "cos\nsystem\n(S'touch /tmp/x'\ntR.");  // a pickle: nothing in it is executed
+  spill(path,
+        "\x80\x04\x95"
+        "cos\nsystem\n(S'touch /tmp/x'\ntR.");  // a pickle: nothing in it is executed
   expect_refused("");
   spill(path, whole);
   done(place);
@@ -263,8 +274,8 @@ TEST(Copies, LeaveEveryByteOfTheRunAsItIs) {
   std::size_t more = 0;
   std::erase_if(probed, [&](const auto& file) {
     const auto& path = file.first;
-    const bool of_a_copy = path.starts_with("eval/swap_test.") || path.starts_with("transplant/") || path.starts_with("probes/") ||
-                           path.starts_with("features/");
+    const bool of_a_copy =
+        path.starts_with("eval/swap_test.") || path.starts_with("transplant/") || path.starts_with("probes/") || path.starts_with("features/");
     more += of_a_copy;
     return of_a_copy;
   });
@@ -298,10 +309,11 @@ TEST(Transplant, HoldsEverySubsetAndItsEndsAreTheTwoModels) {
 nlohmann::json probe(const fs::path& run, const std::string& name) { return nlohmann::json::parse(slurp(run / "probes" / (name + ".json"))); }
 
 TEST(ForkProbe, StopsWhenTenBatchesPass) {
-  const Place place(tiny("  - {kind: fork_probe, at: 0, name: at_once, until: 0, sequences: 5}\n"
-                         "  - {kind: fork_probe, at: 0, name: never, until: 1, sequences: 5, max_steps: 15, seed: 7}\n"
-                         "  - {kind: fork_probe, at: 0, name: frozen, freeze: [embeddings, c_attn, ln_f, mlp], until: 0.9, sequences: 5, max_steps: 15}\n"
-                         "  - {kind: fork_probe, at: 0, name: learns, until: 0.75, sequences: 2, max_steps: 3000}\n"));
+  const Place place(
+      tiny("  - {kind: fork_probe, at: 0, name: at_once, until: 0, sequences: 5}\n"
+           "  - {kind: fork_probe, at: 0, name: never, until: 1, sequences: 5, max_steps: 15, seed: 7}\n"
+           "  - {kind: fork_probe, at: 0, name: frozen, freeze: [embeddings, c_attn, ln_f, mlp], until: 0.9, sequences: 5, max_steps: 15}\n"
+           "  - {kind: fork_probe, at: 0, name: learns, until: 0.75, sequences: 2, max_steps: 3000}\n"));
   const auto run = done(place, {"model.head_dim=16", "run=tiny"});
   EXPECT_EQ(probe(run, "at_once.0").at("steps_needed"), 10);
   EXPECT_EQ(probe(run, "at_once.0").at("num_iters_required"), 9);

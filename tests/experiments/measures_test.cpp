@@ -28,7 +28,8 @@ std::vector<std::vector<double>> naive_attention(const Parameters& parameters, c
                                                  std::int64_t rank, std::int64_t head) {
   const auto L = table.length(), C = config.width(), F = config.head_dim;
   const auto on_host = [&](const char* name) { return parameters[name].detach().cpu(); };
-  const auto embedding = on_host("wte.weight"), positions = on_host("wpe.weight"), weights = on_host("c_attn.weight"), biases = on_host("c_attn.bias");
+  const auto embedding = on_host("wte.weight"), positions = on_host("wpe.weight"), weights = on_host("c_attn.weight"),
+             biases = on_host("c_attn.bias");
   const auto wte = embedding.accessor<double, 3>()[0], wpe = positions.accessor<double, 3>()[0];
   const auto W = weights.accessor<double, 3>()[0];
   const auto b = biases.accessor<double, 2>()[0];
@@ -102,8 +103,10 @@ TEST(Attention, MeasuresAreThoseOfADoubleLoop) {
   }
   const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
   const auto expect = [](float measured, double expected, bool is_defined) {
-    if (is_defined) EXPECT_NEAR(measured, expected, 1e-6);
-    else EXPECT_TRUE(std::isnan(measured));
+    if (is_defined)
+      EXPECT_NEAR(measured, expected, 1e-6);
+    else
+      EXPECT_TRUE(std::isnan(measured));
   };
   for (std::int64_t i = 0; i < S; ++i) {
     const auto s = 5 * i;

@@ -23,8 +23,8 @@ train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}
 eval:  {every: 6, train_stride: 2, novel: 3}
 data:  {file: bits.npy, weights: weights.npy}
 )";
-const std::vector<double> kFalling{8, 5, 5, 3, 1, 0, 0};           // ties and zeros
-const std::vector<std::int64_t> kRows{2, 0, 5, 6, 3, 1, 4};        // row of each rank, by kMixed
+const std::vector<double> kFalling{8, 5, 5, 3, 1, 0, 0};     // ties and zeros
+const std::vector<std::int64_t> kRows{2, 0, 5, 6, 3, 1, 4};  // row of each rank, by kMixed
 const std::vector<double> kMixed{5, 0, 8, 1, 0, 5, 3};
 
 /// Seven sequences of six bits, their file in the order of `rows`.
@@ -34,7 +34,8 @@ class OwnData : public Place {
     const auto table = SequenceTable::random(4, 0, 7, 6);
     std::vector<std::uint8_t> bits(7 * 6);
     for (std::size_t row = 0; row < 7; ++row) {
-      const auto sequence = ranked ? static_cast<std::int32_t>(row) : static_cast<std::int32_t>(std::find(kRows.begin(), kRows.end(), row) - kRows.begin());
+      const auto sequence =
+          ranked ? static_cast<std::int32_t>(row) : static_cast<std::int32_t>(std::find(kRows.begin(), kRows.end(), row) - kRows.begin());
       table.unpack({&sequence, 1}, &bits[row * 6]);
     }
     write_npy(file().parent_path() / "bits.npy", view_of(bits.data(), {7, 6}));
@@ -131,7 +132,9 @@ TEST(OwnWeights, OfADoneRunMustGiveItsRanks) {
   ASSERT_EQ(place.train().code, ExitCode::done);
   const auto config = load_config(place.run() / "config.yaml", {}).config;
   check_ranks(place.run(), config, rank_law(config));
-  const auto refuses = [&] { test::expect_error(ExitCode::data, "its ranks are not those that", [&] { check_ranks(place.run(), config, rank_law(config)); }); };
+  const auto refuses = [&] {
+    test::expect_error(ExitCode::data, "its ranks are not those that", [&] { check_ranks(place.run(), config, rank_law(config)); });
+  };
   fs::remove(place.run() / "data_rows.npy");
   refuses();  // made when a rank was its row
   place.give(kFalling);

@@ -26,21 +26,25 @@ using ::testing::HasSubstr;
 std::string tiny(const std::string& model, const std::string& events) {
   return "name: tiny\nthreads: 1\ndevice: cpu\n"
          "data:  {num_sequences: 12, length: 6}\n"
-         "model: " + model + "\n"
+         "model: " +
+         model +
+         "\n"
          "train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5}\n"
          "eval:  {every: 6, train_stride: 3, novel: 3}\n"
-         "events:\n" + events;
+         "events:\n" +
+         events;
 }
 
 std::string all_events(const std::string& group) {
-  return fmt::format("  - {{kind: freeze, at: 6, params: [{0}]}}\n"
-                     "  - {{kind: snapshot, at: 12, name: before}}\n"
-                     "  - {{kind: switch, at: 12}}\n"
-                     "  - {{kind: unfreeze, at: 12, params: [{0}]}}\n"
-                     "  - {{kind: fork_probe, at: 18, sequences: 4, until: 0.99, max_steps: 20}}\n"
-                     "  - {{kind: swap_test, at: end, params: [{0}], from: before, on: [phase_0]}}\n"
-                     "  - {{kind: transplant, at: end, from: before, stride: 3}}\n",
-                     group);
+  return fmt::format(
+      "  - {{kind: freeze, at: 6, params: [{0}]}}\n"
+      "  - {{kind: snapshot, at: 12, name: before}}\n"
+      "  - {{kind: switch, at: 12}}\n"
+      "  - {{kind: unfreeze, at: 12, params: [{0}]}}\n"
+      "  - {{kind: fork_probe, at: 18, sequences: 4, until: 0.99, max_steps: 20}}\n"
+      "  - {{kind: swap_test, at: end, params: [{0}], from: before, on: [phase_0]}}\n"
+      "  - {{kind: transplant, at: end, from: before, stride: 3}}\n",
+      group);
 }
 
 /// Members that differ in everything that members may differ in.

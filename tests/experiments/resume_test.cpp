@@ -76,8 +76,8 @@ TEST(Resume, ReferenceHoldsWhatTheTestsCompare) {
   const auto& files = reference().files;
   for (const char* path : {"config.yaml", "run.json", "metrics.jsonl", "switches.json", "theory.json", "theory/phase_1.npy", "final.safetensors",
                            "sequences/phase_0.npy", "sequences/phase_1.npy", "eval/train/loss.npy", "eval/phase_0/presentations.npy",
-                           "eval/phase_1/last_seen.npy", "eval/novel/accuracy.npy", "snapshots/before.safetensors",
-                           "snapshots/often_9.safetensors", "snapshots/often_18.safetensors", "snapshots/last.safetensors", "end"}) {
+                           "eval/phase_1/last_seen.npy", "eval/novel/accuracy.npy", "snapshots/before.safetensors", "snapshots/often_9.safetensors",
+                           "snapshots/often_18.safetensors", "snapshots/last.safetensors", "end"}) {
     EXPECT_TRUE(files.contains(path)) << path;
   }
   EXPECT_NE(files.at("sequences/phase_0.npy"), files.at("sequences/phase_1.npy"));
@@ -136,9 +136,9 @@ const Reference& reference_of_every_event() {
 
 TEST(Resume, AtEveryPollOfEveryKindOfEventEndsInTheSameBytes) {
   const auto& files = reference_of_every_event().files;
-  for (const char* path : {"eval/swap_test.phase_0/step.npy", "eval/swap_all.novel/loss.npy", "transplant/transplant.csv",
-                           "probes/untrained.0.json", "probes/trained.24.accuracy.npy", "features/features.16/layer_2.npy",
-                           "features/last_features.24/position.npy", "sequences/phase_2.npy"}) {
+  for (const char* path :
+       {"eval/swap_test.phase_0/step.npy", "eval/swap_all.novel/loss.npy", "transplant/transplant.csv", "probes/untrained.0.json",
+        "probes/trained.24.accuracy.npy", "features/features.16/layer_2.npy", "features/last_features.24/position.npy", "sequences/phase_2.npy"}) {
     EXPECT_TRUE(files.contains(path)) << path;
   }
   expect_same_bytes_from_every_poll(kEveryEvent, reference_of_every_event());
@@ -195,7 +195,8 @@ TEST(Resume, StopWithinAnEvaluationLeavesNoRow) {
 TEST(Resume, StoppedWhileDataArePreparedEndsInTheSameBytes) {
   // tables large enough to be polled in, at the start and at a switch
   const std::string config =
-      "name: tiny\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 70000, length: 6}\nmodel: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 1}\n"
+      "name: tiny\nthreads: 1\ndevice: cpu\ndata: {num_sequences: 70000, length: 6}\nmodel: {kind: one_layer_attention, heads: 1, head_dim: 4, "
+      "mlp_layers: 1}\n"
       "train: {steps: 24, batch_size: 4, log_every: 24}\neval: {every: 24, train_stride: 70000, validation_stride: 70000, novel: 0}\n"
       "events: [{kind: switch, at: 12}]\noutput: {sequences: false, pickle: none}\n";
   const auto whole = uninterrupted(config);
@@ -341,7 +342,7 @@ TEST(Extension, OfADoneRunEqualsOnePlannedLonger) {
   ASSERT_EQ(outcome.code, ExitCode::done) << outcome.text;
   EXPECT_THAT(outcome.text, HasSubstr("resumed at step 24 of 40"));
   EXPECT_NE(slurp(place.run() / "snapshots/last.safetensors"), early);  // `at: end` happened again, at the new end
-  EXPECT_TRUE(fs::exists(place.checkpoint(24, 0)));                      // a planned end stays for ever
+  EXPECT_TRUE(fs::exists(place.checkpoint(24, 0)));                     // a planned end stays for ever
   auto files = results(place.run(), 40), expected = longer_reference().files;
   files.erase("end"), expected.erase("end");  // the ends that were planned differ
   expect_same(files, expected);
@@ -684,8 +685,8 @@ TEST(Resume, StatusSaysTheStepFromTheFirstMoment) {
 }
 
 TEST(Damage, OfAppendedFilesIsNeverPassedOver) {
-  for (const char* name : {"metrics.jsonl", "eval/train/loss.npy", "eval/phase_0/presentations.npy",
-                           "eval/phase_1/step.npy", "eval/novel/accuracy.npy"}) {
+  for (const char* name :
+       {"metrics.jsonl", "eval/train/loss.npy", "eval/phase_0/presentations.npy", "eval/phase_1/step.npy", "eval/novel/accuracy.npy"}) {
     SCOPED_TRACE(name);
     const Place place;
     stop_twice(place);

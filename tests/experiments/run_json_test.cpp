@@ -48,7 +48,8 @@ TEST(RunJson, IsTheConfigurationSettingBySettingForEveryFileOfTheProject) {
 }
 
 TEST(RunJson, TextStaysTextWhateverItLooksLike) {
-  const auto config = config_of(R"({name: "1e5", run: "7", events: [{kind: snapshot, at: 1, name: "true"}, {kind: snapshot, at: end, name: "null"}]})");
+  const auto config =
+      config_of(R"({name: "1e5", run: "7", events: [{kind: snapshot, at: 1, name: "true"}, {kind: snapshot, at: end, name: "null"}]})");
   const auto run = json_of(config);
   EXPECT_EQ(run.at("name"), "1e5");
   EXPECT_EQ(run.at("run"), "7");
@@ -94,8 +95,10 @@ events:
 
 TEST(RunJson, FactsAreTheModels) {
   for (const char* objective : {"next_bit", "retrieval"}) {
-    const auto config = config_of(fmt::format("{{seed: 3, data: {{num_sequences: 50, length: 8, seed: 5}}, model: {{kind: dam, heads: 2, "
-                                              "positions: from_0, objective: {}}}}}", objective));
+    const auto config =
+        config_of(fmt::format("{{seed: 3, data: {{num_sequences: 50, length: 8, seed: 5}}, model: {{kind: dam, heads: 2, "
+                              "positions: from_0, objective: {}}}}}",
+                              objective));
     const auto facts = json_of(config).at("facts");
     const auto expected = facts_of(config);
     const bool whole = expected.task == Task::sequences;

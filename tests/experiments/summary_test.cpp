@@ -58,9 +58,7 @@ class Directory {
     return *this;
   }
   std::vector<PhaseSummary> summary() const { return summarize({root_.path(), config}, 10); }
-  std::string text() const {
-    return summary_text({root_.path(), config});
-  }
+  std::string text() const { return summary_text({root_.path(), config}); }
 
   RunConfig config;
 

@@ -56,7 +56,8 @@ TEST(Trainer, APackEqualsItsRunsAlone) {
     for (std::size_t r = 0; r < 5; ++r) {
       Pack alone({configs[r]}, {scalars[r]}, {seeds[r]}, torch::kFloat64);
       for (std::int64_t step = 0; step < 50; ++step) {
-        EXPECT_NEAR(alone.trainer->step(step).loss_R.item<double>(), losses[static_cast<std::size_t>(step)][static_cast<std::int64_t>(r)].item<double>(), 1e-6);
+        EXPECT_NEAR(alone.trainer->step(step).loss_R.item<double>(),
+                    losses[static_cast<std::size_t>(step)][static_cast<std::int64_t>(r)].item<double>(), 1e-6);
       }
       const auto key_bias_left_out = [&](const Tensor& row) {
         auto copy = row.clone();
@@ -67,7 +68,8 @@ TEST(Trainer, APackEqualsItsRunsAlone) {
         }
         return copy;
       };
-      const auto difference = key_bias_left_out(pack.model->parameters.flat_RP()[static_cast<std::int64_t>(r)]) - key_bias_left_out(alone.model->parameters.flat_RP()[0]);
+      const auto difference =
+          key_bias_left_out(pack.model->parameters.flat_RP()[static_cast<std::int64_t>(r)]) - key_bias_left_out(alone.model->parameters.flat_RP()[0]);
       EXPECT_LT(difference.abs().max().item<double>(), 1e-6) << "replica " << r;
     }
   }
@@ -89,7 +91,8 @@ TEST(Trainer, AReplicaFreezesAlone) {
     SCOPED_TRACE(name);
     const std::vector<AdamScalars> scalars(2, {1e-2, 0.9, 0.999, 1e-8, 0.1});
     Pack pack({with_seed(config, 1), with_seed(config, 2)}, scalars, {1, 2}, torch::kFloat64);
-    Pack frozen_alone({with_seed(config, 1)}, {scalars[0]}, {1}, torch::kFloat64), free_alone({with_seed(config, 2)}, {scalars[0]}, {2}, torch::kFloat64);
+    Pack frozen_alone({with_seed(config, 1)}, {scalars[0]}, {1}, torch::kFloat64),
+        free_alone({with_seed(config, 2)}, {scalars[0]}, {2}, torch::kFloat64);
     for (std::int64_t step = 0; step < 12; ++step) {
       if (step == 4 || step == 8) {
         pack.model->parameters.set_frozen(0, 1, step == 4);

@@ -149,7 +149,8 @@ TEST(ModelContract, Float32StaysNearFloat64) {
     const auto reference = exact->parameters.gradient_RP();
     const auto row = [&](const Model& model) {
       std::vector<Tensor> parts;
-      for (std::size_t i = 0; i < model.parameters.specs().size(); ++i) parts.push_back(model.parameters.leaf(i).grad().to(torch::kFloat64).flatten());
+      for (std::size_t i = 0; i < model.parameters.specs().size(); ++i)
+        parts.push_back(model.parameters.leaf(i).grad().to(torch::kFloat64).flatten());
       return torch::cat(parts);
     };
     EXPECT_LT((row(*rounded) - row(*exact)).norm().item<double>(), 2e-5 * row(*exact).norm().item<double>());

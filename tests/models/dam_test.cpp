@@ -97,7 +97,8 @@ TEST(Dam, GoldenVectorsInEveryForm) {
         const auto scores = dam->score(rows);  // rows in lexicographic order
         const auto first = dam->facts.first_position;
         auto loss = golden_tensor(file, probabilities + ".loss_per_position");
-        for (std::size_t u = 0; u < problem.cells.ranks.size(); ++u) loss[problem.cells.ranks[u]].slice(0, first).copy_(scores.loss_RUP[0][static_cast<std::int64_t>(u)]);
+        for (std::size_t u = 0; u < problem.cells.ranks.size(); ++u)
+          loss[problem.cells.ranks[u]].slice(0, first).copy_(scores.loss_RUP[0][static_cast<std::int64_t>(u)]);
         expect_golden(span_of(loss), file, probabilities + ".loss_per_position");
         if (probabilities == "clamped") continue;
         const auto plain = dam->logits(rows).detach(), fast = dam->predict(rows), probability = golden_tensor(file, "probability");
@@ -217,8 +218,9 @@ TEST(Dam, IsAttentionOverTheSlots) {
   const auto all = 2 * c.data.rows_for(dam, Sharing::none).tensors().bits_RUL[0].to(torch::kFloat64) - 1;
   for (std::int64_t n = 1; n < L; ++n) {
     const auto phi_hat = all.slice(1, 0, n).matmul(A_logits[n].slice(1, 0, n).softmax(-1).t());  // [B, H]
-    const auto p = torch::scaled_dot_product_attention(phi_hat.unsqueeze(0), chi.matmul(B.t()).unsqueeze(0), (chi.slice(1, n, n + 1) > 0).to(torch::kFloat64).unsqueeze(0),
-                                                       {}, 0, false, 3.0)[0].squeeze(1);
+    const auto p = torch::scaled_dot_product_attention(phi_hat.unsqueeze(0), chi.matmul(B.t()).unsqueeze(0),
+                                                       (chi.slice(1, n, n + 1) > 0).to(torch::kFloat64).unsqueeze(0), {}, 0, false, 3.0)[0]
+                       .squeeze(1);
     const auto ours = logits.view({-1, L - 1}).select(1, n - 1).sigmoid();
     EXPECT_LT((p - ours).abs().max().item<double>(), 1e-12) << n;
   }
@@ -277,7 +279,8 @@ TEST(Dam, AReplicaOfAPackEqualsItAlone) {
   }
   const TestBatch data(30, 10, 16, 2), other(30, 10, 16, 4);
   const auto pack = make_model(configs, 10, torch::kFloat64, torch::kCPU);
-  const auto cells = cells_of_batch(data.table(), std::vector<std::int32_t>{0, 1, 2, 3, 3}), other_cells = cells_of_batch(other.table(), std::vector<std::int32_t>{7, 8});
+  const auto cells = cells_of_batch(data.table(), std::vector<std::int32_t>{0, 1, 2, 3, 3}),
+             other_cells = cells_of_batch(other.table(), std::vector<std::int32_t>{7, 8});
   const std::vector<ReplicaCells> both{{&cells, &data.table()}, {&other_cells, &other.table()}};
   for (std::int64_t r = 0; r < 2; ++r) {
     pack->memory()->begin_phase(r, 0, *both[static_cast<std::size_t>(r)].table, true);
@@ -341,12 +344,22 @@ TEST(Dam, MeasuresOfKnownWeights) {
   measures = dam->measures();
   for (const auto& [name, values] : measures.vectors) {
     ASSERT_EQ(values.size(), static_cast<std::size_t>(L)) << name;
-    if (name == "A_correlation_offdiag_mean") { EXPECT_NEAR(values[2], -0.2, 1e-6); }
-    if (name == "A_sharpness") { EXPECT_NEAR(values[4], 1, 1e-6); }
-    if (name == "A_logits_mean") { EXPECT_NEAR(values[4], 25, 1e-5); }
-    if (name == "A_raw_logits_mean") { EXPECT_NEAR(values[4], 100.0 / static_cast<double>(L), 1e-5); }
+    if (name == "A_correlation_offdiag_mean") {
+      EXPECT_NEAR(values[2], -0.2, 1e-6);
+    }
+    if (name == "A_sharpness") {
+      EXPECT_NEAR(values[4], 1, 1e-6);
+    }
+    if (name == "A_logits_mean") {
+      EXPECT_NEAR(values[4], 25, 1e-5);
+    }
+    if (name == "A_raw_logits_mean") {
+      EXPECT_NEAR(values[4], 100.0 / static_cast<double>(L), 1e-5);
+    }
     // of rows with one entry of L set the correlation is -1/(L-1) where the entries differ
-    if (name == "A_raw_correlation_offdiag_mean") { EXPECT_NEAR(values[4], 0.4 - 0.6 / static_cast<double>(L - 1), 1e-6); }
+    if (name == "A_raw_correlation_offdiag_mean") {
+      EXPECT_NEAR(values[4], 0.4 - 0.6 / static_cast<double>(L - 1), 1e-6);
+    }
   }
 }
 

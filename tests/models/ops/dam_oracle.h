@@ -42,9 +42,9 @@ struct Dam {
 
 template <class Real>
 struct DamAnswer {
-  std::vector<Real> probability;            // (B, L) of next bit 1
-  std::vector<Real> loss_per_position;      // (B, L)
-  Real loss = 0, accuracy = 0;              // means over rows and positions n >= first
+  std::vector<Real> probability;        // (B, L) of next bit 1
+  std::vector<Real> loss_per_position;  // (B, L)
+  Real loss = 0, accuracy = 0;          // means over rows and positions n >= first
   std::vector<Real> dA_logits, dB_logits;
 };
 

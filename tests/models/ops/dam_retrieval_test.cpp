@@ -54,7 +54,8 @@ Bits random_bits(std::size_t rows, std::size_t length, std::uint32_t seed) {
   const auto table = SequenceTable::random(seed, 0, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(length));
   const auto flat = table.unpack_all();
   Bits bits;
-  for (std::size_t r = 0; r < rows; ++r) bits.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(r * length), flat.begin() + static_cast<std::ptrdiff_t>((r + 1) * length));
+  for (std::size_t r = 0; r < rows; ++r)
+    bits.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(r * length), flat.begin() + static_cast<std::ptrdiff_t>((r + 1) * length));
   return bits;
 }
 
@@ -112,7 +113,8 @@ Measured<Real> measure(const oracle::Dam<Real>& dam, const Bits& slots, const Bi
   measured.logits.resize(rows.size() * static_cast<std::size_t>(P));
   for (std::int64_t u = 0; u < cells.num_rows(); ++u) {
     for (std::int64_t c = 0; c < P; ++c)
-      measured.logits[static_cast<std::size_t>(cells.ranks[static_cast<std::size_t>(u)] * P + c)] = logits[static_cast<std::size_t>(cells.cell_of[static_cast<std::size_t>(u * P + c)])];
+      measured.logits[static_cast<std::size_t>(cells.ranks[static_cast<std::size_t>(u)] * P + c)] =
+          logits[static_cast<std::size_t>(cells.cell_of[static_cast<std::size_t>(u * P + c)])];
   }
   return measured;
 }
@@ -122,7 +124,8 @@ double probability_of(double logit) { return logit > 0 ? 1 / (1 + std::exp(-logi
 Bits bits_in(const Safetensors& file, const std::string& name, std::size_t length) {
   const auto flat = file.get<std::int64_t>(name);
   Bits rows;
-  for (std::size_t i = 0; i < flat.size(); i += length) rows.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(i), flat.begin() + static_cast<std::ptrdiff_t>(i + length));
+  for (std::size_t i = 0; i < flat.size(); i += length)
+    rows.emplace_back(flat.begin() + static_cast<std::ptrdiff_t>(i), flat.begin() + static_cast<std::ptrdiff_t>(i + length));
   return rows;
 }
 
@@ -194,9 +197,9 @@ struct Shape {
   std::size_t H, L, rows, slots, distinct;
   double eta, std;
 };
-const Shape kShapes[] = {{1, 2, 1, 1, 1, 1, 1},      {3, 5, 4, 9, 5, 10, 1},     {2, 7, 40, 100, 20, 2, .5}, {11, 50, 5, 350, 300, 10, .3},
-                         {5, 64, 9, 40, 40, 10, 1},  {4, 70, 5, 150, 140, 5, 1}, {2, 200, 3, 30, 30, 10, 1}, {1, 33, 17, 1, 1, 10, 1},
-                         {8, 20, 20, 300, 256, 10, .1}};
+const Shape kShapes[] = {{1, 2, 1, 1, 1, 1, 1},         {3, 5, 4, 9, 5, 10, 1},    {2, 7, 40, 100, 20, 2, .5},
+                         {11, 50, 5, 350, 300, 10, .3}, {5, 64, 9, 40, 40, 10, 1}, {4, 70, 5, 150, 140, 5, 1},
+                         {2, 200, 3, 30, 30, 10, 1},    {1, 33, 17, 1, 1, 10, 1},  {8, 20, 20, 300, 256, 10, .1}};
 
 /// Some rows are stored, some are not; some slots hold the same.
 std::pair<Bits, Bits> data_of(const Shape& shape, std::uint32_t seed) {
@@ -332,7 +335,8 @@ TEST(DamRetrieval, OneHotHeadsGiveThePosteriorOfABinarySymmetricChannel) {
     only.B_logits.assign(dam.B_logits.begin(), dam.B_logits.begin() + static_cast<std::ptrdiff_t>(n * L));
     for (std::size_t row = 0; row < L; ++row) {
       for (std::size_t h = 0; h < n; ++h)
-        only.A_logits.insert(only.A_logits.end(), dam.A_logits.begin() + static_cast<std::ptrdiff_t>((row * L + h) * L), dam.A_logits.begin() + static_cast<std::ptrdiff_t>((row * L + h + 1) * L));
+        only.A_logits.insert(only.A_logits.end(), dam.A_logits.begin() + static_cast<std::ptrdiff_t>((row * L + h) * L),
+                             dam.A_logits.begin() + static_cast<std::ptrdiff_t>((row * L + h + 1) * L));
     }
     const auto logits = measure(only, slots, rows, 0, DamLoss::exact).logits;
     for (std::size_t b = 0; b < rows.size(); ++b) {
@@ -355,7 +359,8 @@ TEST(DamRetrieval, EdgesAreExact) {
   for (const auto logit : one.logits) EXPECT_EQ(logit, std::numeric_limits<double>::infinity());
   EXPECT_EQ(one.loss, 100 * 4 / 8.0);
   EXPECT_EQ(one.accuracy, 4 / 8.0);
-  EXPECT_DOUBLE_EQ(measure(dam, ones, mixed, 0, DamLoss::clamped).loss, (4 * std::log1p(std::exp(-13.815509557963774)) + 4 * (13.815509557963774 + std::log1p(std::exp(-13.815509557963774)))) / 8);
+  EXPECT_DOUBLE_EQ(measure(dam, ones, mixed, 0, DamLoss::clamped).loss,
+                   (4 * std::log1p(std::exp(-13.815509557963774)) + 4 * (13.815509557963774 + std::log1p(std::exp(-13.815509557963774)))) / 8);
   for (const auto slope : one.gradient.A) EXPECT_EQ(slope, 0);
   for (const auto slope : one.gradient.B) EXPECT_EQ(slope, 0);
   // nothing revealed, as many ones as zeros in the first bit: half right

@@ -20,8 +20,7 @@ class Kernels : public testing::Test {
     Matrix<Real> matrix(rows, columns);
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t c = 0; c < columns; ++c) {
-        if (!holes || (c + r / kTileRows) % 3 != 0)
-          matrix[r][c] = static_cast<Real>(values[static_cast<std::size_t>(r * columns + c)]);
+        if (!holes || (c + r / kTileRows) % 3 != 0) matrix[r][c] = static_cast<Real>(values[static_cast<std::size_t>(r * columns + c)]);
       }
     }
     return matrix;
@@ -49,35 +48,26 @@ TYPED_TEST(Kernels, ProductsEqualTheirDefinition) {
     for (const std::int64_t columns : {1, 8, 19, 24, 70}) {
       for (const std::int64_t depth : {1, 7, 40}) {
         const auto padded = round_up(rows, kTileRows);
-        const auto a = this->random(padded, depth, 1, true), b = this->random(depth, columns, 2),
-                   right = this->random(padded, columns, 3);
-        Matrix<Real> plain(rows, columns), listed(rows, columns), transposed(depth, columns), outer(depth, columns),
-            outer_all(depth, columns);
+        const auto a = this->random(padded, depth, 1, true), b = this->random(depth, columns, 2), right = this->random(padded, columns, 3);
+        Matrix<Real> plain(rows, columns), listed(rows, columns), transposed(depth, columns), outer(depth, columns), outer_all(depth, columns);
         LiveColumns live(padded, depth);
         live.find(a, rows, depth);
-        const auto into = [](auto& matrix) {
-          return [&matrix](auto row, auto column, auto sum) { store(matrix[row] + column, sum); };
-        };
+        const auto into = [](auto& matrix) { return [&matrix](auto row, auto column, auto sum) { store(matrix[row] + column, sum); }; };
         multiply<Stored::plain>(rows, columns, all_of(depth), a[0], a.stride(), b[0], b.stride(), into(plain));
         multiply<Stored::plain>(rows, columns, live, a[0], a.stride(), b[0], b.stride(), into(listed));
-        multiply<Stored::transposed>(depth, columns, all_of(rows), a[0], a.stride(), right[0], right.stride(),
-                                     into(transposed));
-        add_transposed_product(rows, columns, live, a[0], a.stride(), right[0], right.stride(), outer[0],
-                               outer.stride());
-        add_transposed_product(rows, columns, all_of(depth), a[0], a.stride(), right[0], right.stride(), outer_all[0],
-                               outer_all.stride());
+        multiply<Stored::transposed>(depth, columns, all_of(rows), a[0], a.stride(), right[0], right.stride(), into(transposed));
+        add_transposed_product(rows, columns, live, a[0], a.stride(), right[0], right.stride(), outer[0], outer.stride());
+        add_transposed_product(rows, columns, all_of(depth), a[0], a.stride(), right[0], right.stride(), outer_all[0], outer_all.stride());
         for (std::int64_t c = 0; c < columns; ++c) {
           for (std::int64_t r = 0; r < rows; ++r) {
             double expected = 0;
-            for (std::int64_t k = 0; k < depth; ++k)
-              expected += static_cast<double>(a[r][k]) * static_cast<double>(b[k][c]);
+            for (std::int64_t k = 0; k < depth; ++k) expected += static_cast<double>(a[r][k]) * static_cast<double>(b[k][c]);
             EXPECT_NEAR(plain[r][c], expected, this->kTolerance);
             EXPECT_EQ(listed[r][c], plain[r][c]);
           }
           for (std::int64_t k = 0; k < depth; ++k) {
             double expected = 0;
-            for (std::int64_t r = 0; r < rows; ++r)
-              expected += static_cast<double>(a[r][k]) * static_cast<double>(right[r][c]);
+            for (std::int64_t r = 0; r < rows; ++r) expected += static_cast<double>(a[r][k]) * static_cast<double>(right[r][c]);
             EXPECT_NEAR(transposed[k][c], expected, this->kTolerance);
             EXPECT_NEAR(outer[k][c], expected, this->kTolerance);
             EXPECT_EQ(outer[k][c], outer_all[k][c]);
@@ -89,8 +79,8 @@ TYPED_TEST(Kernels, ProductsEqualTheirDefinition) {
 }
 
 template <int kBits, class Real>
-void expect_selected_sums(const Matrix<Real>& rows, const Matrix<Real>& cells, std::int64_t positions, std::int64_t n,
-                          std::int64_t columns, double tolerance) {
+void expect_selected_sums(const Matrix<Real>& rows, const Matrix<Real>& cells, std::int64_t positions, std::int64_t n, std::int64_t columns,
+                          double tolerance) {
   const auto table = SequenceTable::random(1, 0, n, positions);
   const auto groups = (positions + kBits - 1) / kBits;
   PatternRows patterns;
@@ -115,8 +105,7 @@ void expect_selected_sums(const Matrix<Real>& rows, const Matrix<Real>& cells, s
       }
       EXPECT_NEAR(out[s][c], expected, tolerance);
     }
-    for (std::int64_t t = 0; t < 2 * positions; ++t)
-      EXPECT_NEAR(split[t][c], expected_split[static_cast<std::size_t>(t)], tolerance);
+    for (std::int64_t t = 0; t < 2 * positions; ++t) EXPECT_NEAR(split[t][c], expected_split[static_cast<std::size_t>(t)], tolerance);
   }
 }
 

@@ -18,10 +18,9 @@ using Tensors = std::map<std::string, std::vector<Real>>;
 
 inline std::map<std::string, std::int64_t> sizes_of(const OneLayerShape& shape) {
   const auto C = shape.heads * shape.head_dim, D = shape.mlp_width;
-  std::map<std::string, std::int64_t> sizes{{"wte.weight", 2 * C},        {"wpe.weight", shape.length * C},
-                                            {"c_attn.weight", 3 * C * C}, {"c_attn.bias", 3 * C},
-                                            {"ln_f.weight", C},           {"ln_f.bias", C},
-                                            {"lm_head.weight", 2 * D},    {"lm_head.bias", 2}};
+  std::map<std::string, std::int64_t> sizes{
+      {"wte.weight", 2 * C}, {"wpe.weight", shape.length * C}, {"c_attn.weight", 3 * C * C}, {"c_attn.bias", 3 * C}, {"ln_f.weight", C},
+      {"ln_f.bias", C},      {"lm_head.weight", 2 * D},        {"lm_head.bias", 2}};
   for (std::int64_t j = 0; j < shape.mlp_layers; ++j) {
     sizes["linear_modules." + std::to_string(j) + ".weight"] = D * (j == 0 ? C : D);
     sizes["linear_modules." + std::to_string(j) + ".bias"] = D;
@@ -74,8 +73,8 @@ std::vector<Real> linear(const std::vector<Real>& W, const std::vector<Real>& b,
   return y;
 }
 template <class Real>
-std::vector<Real> linear_backward(const std::vector<Real>& W, const std::vector<Real>& x, const std::vector<Real>& dy,
-                                  std::vector<Real>& dW, std::vector<Real>& db) {
+std::vector<Real> linear_backward(const std::vector<Real>& W, const std::vector<Real>& x, const std::vector<Real>& dy, std::vector<Real>& dW,
+                                  std::vector<Real>& db) {
   std::vector<Real> dx(x.size(), 0);
   for (std::size_t o = 0; o < dy.size(); ++o) {
     db[o] += dy[o];
@@ -89,8 +88,8 @@ std::vector<Real> linear_backward(const std::vector<Real>& W, const std::vector<
 
 /// Loss, accuracy and logits of rows of bits with weights; adds the gradient to `gradient`.
 template <class Real>
-Outcome step(const OneLayerShape& shape, const Tensors<Real>& w, const std::vector<std::vector<int>>& bits,
-             const std::vector<double>& row_weight, Tensors<Real>& gradient) {
+Outcome step(const OneLayerShape& shape, const Tensors<Real>& w, const std::vector<std::vector<int>>& bits, const std::vector<double>& row_weight,
+             Tensors<Real>& gradient) {
   const auto H = static_cast<std::size_t>(shape.heads), F = static_cast<std::size_t>(shape.head_dim), C = H * F,
              P = static_cast<std::size_t>(shape.length - 1), n = static_cast<std::size_t>(shape.mlp_layers);
   const auto scale = static_cast<Real>(1 / std::sqrt(static_cast<double>(F)));
@@ -135,29 +134,24 @@ Outcome step(const OneLayerShape& shape, const Tensors<Real>& w, const std::vect
       for (std::size_t j = 0; j < n; ++j) {
         arg[j] = linear(w.at(mlp(j, ".weight")), w.at(mlp(j, ".bias")), h[j]);
         h[j + 1].resize(arg[j].size());
-        for (std::size_t d = 0; d < arg[j].size(); ++d)
-          h[j + 1][d] = std::max(arg[j][d], Real{0}) + (j > 0 ? h[j][d] : Real{0});
+        for (std::size_t d = 0; d < arg[j].size(); ++d) h[j + 1][d] = std::max(arg[j][d], Real{0}) + (j > 0 ? h[j][d] : Real{0});
       }
       const auto pair = linear(w.at("lm_head.weight"), w.at("lm_head.bias"), h[n]);
       const Real z = pair[1] - pair[0];
       const int next = bits[r][i + 1];
       const double weight = row_weight[r] / static_cast<double>(P);
       outcome.logits.push_back(z);
-      outcome.loss += weight * (std::max<double>(z, 0) - next * static_cast<double>(z) +
-                                std::log1p(std::exp(-std::abs(static_cast<double>(z)))));
+      outcome.loss += weight * (std::max<double>(z, 0) - next * static_cast<double>(z) + std::log1p(std::exp(-std::abs(static_cast<double>(z)))));
       outcome.accuracy += weight * (z == 0 ? 0.5 : (z > 0) == (next == 1) ? 1.0 : 0.0);
 
       const Real tail = std::exp(-std::abs(z));
-      const Real sigmoid = z > 0 ? 1 / (1 + tail) : tail / (1 + tail),
-                 other = z > 0 ? tail / (1 + tail) : 1 / (1 + tail);
+      const Real sigmoid = z > 0 ? 1 / (1 + tail) : tail / (1 + tail), other = z > 0 ? tail / (1 + tail) : 1 / (1 + tail);
       const Real dz = static_cast<Real>(weight) * (next == 1 ? -other : sigmoid);
-      auto dh = linear_backward<Real>(w.at("lm_head.weight"), h[n], {-dz, dz}, gradient["lm_head.weight"],
-                                      gradient["lm_head.bias"]);
+      auto dh = linear_backward<Real>(w.at("lm_head.weight"), h[n], {-dz, dz}, gradient["lm_head.weight"], gradient["lm_head.bias"]);
       for (std::size_t j = n; j-- > 0;) {
         auto darg = dh;
         for (std::size_t d = 0; d < darg.size(); ++d) darg[d] = arg[j][d] > 0 ? dh[d] : Real{0};
-        auto below = linear_backward<Real>(w.at(mlp(j, ".weight")), h[j], darg, gradient[mlp(j, ".weight")],
-                                           gradient[mlp(j, ".bias")]);
+        auto below = linear_backward<Real>(w.at(mlp(j, ".weight")), h[j], darg, gradient[mlp(j, ".weight")], gradient[mlp(j, ".bias")]);
         for (std::size_t d = 0; j > 0 && d < below.size(); ++d) below[d] += dh[d];
         dh = below;
       }
@@ -192,8 +186,7 @@ Outcome step(const OneLayerShape& shape, const Tensors<Real>& w, const std::vect
       }
     }
     for (std::size_t i = 0; i < P; ++i) {
-      const auto dx = linear_backward<Real>(w.at("c_attn.weight"), x[i], dqkv[i], gradient["c_attn.weight"],
-                                            gradient["c_attn.bias"]);
+      const auto dx = linear_backward<Real>(w.at("c_attn.weight"), x[i], dqkv[i], gradient["c_attn.weight"], gradient["c_attn.bias"]);
       for (std::size_t c = 0; c < C; ++c) {
         gradient["wte.weight"][static_cast<std::size_t>(bits[r][i]) * C + c] += dx[c];
         gradient["wpe.weight"][i * C + c] += dx[c];

@@ -25,12 +25,10 @@ struct Problem {
   std::vector<std::size_t> cell_row;  // row of `bits` to each row of `cells`
 };
 
-Problem make_problem(std::vector<std::vector<int>> bits, std::vector<double> row_weight,
-                     Sharing sharing = Sharing::prefixes) {
+Problem make_problem(std::vector<std::vector<int>> bits, std::vector<double> row_weight, Sharing sharing = Sharing::prefixes) {
   std::vector<std::uint8_t> flat;
   for (const auto& row : bits) flat.insert(flat.end(), row.begin(), row.end());
-  auto table = SequenceTable::from_array(
-      view_of(flat.data(), {static_cast<std::int64_t>(bits.size()), static_cast<std::int64_t>(bits[0].size())}));
+  auto table = SequenceTable::from_array(view_of(flat.data(), {static_cast<std::int64_t>(bits.size()), static_cast<std::int64_t>(bits[0].size())}));
   std::vector<std::int32_t> ranks(table.order().begin(), table.order().end());
   std::vector<double> weight;
   std::vector<std::size_t> cell_row;
@@ -51,15 +49,14 @@ struct Answer {
 
 /// The step's answer; nothing where its guard refuses.
 template <class Real>
-std::optional<Answer<Real>> answer_of(const OneLayerShape& shape, const Tensors<Real>& weights, const Problem& problem,
-                                      int threads = 1, bool skip_dead_units = true) {
+std::optional<Answer<Real>> answer_of(const OneLayerShape& shape, const Tensors<Real>& weights, const Problem& problem, int threads = 1,
+                                      bool skip_dead_units = true) {
   OneLayerStep<Real> step(shape, threads, skip_dead_units);
   Answer<Real> answer;
   const auto pointers = oracle::pointers<const Real>(weights, shape);
   for (int repeat = 0; repeat < 2; ++repeat) {  // a second call must not see the first
     answer.gradient = oracle::zeros<Real>(shape);
-    const auto result =
-        step.gradient(pointers, oracle::pointers<Real>(answer.gradient, shape), problem.cells, problem.table);
+    const auto result = step.gradient(pointers, oracle::pointers<Real>(answer.gradient, shape), problem.cells, problem.table);
     if (!result) return std::nullopt;
     answer.loss = result->loss;
     answer.accuracy = result->accuracy;
@@ -70,8 +67,7 @@ std::optional<Answer<Real>> answer_of(const OneLayerShape& shape, const Tensors<
   answer.logits.resize(problem.bits.size() * positions);
   for (std::size_t u = 0; u < problem.cell_row.size(); ++u) {
     for (std::size_t i = 0; i < positions; ++i) {
-      answer.logits[problem.cell_row[u] * positions + i] =
-          logits[static_cast<std::size_t>(problem.cells.cell_of[u * positions + i])];
+      answer.logits[problem.cell_row[u] * positions + i] = logits[static_cast<std::size_t>(problem.cells.cell_of[u * positions + i])];
     }
   }
   return answer;
@@ -94,8 +90,8 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
   return std::sqrt(result);
 }
 
-void expect_close(const std::vector<double>& actual, const std::vector<double>& expected, double relative,
-                  const std::string& what, double floor = 1e-15) {
+void expect_close(const std::vector<double>& actual, const std::vector<double>& expected, double relative, const std::string& what,
+                  double floor = 1e-15) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
   double worst = 0;
   for (std::size_t i = 0; i < actual.size(); ++i) worst = std::max(worst, std::abs(actual[i] - expected[i]));
@@ -176,8 +172,7 @@ TEST_P(OneLayerStepShapes, EqualsOracle) {
   auto bits = random_bits(rows, shape.length, 3);
   if (repeat) std::fill(bits.begin(), bits.end(), bits[0]);
   std::vector<double> row_weight(rows);
-  for (std::size_t r = 0; r < rows; ++r)
-    row_weight[r] = static_cast<double>(r + 1) / static_cast<double>(rows * (rows + 1) / 2);
+  for (std::size_t r = 0; r < rows; ++r) row_weight[r] = static_cast<double>(r + 1) / static_cast<double>(rows * (rows + 1) / 2);
   auto gradient = oracle::zeros<double>(shape);
   const auto expected = oracle::step(shape, weights, bits, row_weight, gradient);
   for (const auto sharing : {Sharing::prefixes, Sharing::none}) {
@@ -191,21 +186,19 @@ TEST_P(OneLayerStepShapes, EqualsOracle) {
         expect_close(answer->logits, expected.logits, 1e-12, "logits");
         double scale = 0;
         for (const auto& [name, values] : gradient) scale = std::max(scale, largest(values));
-        for (const auto& [name, values] : gradient)
-          expect_close(answer->gradient.at(name), values, 1e-12, name, 1e-14 * scale);
+        for (const auto& [name, values] : gradient) expect_close(answer->gradient.at(name), values, 1e-12, name, 1e-14 * scale);
       }
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, OneLayerStepShapes,
-    testing::Values(Case{{1, 1, 1, 1, 2}, 1}, Case{{1, 4, 4, 1, 2}, 3}, Case{{1, 1, 3, 2, 5}, 4},
-                    Case{{3, 1, 5, 3, 9}, 8}, Case{{2, 5, 7, 3, 12}, 20}, Case{{1, 16, 16, 3, 40}, 30},
-                    Case{{4, 16, 64, 3, 20}, 32}, Case{{2, 24, 33, 4, 17}, 25}, Case{{4, 8, 24, 2, 70}, 12},
-                    Case{{1, 13, 40, 8, 11}, 9}, Case{{2, 8, 16, 3, 20}, 6, true}, Case{{1, 16, 16, 3, 9}, 1},
-                    Case{{9, 3, 130, 2, 8}, 300}, Case{{2, 64, 128, 3, 10}, 150}, Case{{1, 16, 16, 3, 6}, 3000},
-                    Case{{2, 8, 16, 3, 30}, 40, false, 6}, Case{{1, 100, 9, 5, 130}, 3}, Case{{2, 4, 200, 1, 3}, 700}));
+INSTANTIATE_TEST_SUITE_P(All, OneLayerStepShapes,
+                         testing::Values(Case{{1, 1, 1, 1, 2}, 1}, Case{{1, 4, 4, 1, 2}, 3}, Case{{1, 1, 3, 2, 5}, 4}, Case{{3, 1, 5, 3, 9}, 8},
+                                         Case{{2, 5, 7, 3, 12}, 20}, Case{{1, 16, 16, 3, 40}, 30}, Case{{4, 16, 64, 3, 20}, 32},
+                                         Case{{2, 24, 33, 4, 17}, 25}, Case{{4, 8, 24, 2, 70}, 12}, Case{{1, 13, 40, 8, 11}, 9},
+                                         Case{{2, 8, 16, 3, 20}, 6, true}, Case{{1, 16, 16, 3, 9}, 1}, Case{{9, 3, 130, 2, 8}, 300},
+                                         Case{{2, 64, 128, 3, 10}, 150}, Case{{1, 16, 16, 3, 6}, 3000}, Case{{2, 8, 16, 3, 30}, 40, false, 6},
+                                         Case{{1, 100, 9, 5, 130}, 3}, Case{{2, 4, 200, 1, 3}, 700}));
 
 TEST(OneLayerStep, GradientIsThatOfItsLossByCentralDifferences) {
   const OneLayerShape shape{2, 5, 7, 3, 12};
@@ -236,8 +229,7 @@ double span_of(const OneLayerShape& shape, const Tensors<double>& weights) {
   std::vector<std::vector<double>> tokens;
   for (std::size_t t = 0; t < 2 * static_cast<std::size_t>(shape.length - 1); ++t) {
     std::vector<double> x(C);
-    for (std::size_t c = 0; c < C; ++c)
-      x[c] = weights.at("wte.weight")[t % 2 * C + c] + weights.at("wpe.weight")[t / 2 * C + c];
+    for (std::size_t c = 0; c < C; ++c) x[c] = weights.at("wte.weight")[t % 2 * C + c] + weights.at("wpe.weight")[t / 2 * C + c];
     tokens.push_back(oracle::linear(weights.at("c_attn.weight"), weights.at("c_attn.bias"), x));
   }
   double span = 0;
@@ -269,8 +261,7 @@ Tensors<double> weights_of_span(const OneLayerShape& shape, double nats, std::ui
 }
 
 TEST(OneLayerStep, Float32ErrorIsThatOfThePlainForm) {
-  for (const OneLayerShape shape :
-       {OneLayerShape{2, 8, 16, 3, 24}, OneLayerShape{1, 16, 16, 3, 24}, OneLayerShape{2, 32, 64, 3, 16}}) {
+  for (const OneLayerShape shape : {OneLayerShape{2, 8, 16, 3, 24}, OneLayerShape{1, 16, 16, 3, 24}, OneLayerShape{2, 32, 64, 3, 16}}) {
     for (const double nats : {0.0, 7.0, 20.0, 50.0, 100.0}) {
       std::map<std::string, std::array<double, 3>> squares;  // error, the plain form's, size; over seeds
       for (std::uint32_t seed = 0; seed < 6; ++seed) {
@@ -287,21 +278,18 @@ TEST(OneLayerStep, Float32ErrorIsThatOfThePlainForm) {
           EXPECT_GE(nats, 66) << "the guard refused a span below its limit";
           continue;
         }
-        const auto compare = [&](const std::string& name, const auto& actual, const auto& plain_values,
-                                 const auto& expected) {
+        const auto compare = [&](const std::string& name, const auto& actual, const auto& plain_values, const auto& expected) {
           auto& sums = squares[name];
           sums[0] += std::pow(distance(actual, expected), 2);
           sums[1] += std::pow(distance(plain_values, expected), 2);
           sums[2] += std::pow(distance(expected, std::vector<double>(expected.size())), 2);
         };
         compare("logits", answer->logits, plain_outcome.logits, truth.logits);
-        for (const auto& [name, values] : exact)
-          compare(name, widened(answer->gradient.at(name)), widened(plain.at(name)), values);
+        for (const auto& [name, values] : exact) compare(name, widened(answer->gradient.at(name)), widened(plain.at(name)), values);
       }
       for (const auto& [name, sums] : squares) {
-        const auto what =
-            fmt::format("H={} F={}, {} nats, {}: {:.2g} against {:.2g} of {:.2g}", shape.heads, shape.head_dim, nats,
-                        name, std::sqrt(sums[0]), std::sqrt(sums[1]), std::sqrt(sums[2]));
+        const auto what = fmt::format("H={} F={}, {} nats, {}: {:.2g} against {:.2g} of {:.2g}", shape.heads, shape.head_dim, nats, name,
+                                      std::sqrt(sums[0]), std::sqrt(sums[1]), std::sqrt(sums[2]));
         EXPECT_LE(std::sqrt(sums[0]), 2 * std::sqrt(sums[1]) + 1e-15) << what;
         if (std::getenv("SHOW")) fmt::print("{:.2f} {}\n", std::sqrt(sums[0] / sums[1]), what);
       }
@@ -320,8 +308,7 @@ TEST(OneLayerStep, GuardActsAtItsLimit) {
     auto weights = random_weights(shape, 2, 0.5);
     weights["wte.weight"] = {0, 0};
     weights["wpe.weight"] = {1, -1, 0};
-    weights["c_attn.weight"] = {0, nats / 2,
-                                1};  // key +nats/2 at position 0, -nats/2 at position 1, whatever the bits: a gap of 0
+    weights["c_attn.weight"] = {0, nats / 2, 1};  // key +nats/2 at position 0, -nats/2 at position 1, whatever the bits: a gap of 0
     weights["c_attn.bias"] = {1, 0, 0};
     const auto problem = make_problem({{0, 0, 1}, {0, 1, 0}, {1, 0, 1}, {1, 1, 1}}, {.25, .25, .25, .25});
     const bool level = answer_of(shape, oracle::cast<Real>(weights), problem).has_value();
@@ -344,8 +331,8 @@ TEST(OneLayerStep, RefusalLeavesTheGradientAlone) {
   const auto problem = make_problem(random_bits(4, 4, 1), {.25, .25, .25, .25});
   OneLayerStep<double> step(shape, 2);
   auto gradient = oracle::zeros<double>(shape);
-  EXPECT_FALSE(step.gradient(oracle::pointers<const double>(weights, shape), oracle::pointers<double>(gradient, shape),
-                             problem.cells, problem.table));
+  EXPECT_FALSE(
+      step.gradient(oracle::pointers<const double>(weights, shape), oracle::pointers<double>(gradient, shape), problem.cells, problem.table));
   for (const auto& [name, values] : gradient) EXPECT_EQ(largest(values), 0) << name;
 }
 
