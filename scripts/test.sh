@@ -12,10 +12,11 @@ done
 scripts/build.sh release
 export OMP_WAIT_POLICY=passive   # several small processes share the cores
 if $all; then
+  git ls-files -z '*.h' '*.cpp' '*.cuh' '*.cu' | xargs -0 .venv/bin/clang-format --dry-run -Werror
+  .venv/bin/python -m ruff check scripts tests
   ctest --test-dir build/release --output-on-failure --no-tests=error
   scripts/build.sh asan
   ctest --test-dir build/asan --output-on-failure --no-tests=error
-  .venv/bin/python -m ruff check scripts tests
   .venv/bin/python -m pytest -q tests
 else
   ctest --test-dir build/release --output-on-failure --no-tests=error -LE slow
