@@ -57,32 +57,34 @@ std::string_view kind_of(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kKind; }, event);
 }
 
-Schedule& schedule_of(EventConfig& event) {
-  return std::visit([](auto& e) -> Schedule& { return e.schedule; }, event);
+namespace {
+
+const Event& common_to_all(const EventConfig& event) {
+  return std::visit([](const Event& e) -> const Event& { return e; }, event);
+}
+Event& common_to_all(EventConfig& event) {
+  return std::visit([](Event& e) -> Event& { return e; }, event);
 }
 
-const Schedule& schedule_of(const EventConfig& event) {
-  return std::visit([](const auto& e) -> const Schedule& { return e.schedule; }, event);
+}  // namespace
+
+Schedule& schedule_of(EventConfig& event) { return common_to_all(event).schedule; }
+const Schedule& schedule_of(const EventConfig& event) { return common_to_all(event).schedule; }
+std::string& name_of(EventConfig& event) { return common_to_all(event).name; }
+const std::string& name_of(const EventConfig& event) { return common_to_all(event).name; }
+
+Needs needs_of(const EventConfig& event) {
+  return std::visit([](const auto& e) { return e.needs(); }, event);
 }
 
-std::string& name_of(EventConfig& event) {
-  return std::visit([](auto& e) -> std::string& { return e.name; }, event);
-}
-
-const std::string& name_of(const EventConfig& event) {
-  return std::visit([](const auto& e) -> const std::string& { return e.name; }, event);
-}
+std::string* from_of(EventConfig& event) { return const_cast<std::string*>(needs_of(event).from); }
 
 bool changes_data_or_weights(const EventConfig& event) {
   return std::visit([](const auto& e) { return e.kChanges; }, event);
 }
 
 Files outputs_of(const EventConfig& event, std::int64_t step) {
-  const auto outputs = [&](const auto& e) -> Files {
-    if constexpr (requires { e.outputs(step); }) return e.outputs(step);
-    return {};
-  };
-  return std::visit(outputs, event);
+  return std::visit([&](const auto& e) { return e.outputs(step); }, event);
 }
 
 bool names_a_file(std::string_view from) { return from.find('/') != from.npos || from.ends_with(".safetensors"); }

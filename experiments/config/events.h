@@ -44,17 +44,35 @@ struct Schedule {
   std::int64_t first(std::int64_t steps) const { return at ? at->step(steps) : *every; }
 };
 
-// Each event is one struct: settings, and what it does to a run. `kChanges`: it changes data or weights, so that the step is evaluated
-// before and after it. outputs(step): the files (or the folder) it writes in the run directory, whole; some events append to series instead.
+/// What an event needs of the model, of the sets and of the events before it: the settings that say so, null where it has none such.
+struct Needs {
+  const std::string* from = nullptr;                  ///< weights: an earlier snapshot or a file, with a tensor of each of `params`
+  const std::vector<std::string>* params = nullptr;   ///< parameters, by group or name pattern
+  const std::vector<std::string>* freeze = nullptr;   ///< the same, of which some must be left to train
+  const std::vector<std::string>* on = nullptr;       ///< sets that are scored
+  const std::optional<bool>* clear_memory = nullptr;  ///< a memory, where it has a value
+  bool hidden_layers = false;
+
+  const std::vector<std::string>* parameters() const { return params != nullptr ? params : freeze; }
+};
+
 using Files = std::vector<std::string>;
+
+/// What all events have. Each kind is one struct more: its settings, and what it does to a run (apply).
+struct Event {
+  static constexpr bool kChanges = false;  ///< changes data or weights, so that the step is evaluated before and after it
+  Schedule schedule;
+  std::string name;
+  Needs needs() const { return {}; }
+  /// The files (or the folder) that it writes in the run directory at a step, whole; some events append to series instead.
+  Files outputs(std::int64_t) const { return {}; }
+};
 
 /// Redraws every bit; probabilities stay; presentations restart at 0; the optimizer goes on unless it is reset. A model's memory
 /// is cleared unless said otherwise.
-struct SwitchEvent {
+struct SwitchEvent : Event {
   static constexpr std::string_view kKind = "switch";
   static constexpr bool kChanges = true;
-  Schedule schedule;
-  std::string name;
   bool reset_optimizer = false;
   std::optional<bool> clear_memory;
 
@@ -65,15 +83,13 @@ struct SwitchEvent {
     visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts");
     visit("clear_memory", self.clear_memory, "of a model with a memory: false keeps what is stored; null = true");
   }
+  Needs needs() const { return {.clear_memory = &clear_memory}; }
   void apply(Run& run) const;
 };
 
 /// Writes the weights to snapshots/<name>.safetensors (with `every`: <name>_<step>).
-struct SnapshotEvent {
+struct SnapshotEvent : Event {
   static constexpr std::string_view kKind = "snapshot";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -88,11 +104,8 @@ struct SnapshotEvent {
 /// Stops or restarts the training of parameters, by group (c_attn, mlp, ...) or name pattern (linear_modules.*.weight). Adam's state of
 /// frozen parameters is kept and does not move.
 template <bool kFrozen>
-struct FreezingEvent {
+struct FreezingEvent : Event {
   static constexpr std::string_view kKind = kFrozen ? "freeze" : "unfreeze";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name;
   std::vector<std::string> params;
   bool reset_optimizer = false;
 
@@ -103,6 +116,7 @@ struct FreezingEvent {
     visit("params", self.params, "groups, or names with * for any characters", non_empty());
     visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts of these parameters");
   }
+  Needs needs() const { return {.params = &params}; }
   void apply(Run& run) const;
 };
 using FreezeEvent = FreezingEvent<true>;
@@ -111,11 +125,10 @@ using UnfreezeEvent = FreezingEvent<false>;
 constexpr const char* kFromHelp = "an earlier snapshot of this run, or a safetensors file (a '/' in it, or this ending)";
 
 /// Puts weights of a snapshot or file in place of the present ones; with `at: 0` a warm start.
-struct LoadEvent {
+struct LoadEvent : Event {
   static constexpr std::string_view kKind = "load";
   static constexpr bool kChanges = true;
-  Schedule schedule;
-  std::string name, from;
+  std::string from;
   std::vector<std::string> params{"*"};
   bool reset_optimizer = false;
 
@@ -127,17 +140,16 @@ struct LoadEvent {
     visit("params", self.params, "groups, or names with * for any characters", non_empty());
     visit("reset_optimizer", self.reset_optimizer, "forget Adam's moments and step counts of these parameters");
   }
+  Needs needs() const { return {.from = &from, .params = &params}; }
   void apply(Run& run) const;
 };
 
 // The rest act on a copy: the run's own bytes are the same without them (experiments/run/probes.cpp).
 
 /// Scores a copy that has some weights of a snapshot or file: eval/<name>.<set>/.
-struct SwapTestEvent {
+struct SwapTestEvent : Event {
   static constexpr std::string_view kKind = "swap_test";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name, from;
+  std::string from;
   std::vector<std::string> params, on;
 
   template <class Self, class Visit>
@@ -148,16 +160,15 @@ struct SwapTestEvent {
     visit("params", self.params, "groups, or names with * for any characters", non_empty());
     visit("on", self.on, "sets to score: train, phase_<k>, novel; [] = all that there are");
   }
+  Needs needs() const { return {.from = &from, .params = &params, .on = &on}; }
   void apply(Run& run) const;
 };
 
 /// Every subset of the model's groups taken from a snapshot or file, the others as they are, scored on the sequences of the phase before
 /// (old), of this phase (new) and on novel ones: transplant/<name>.csv (with `every`: <name>_<step>).
-struct TransplantEvent {
+struct TransplantEvent : Event {
   static constexpr std::string_view kKind = "transplant";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name, from;
+  std::string from;
   std::int64_t stride = 10;
 
   template <class Self, class Visit>
@@ -167,17 +178,15 @@ struct TransplantEvent {
     visit("from", self.from, kFromHelp);
     visit("stride", self.stride, "scores every n-th sequence", at_least(1));
   }
+  Needs needs() const { return {.from = &from}; }
   Files outputs(std::int64_t step) const;
   void apply(Run& run) const;
 };
 
 /// How fast does this network learn sequences it has never seen? A copy, with some groups frozen and a fresh Adam, is trained on them, drawn
 /// uniformly, until the mean accuracy of its last 10 batches passes `until`: probes/<name>.<step>.json and .accuracy.npy.
-struct ForkProbeEvent {
+struct ForkProbeEvent : Event {
   static constexpr std::string_view kKind = "fork_probe";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name;
   std::vector<std::string> freeze;
   std::int64_t sequences = 100, max_steps = 10000;
   double until = 0.8;
@@ -193,16 +202,14 @@ struct ForkProbeEvent {
     visit("max_steps", self.max_steps, "steps after which it is given up", in_range(1, 1e9));
     visit("seed", self.seed, "seed of the novel sequences and their draws");
   }
+  Needs needs() const { return {.freeze = &freeze}; }
   Files outputs(std::int64_t step) const;
   void apply(Run& run) const;
 };
 
 /// Hidden layers on novel sequences at every n-th position: features/<name>.<step>/layer_<j>.npy (S, positions, width).
-struct FeaturesEvent {
+struct FeaturesEvent : Event {
   static constexpr std::string_view kKind = "features";
-  static constexpr bool kChanges = false;
-  Schedule schedule;
-  std::string name;
   std::int64_t sequences = 1000, stride = 4;
   std::uint32_t seed = 0;
 
@@ -214,6 +221,7 @@ struct FeaturesEvent {
     visit("stride", self.stride, "every n-th position", at_least(1));
     visit("seed", self.seed, "seed of the novel sequences");
   }
+  Needs needs() const { return {.hidden_layers = true}; }
   Files outputs(std::int64_t step) const;
   void apply(Run& run) const;
 };
@@ -226,6 +234,8 @@ Schedule& schedule_of(EventConfig& event);
 const Schedule& schedule_of(const EventConfig& event);
 std::string& name_of(EventConfig& event);
 const std::string& name_of(const EventConfig& event);
+Needs needs_of(const EventConfig& event);
+std::string* from_of(EventConfig& event);  ///< null where it needs no weights
 bool changes_data_or_weights(const EventConfig& event);
 Files outputs_of(const EventConfig& event, std::int64_t step);
 

@@ -64,12 +64,8 @@ void add_facts(Json& json, const EventConfig& event, const std::vector<Parameter
     const auto count = schedule.occurrences(steps);
     json.update({{"first", *schedule.every}, {"last", count * *schedule.every}, {"count", count}});
   }
-  const auto add = [&]<class Event>(const Event& e) {
-    if constexpr (requires { e.params; }) json["parameters"] = names_of(specs, e.params);
-    if constexpr (requires { e.freeze; }) json["parameters"] = names_of(specs, e.freeze);
-    if constexpr (requires { e.snapshot(0); }) json["snapshot"] = schedule.every ? e.name + "_{step}" : e.name;
-  };
-  std::visit(add, event);
+  if (const auto* patterns = needs_of(event).parameters()) json["parameters"] = names_of(specs, *patterns);
+  if (const auto* snapshot = std::get_if<SnapshotEvent>(&event)) json["snapshot"] = schedule.every ? snapshot->name + "_{step}" : snapshot->name;
 }
 
 }  // namespace
