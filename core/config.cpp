@@ -868,6 +868,15 @@ std::vector<std::string> ConfigSource::override_with(const std::string& assignme
   return paths;
 }
 
+std::optional<Node> ConfigSource::take(std::string_view key) {
+  if (root_.kind != Node::Kind::map) return {};
+  const auto block = std::find_if(root_.children.begin(), root_.children.end(), [&](const Node& child) { return child.key == key; });
+  if (block == root_.children.end()) return {};
+  auto taken = std::move(*block);
+  root_.children.erase(block);
+  return taken;
+}
+
 void ConfigSource::fail(std::string_view path, const std::string& what) {
   const auto [node, is_exact] = locate(path);
   violate(is_exact ? node->place : node->key_place, std::string(path), what);

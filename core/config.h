@@ -379,8 +379,21 @@ class ConfigSource {
     return config;
   }
 
+  /// Takes a block of the top level out, for a reader of its own: read() does not see it then.
+  std::optional<config_detail::Node> take(std::string_view key);
+  /// read(), of a block that was taken out.
+  template <class T>
+  T read_block(const config_detail::Node& block, const std::string& key) {
+    T config{};
+    read_value(block, key, config, {});
+    explain_unknown_keys({});
+    return config;
+  }
+
   /// Adds a violation, placed where that path, or what there is of it, stands.
   void fail(std::string_view path, const std::string& what);
+  /// The same for a value of a block that was taken out.
+  void fail(const config_detail::Node& value, const std::string& path, const std::string& what) { violate(value.place, path, what); }
   bool contains(std::string_view path) const;
   /// Whether nothing at, below or above this path has been found wrong.
   bool clean(std::string_view path = {}) const;

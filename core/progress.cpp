@@ -19,11 +19,21 @@ constexpr auto kLineEvery = std::chrono::seconds(10);
 constexpr double kMeasureSeconds = 0.5;  // a speed is the mean over at least this long, then smoothed
 constexpr int kBarWidth = 24;
 
-Progress* live_bar = nullptr;  // the one whose line is on the terminal: a process has one
+LiveText* live = nullptr;  // what is on the terminal
 
 std::size_t terminal_width() {
   winsize size{};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+/// The first `columns` characters: continuation bytes of UTF-8 take no column.
+std::string cut(const std::string& line, std::size_t columns) {
+  std::size_t end = 0;
+  for (; end < line.size() && columns > 0; --columns) {
+    ++end;
+    while (end < line.size() && (static_cast<unsigned char>(line[end]) & 0xC0) == 0x80) ++end;
+  }
+  return line.substr(0, end);
 }
 
 std::string bar(double share) {
@@ -55,11 +65,6 @@ Progress::Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_
   if (style_ == ProgressStyle::automatic) style_ = terminal() ? ProgressStyle::bar : ProgressStyle::plain;
 }
 
-Progress::~Progress() {
-  erase();
-  if (live_bar == this) live_bar = nullptr;
-}
-
 double Progress::seconds_left() const { return rate_ > 0 ? static_cast<double>(total_ - step_) / rate_ : -1; }
 
 void Progress::update(std::int64_t step, const std::string& note) {
@@ -79,37 +84,42 @@ void Progress::update(std::int64_t step, const std::string& note) {
   const auto speed = rate_ > 0 ? fmt::format("{:.{}f} steps/s", rate_, rate_ < 10 ? 2 : 0) : std::string("-");
   const auto left = rate_ > 0 ? duration_text(seconds_left()) + " left" : std::string("-");
   if (style_ == ProgressStyle::bar) {
-    draw(fmt::format("{} {:3.0f}%  {}/{}  {}  {}  {}", bar(share), 100 * share, step, total_, speed, note, left));
+    live_.draw({fmt::format("{} {:3.0f}%  {}/{}  {}  {}  {}", bar(share), 100 * share, step, total_, speed, note, left)});
   } else {
     log_.info("step {}/{} ({:.0f}%)  {}  {}  {}", step, total_, 100 * share, speed, note, left);
   }
 }
 
-void Progress::draw(const std::string& line) {
-  line_ = line;
-  live_bar = this;
-  // count characters, not bytes: continuation bytes of UTF-8 take no column
-  std::size_t columns = 0, end = 0;
-  const auto width = terminal_width() - 1;
-  while (end < line.size() && columns < width) {
-    ++end;
-    while (end < line.size() && (static_cast<unsigned char>(line[end]) & 0xC0) == 0x80) ++end;
-    ++columns;
-  }
-  print_to_stderr("\r\x1b[K" + line.substr(0, end));
+LiveText::~LiveText() {
+  if (live != this) return;
+  erase();
+  live = nullptr;
 }
 
-void Progress::erase() {
-  if (line_.empty()) return;
-  print_to_stderr("\r\x1b[K");
+void LiveText::draw(std::vector<std::string> lines) {
+  if (live != nullptr) live->erase();
+  live = this;
+  lines_ = std::move(lines);
+  print();
+}
+
+void LiveText::erase() {
+  if (lines_.empty()) return;
+  print_to_stderr(lines_.size() > 1 ? fmt::format("\r\x1b[{}A\x1b[J", lines_.size() - 1) : "\r\x1b[K");
+}
+
+void LiveText::print() const {
+  std::string text;
+  for (const auto& line : lines_) text += (text.empty() ? "" : "\n") + cut(line, terminal_width() - 1);
+  print_to_stderr(text);
 }
 
 ProgressPause::ProgressPause() {
-  if (live_bar != nullptr) live_bar->erase();
+  if (live != nullptr) live->erase();
 }
 
 ProgressPause::~ProgressPause() {
-  if (live_bar != nullptr && !live_bar->line_.empty()) live_bar->draw(live_bar->line_);
+  if (live != nullptr) live->print();
 }
 
 }  // namespace mnemo

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace mnemo {
 
@@ -13,14 +14,29 @@ enum class ProgressStyle { automatic, bar, plain, none };
 /// Throws std::invalid_argument for anything but auto, bar, plain, none.
 ProgressStyle progress_style(const std::string& name);
 
+/// Lines at the bottom of the terminal that are drawn again and again, each cut to its width. A process shows one such text at a time; whatever else
+/// is printed takes a ProgressPause.
+class LiveText {
+ public:
+  LiveText() = default;
+  ~LiveText();
+  LiveText(const LiveText&) = delete;
+  LiveText& operator=(const LiveText&) = delete;
+
+  void draw(std::vector<std::string> lines);
+
+ private:
+  friend class ProgressPause;
+  void erase();
+  void print() const;
+
+  std::vector<std::string> lines_;
+};
+
 /// How far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
 class Progress {
  public:
   Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_t total);
-  ~Progress();
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-
   /// Redraws when it is time to. `note` says what the run is doing: loss, accuracy.
   void update(std::int64_t step, const std::string& note);
   double steps_per_second() const { return rate_; }
@@ -28,10 +44,7 @@ class Progress {
   double seconds_left() const;
 
  private:
-  friend class ProgressPause;
   using Clock = std::chrono::steady_clock;
-  void draw(const std::string& line);
-  void erase();
 
   ProgressStyle style_;
   Log log_;
@@ -39,10 +52,10 @@ class Progress {
   Clock::time_point drawn_at_, measured_at_;
   std::int64_t measured_step_;
   double rate_ = 0;
-  std::string line_;
+  LiveText live_;
 };
 
-/// Takes the live line away for as long as it exists, so that other text can be printed.
+/// Takes the live text away for as long as it exists, so that other text can be printed.
 class ProgressPause {
  public:
   ProgressPause();

@@ -28,9 +28,12 @@ constexpr std::string_view kEnded =
 
 std::atomic<std::int64_t> first_at = 0;  // CLOCK_MONOTONIC, ns; 0: none came yet
 static_assert(std::atomic<std::int64_t>::is_always_lock_free);
+std::atomic<int> first_signal = 0;
 std::size_t skipped = 0;  // bytes of a message that are not for this output
+bool muted = false;
 
 void say(std::string_view message) {
+  if (muted) return;
   message.remove_prefix(skipped);
   [[maybe_unused]] const auto written = write(STDERR_FILENO, message.data(), message.size());
 }
@@ -43,6 +46,7 @@ void on_signal(int number) {
   const std::int64_t now = time.tv_sec * kSecond + time.tv_nsec;
   std::int64_t first = 0;
   if (first_at.compare_exchange_strong(first, now)) {
+    first_signal = number;
     say(kStopping);
   } else if (number == SIGINT && now - first > kSecond) {
     say(kEnded);
@@ -61,7 +65,8 @@ void part_limits_of_cpu_time() {
 
 }  // namespace
 
-void stop_on_signals(bool over_bar) {
+void stop_on_signals(bool over_bar, bool silently) {
+  muted = silently;
   skipped = over_bar ? 0 : kEraseLine.size();
   struct sigaction action {};
   action.sa_handler = on_signal;
@@ -77,5 +82,7 @@ void stop_on_signals(bool over_bar) {
 }
 
 bool stop_signalled() { return first_at != 0; }
+
+int stop_signal() { return first_signal; }
 
 }  // namespace mnemo

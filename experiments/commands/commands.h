@@ -47,6 +47,12 @@ inline CLI::Validator home_expanded() {
 
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
 void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_sweep(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_resume(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_work(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_status(CLI::App& app, Command& chosen);
+void add_best(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_logs(CLI::App& app, Command& chosen);
 void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_export(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);

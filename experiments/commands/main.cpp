@@ -81,6 +81,12 @@ int main(int argc, char** argv) {
   app.footer("Examples:\n  mnemo train configs/quickstart.yaml\n  mnemo plot cache/quickstart/quickstart\n  mnemo COMMAND --help");
   Command chosen;
   add_train(app, invocation, chosen);
+  add_sweep(app, invocation, chosen);
+  add_resume(app, invocation, chosen);
+  add_work(app, invocation, chosen);
+  add_status(app, chosen);
+  add_best(app, invocation, chosen);
+  add_logs(app, chosen);
   add_evaluate(app, invocation, chosen);
   add_export(app, invocation, chosen);
   add_config(app, chosen);

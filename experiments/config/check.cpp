@@ -34,7 +34,6 @@ class Checker {
   Checker(ConfigSource& source, const RunConfig& config, bool with_weights) : source_(source), config_(config), with_weights_(with_weights) {}
 
   void check() {
-    check_unfinished();
     check_device();
     check_precision();
     check_sizes();
@@ -48,14 +47,6 @@ class Checker {
   }
 
  private:
-  /// Says more than "unknown key" about a block that later versions will read.
-  void check_unfinished() {
-    if (!source_.contains("sweep")) return;
-    source_.fail("sweep",
-                 "this version trains one run at a time; take the block out and give one value of each key as an override, "
-                 "like train.lr=0.001, which also names the run");
-  }
-
   void check_device() {
     const auto& device = config_.device;
     const auto number = device.starts_with("cuda:") ? device.substr(5) : std::string();

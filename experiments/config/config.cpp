@@ -34,8 +34,8 @@ void refuse_seed_without_effect(ConfigSource& source, RunConfig& config) {
 
 /// Whether a setting may differ between two parts of one run, so that it does not name it.
 bool is_incidental(std::string_view path) {
-  static const std::set<std::string_view> kWhole{"name", "group", "run", "device", "threads", "train.steps", "sweep"};
-  return kWhole.count(path) != 0 || path == "output" || path.starts_with("output.") || path.starts_with("slurm.");
+  static const std::set<std::string_view> kWhole{"name", "group", "run", "device", "threads", "train.steps"};
+  return kWhole.count(path) != 0 || path == "output" || path.starts_with("output.");
 }
 
 /// The value of a key as YAML in one line; "" where a later override took the key away.
@@ -50,14 +50,14 @@ std::string value_at(const config_detail::Node& root, std::string_view path) {
   return {};
 }
 
-/// "model.heads=2,train.lr=0.001": the overridden settings in the order of the configuration's fields, as a file name.
-std::string name_from_overrides(const RunConfig& config, const std::vector<std::string>& overridden) {
+/// "model.heads=2,train.lr=0.001": settings in the order of the configuration's fields, as a file name.
+std::string name_after(const RunConfig& config, const std::vector<std::string>& settings) {
   const auto root = config_detail::to_node(config);
   const auto leaves = config_detail::flatten(root);
   std::map<std::pair<std::ptrdiff_t, std::string>, std::string> parts;  // by field order and key
-  for (const auto& key : overridden) {
+  for (const auto& key : settings) {
     const auto value = value_at(root, key);
-    if (is_incidental(key) || value.empty()) continue;
+    if (value.empty()) continue;
     const auto first =
         std::find_if(leaves.begin(), leaves.end(), [&](const auto& leaf) { return leaf.first == key || leaf.first.starts_with(key + "."); });
     parts[{first - leaves.begin(), key}] = key + "=" + value;
@@ -74,20 +74,22 @@ std::string name_from_overrides(const RunConfig& config, const std::vector<std::
 /// Fills in what follows from other settings and from the files that they name; says where that cannot be done.
 class Resolver {
  public:
-  Resolver(ConfigSource& source, RunConfig& config, fs::path folder, const std::vector<std::string>& overridden)
-      : source_(source), config_(config), folder_(std::move(folder)), overridden_(overridden) {}
+  Resolver(ConfigSource& source, RunConfig& config, fs::path folder, const std::vector<std::string>& overridden, const Reading& reading)
+      : source_(source), config_(config), folder_(std::move(folder)), overridden_(overridden), reading_(reading) {}
 
   void resolve() {
     resolve_data_files();
     for (std::size_t i = 0; i < config_.events.size(); ++i) resolve_event(i);
-    if (config_.threads == 0) config_.threads = threads_for(config_, available_cores());
+    if (config_.threads == 0) config_.threads = threads_for(config_, reading_.cores > 0 ? reading_.cores : available_cores());
     const auto resolve_model = [](auto& model) {
       if constexpr (requires { model.resolve(); }) model.resolve();
     };
     std::visit(resolve_model, config_.model);
     if (!config_.group) config_.group = config_.name;
     if (config_.run) return;
-    const auto named = name_from_overrides(config_, overridden_);
+    auto settings = reading_.named_after.value_or(overridden_);
+    if (!reading_.named_after) std::erase_if(settings, is_incidental);
+    const auto named = name_after(config_, settings);
     config_.run = named.empty() ? config_.name : named;
   }
 
@@ -158,6 +160,7 @@ class Resolver {
   RunConfig& config_;
   fs::path folder_;
   const std::vector<std::string>& overridden_;
+  const Reading& reading_;
 };
 
 }  // namespace
@@ -170,21 +173,28 @@ Rule run_name() {
   return {wants, nullptr, holds, nullptr, {}};
 }
 
-LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides, bool with_weights) {
-  auto source = ConfigSource::from_file(path);
+LoadedConfig load_config(ConfigSource source, const fs::path& folder, const std::vector<std::string>& overrides, const Reading& reading) {
   std::vector<std::string> overridden;
   for (const auto& assignment : overrides) {
     const auto paths = source.override_with(assignment);
     overridden.insert(overridden.end(), paths.begin(), paths.end());
   }
+  if (const auto sweep = source.take("sweep"); sweep && !sweep->children.empty()) {
+    source.fail(*sweep, "sweep", "describes many runs: mnemo sweep trains them; sweep={} leaves the block out and trains one");
+  }
+  if (const auto slurm = source.take("slurm")) source.read_block<SlurmConfig>(*slurm, "slurm");
   LoadedConfig loaded{source.read<RunConfig>()};
   auto& config = loaded.config;
   loaded.threads_given = config.threads > 0;
-  Resolver(source, config, path.parent_path(), overridden).resolve();
-  check(source, config, with_weights);
+  Resolver(source, config, folder, overridden, reading).resolve();
+  check(source, config, reading.with_weights);
   if (std::find(overridden.begin(), overridden.end(), "seed") != overridden.end()) refuse_seed_without_effect(source, config);
   source.throw_if_violated();
   return loaded;
+}
+
+LoadedConfig load_config(const fs::path& path, const std::vector<std::string>& overrides, bool with_weights) {
+  return load_config(ConfigSource::from_file(path), path.parent_path(), overrides, {.with_weights = with_weights, .cores = 0, .named_after = {}});
 }
 
 double num_choices(const RunConfig& config) { return facts_of(config).task == Task::sequences ? static_cast<double>(config.data.num_sequences) : 2; }
@@ -251,5 +261,15 @@ std::vector<std::string> differences(const RunConfig& old_config, const RunConfi
   }
   return found;
 }
+
+std::string identity(const RunConfig& config) {
+  Hasher hasher;
+  for (const auto& [path, value] : flatten(with_seeds(config))) {
+    if (!is_incidental(path) || path == "train.steps") hasher.update(path + "=" + value + "\n");
+  }
+  return hasher.digest();
+}
+
+std::string setting_of(const RunConfig& config, std::string_view path) { return value_at(config_detail::to_node(config), path); }
 
 }  // namespace mnemo

@@ -2,6 +2,7 @@
 
 #include "core/config.h"
 #include "experiments/config/events.h"
+#include "experiments/config/slurm_config.h"
 #include "models/registry.h"
 
 #include <array>
@@ -163,6 +164,20 @@ struct LoadedConfig {
 /// Throws ConfigError with all violations at once. `with_weights`: also reads the files of weights that events name (a run that has used
 /// them no longer needs them).
 LoadedConfig load_config(const std::filesystem::path& path, const std::vector<std::string>& overrides, bool with_weights = true);
+
+/// How one run is read of a file that may describe many.
+struct Reading {
+  bool with_weights = true;
+  std::int64_t cores = 0;                               ///< that `threads: 0` may take; 0 = all that this process has
+  std::optional<std::vector<std::string>> named_after;  ///< settings that the run's name holds; null = what the overrides set
+};
+/// The same of a file that has been read, in `folder`.
+LoadedConfig load_config(ConfigSource source, const std::filesystem::path& folder, const std::vector<std::string>& overrides, const Reading& reading);
+
+/// A digest of what a run computes: every setting, seeds spelled out, but name, group, run, device, threads and output.*.
+std::string identity(const RunConfig& config);
+/// The value of a key path as YAML in one line; "" where there is no such key.
+std::string setting_of(const RunConfig& config, std::string_view path);
 
 /// The seed of sequences and draws: data.seed, or the run's where it is null.
 std::uint32_t data_seed(const RunConfig& config);

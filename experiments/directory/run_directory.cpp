@@ -166,9 +166,16 @@ void StatusFile::write() {
 
 Status read_status(const fs::path& run_directory) {
   try {
-    const auto status = json::parse(read_file(run_directory / "status.json", 1 << 16));
-    return {status.at("state").get<std::string>(), status.at("step").get<std::int64_t>(), status.at("steps").get<std::int64_t>(),
-            status.value("heartbeat", std::int64_t{0}), !status.contains("checkpoint") || !status["checkpoint"].is_null()};
+    const auto file = json::parse(read_file(run_directory / "status.json", 1 << 16));
+    Status status;
+    status.state = file.at("state");
+    status.step = file.at("step");
+    status.steps = file.at("steps");
+    status.heartbeat = file.value("heartbeat", std::int64_t{0});
+    if (file.contains("loss") && file["loss"].is_number()) status.loss = file["loss"];
+    status.had_checkpoint = !file.contains("checkpoint") || file["checkpoint"].is_number();
+    if (file.contains("checkpoint") && file["checkpoint"].is_number()) status.checkpoint = file["checkpoint"];
+    return status;
   } catch (const std::exception&) {
     return {};
   }

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -100,7 +101,9 @@ class StatusFile {
 struct Status {
   std::string state;
   std::int64_t step = 0, steps = 0, heartbeat = 0;
-  bool had_checkpoint = true;  ///< false: killed before its first one
+  double loss = std::numeric_limits<double>::quiet_NaN();
+  bool had_checkpoint = true;                   ///< false: killed before its first one
+  std::optional<std::int64_t> checkpoint = {};  ///< step of the newest one, where it is known
 };
 /// Empty state when there is no readable status.
 Status read_status(const fs::path& run_directory);

@@ -1,6 +1,7 @@
 #include "experiments/run/pack.h"
 
 #include "core/error.h"
+#include "core/files.h"
 #include "experiments/run/run.h"
 #include "models/make_model.h"
 
@@ -30,6 +31,12 @@ constexpr const char* kQueue = "model_state.queue";  // in checkpoints
 AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
 
 std::string difference_of_members(const RunConfig& a, const RunConfig& b) { return first_difference(flatten(a), flatten(b), may_differ); }
+
+std::string kind_of_pack(const RunConfig& config) {
+  Hasher hasher;
+  for (const auto& [path, value] : flatten(config)) hasher.update(path + "=" + (may_differ(path) ? "" : value) + "\n");
+  return hasher.digest();
+}
 
 Pack::Pack(std::span<const RunConfig> members)
     : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device,

@@ -74,6 +74,8 @@ AdamScalars scalars_of(const TrainConfig& train);
 
 /// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty where there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);
+/// A digest of all that they must share.
+std::string kind_of_pack(const RunConfig& config);
 
 /// What became of a member: the code of run.end(), or what it threw.
 struct MemberOutcome {

@@ -71,12 +71,6 @@ std::optional<RunConfig> earlier_config(const fs::path& directory, LoadedConfig&
   return previous;
 }
 
-bool is_over(const fs::path& directory, const RunConfig& config) {
-  const auto status = read_status(directory);
-  const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
-  return at_end && path_exists(directory / "final.safetensors");
-}
-
 /// A locked directory, and what it was made with.
 struct Place {
   std::optional<DirectoryLock> lock;
@@ -134,6 +128,12 @@ std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config, c
 }
 
 }  // namespace
+
+bool is_over(const fs::path& directory, const RunConfig& config) {
+  const auto status = read_status(directory);
+  const bool at_end = (status.state == "done" && status.step == config.train.steps) || status.state == "at_chance";
+  return at_end && path_exists(directory / "final.safetensors");
+}
 
 std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& host) {
   std::vector<MemberResult> results(members.size());

@@ -25,6 +25,9 @@ struct MemberResult {
   std::exception_ptr error;        ///< an Error: refused (locked, other settings), diverged, failed
 };
 
+/// Whether a run has come to the end of its configuration, or stayed at chance: nothing is left to do.
+bool is_over(const std::filesystem::path& directory, const RunConfig& config);
+
 /// Carries out runs of one pack: locks each directory, compares its settings with those it was made with, starts or resumes. A run that is refused,
 /// or fails, is left out; the others go on.
 std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& host);

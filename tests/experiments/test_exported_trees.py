@@ -18,7 +18,7 @@ import export_check  # isort: skip
 CONFIGS = {str(path.relative_to(REPOSITORY / "configs"))[:-5]: path for path in REPOSITORY.glob("configs/**/*.yaml")}
 WITHOUT_PICKLES: dict[str, str] = {}  # which leave none, and why
 SEQUENCES_ALONE = {"prefix_readout": "the notebooks know no such model"}  # no record: only the sequences file
-EVERY_STEP = {"paper/dam_fig9", "paper/dam_retrieval"}  # what the cells of figures 9 and 9b read
+EVERY_STEP = {"paper/dam_fig9", "paper/dam_retrieval", "dam_fig9_sweep"}  # what the cells of figures 9 and 9b read
 K, L, STEPS, EPOCH, SWITCH = 40, 12, 40, 4, 20
 
 
@@ -35,7 +35,7 @@ def kind(name: str) -> str:
 def tiny(name: str) -> list[str]:
     """Overrides that make an experiment small and keep its shape."""
     changes = [f"data.num_sequences={K}", f"data.length={L}", f"train.steps={STEPS}", f"eval.every={EPOCH}"]
-    changes += ["train.batch_size=8", "eval.novel=8", "run=tiny", "threads=1", "device=cpu"]
+    changes += ["train.batch_size=8", "eval.novel=8", "run=tiny", "threads=1", "device=cpu", "sweep={}"]
     changes += [] if name in EVERY_STEP else ["train.log_every=2"]
     changes += ["model.heads=2"] if kind(name) != "prefix_readout" else []
     changes += ["model.head_dim=4"] if kind(name) == "one_layer_attention" else []

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "core/error.h"
+#include "core/progress.h"
+#include "experiments/run/worker.h"
+
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mnemo {
+
+/// How the runs of a sweep are spread over this machine.
+struct LocalLauncher {
+  std::size_t jobs = 1;      ///< workers at a time
+  std::size_t max_pack = 1;  ///< runs that a worker trains together
+  ProgressStyle progress = ProgressStyle::automatic;
+};
+
+/// Carries out what is not over of `members` in forked workers, and says what came of each. Done where every run is done, at chance or diverged;
+/// stopped where one was; else the largest code of those that failed.
+ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launcher, const Host& host);
+
+/// Carries out runs of one pack in this process, and logs what came of each that is not done. The code is that of carry_out_here().
+ExitCode carry_out_and_log(const std::vector<Member>& members, const Host& host);
+
+/// Seconds that a step of a run takes here, timed in a forked worker; none where it cannot be known.
+std::optional<double> seconds_of_step(const RunConfig& config);
+
+}  // namespace mnemo
