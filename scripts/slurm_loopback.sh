@@ -98,6 +98,8 @@ write_configuration() {
   cat >"$dir/gres.conf" <<END
 Name=gpu File=$dir/gpu[0-1] Flags=nvidia_gpu_env
 END
+  # No cgroups are used; version 1, unlike 2 and the search for either, then also asks for none.
+  echo CgroupPlugin=cgroup/v1 >"$dir/cgroup.conf"
   cat >"$dir/slurm.conf" <<END
 ClusterName=loopback
 SlurmctldHost=$host($address)
@@ -127,7 +129,7 @@ JobRequeue=1
 MaxArraySize=51
 ReturnToService=2
 KillWait=5
-SchedulerParameters=batch_sched_delay=0,sched_interval=1
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 
 NodeName=$host NodeAddr=$address CPUs=8 RealMemory=$memory Gres=gpu:2 State=UNKNOWN
 PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE DefMemPerCPU=16 State=UP

@@ -8,7 +8,7 @@ What SLURM 22.05 does there, measured, and what the tests build on:
 - scancel, `scontrol requeue`, and the time limit send CONT and TERM within milliseconds (so a job that requeues itself
   gets them while its own scontrol returns), then KILL after KillWait, here 5 s.
 - A requeued job waits in BeginTime for 121 s from the end of its processes (cred_expire of AuthInfo, and a second);
-  `scontrol update JobId=... StartTime=now+2` ends that wait. Not StartTime=now: a job that starts in the second of its
+  `scontrol update JobId=... StartTime=now+1` ends that wait. Not StartTime=now: a job that starts in the second of its
   requeue fails with exit code 1 and nothing in its log, as the node takes its credential for the revoked one.
 - In a throttled array the place of a requeued task goes to the next, and its reason to wait is JobArrayTaskLimit.
 - The log of a requeued job goes on with --open-mode=append, after SLURM's own line, DUE TO JOB REQUEUE.
@@ -122,7 +122,7 @@ class Cluster:
             return shown["JobState"] == "PENDING" and shown["Restarts"] != "0"
 
         self.wait_job(job, requeued, "its requeue")
-        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+1")
 
     def set_node(self, state: str) -> None:
         """Sets the node's state: drain and resume, or down, of which it recovers by itself."""
