@@ -9,6 +9,7 @@
 set -euo pipefail
 
 PACKAGES=(slurmctld slurmd slurm-client munge)
+MARK=.slurm-loopback  # in a folder of this script's making, which may be removed whole
 PATH=$PATH:/usr/sbin:/sbin  # where Debian keeps the daemons, off the path of a user
 
 die() {
@@ -59,11 +60,11 @@ processes() {
   done
 }
 
-# Ends what runs and removes the folder. Only a folder of this script's making is touched.
+# Ends what runs and removes the folder. A folder with files of others is refused.
 clear_all() {
   [ -e "$dir" ] || return 0
   if [ ! -d "$dir" ] || [ ! -O "$dir" ]; then die 73 "$dir is not a folder of yours: name another"; fi
-  if [ ! -e "$dir/slurm.conf" ] && [ -n "$(ls -A "$dir")" ]; then die 73 "$dir holds other files: name another folder"; fi
+  if [ ! -e "$dir/$MARK" ] && [ -n "$(ls -A "$dir")" ]; then die 73 "$dir holds other files: name another folder"; fi
   local found
   while found=$(processes) && [ -n "$found" ]; do
     # shellcheck disable=SC2086  # a list of numbers
@@ -147,7 +148,9 @@ start() {
     return
   fi
   clear_all  # what a crash left
-  (umask 077 && mkdir -p "$dir/state" "$dir/spool")
+  (umask 077 && mkdir -p "$dir")
+  touch "$dir/$MARK"
+  mkdir "$dir/state" "$dir/spool"
   write_configuration
   (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
   export SLURM_CONF=$dir/slurm.conf

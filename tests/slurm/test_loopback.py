@@ -168,8 +168,8 @@ def test_script_survives_a_crash_and_leaves_nothing(slurm_conf: Path, tmp_path: 
 
 
 def test_script_touches_no_other_folder(slurm_conf: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "results.csv"
-    kept.write_text("1,2\n")
+    kept = tmp_path / "slurm.conf"
+    kept.write_text("ClusterName=another\n")
     for verb in ("start", "stop"):
         done = subprocess.run([SCRIPT, verb, tmp_path], capture_output=True, text=True)
         assert done.returncode == 73 and "holds other files" in done.stderr
