@@ -40,7 +40,7 @@ enum class Sharing {
 Cells cells_of_batch(const SequenceTable& table, std::span<const std::int32_t> drawn, Sharing sharing = Sharing::prefixes,
                      std::int64_t first_position = 1);
 
-/// The cells of ranks that are to be evaluated one by one; the weights are those of a batch. `distinct` in lexicographic order.
+/// The cells of given rows, distinct and in lexicographic order; `row_weight` holds their shares, as of a batch.
 Cells cells_of_rows(const SequenceTable& table, std::vector<std::int32_t> distinct, std::span<const double> row_weight,
                     Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1);
 

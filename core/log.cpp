@@ -25,7 +25,7 @@ spdlog::level::level_enum level_of(LogLevel level) {
   return spdlog::level::off;
 }
 
-/// Standard error through spdlog's formatter, around the progress bar.
+/// Writes to standard error in spdlog's format. The progress bar makes room.
 void print(LogLevel level, const std::string& line) {
   const ProgressPause pause;
   if (terminal()) {

@@ -13,7 +13,7 @@ enum class ProgressStyle { automatic, bar, plain, none };
 /// Throws std::invalid_argument for anything but auto, bar, plain, none.
 ProgressStyle progress_style(const std::string& name);
 
-/// How far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
+/// Shows how far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
 class Progress {
  public:
   Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_t total);
@@ -21,7 +21,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Redraws when it is time to. `note` says what the run is doing: loss, accuracy.
+  /// Redraws if due. `note`: loss and accuracy.
   void update(std::int64_t step, const std::string& note);
   double steps_per_second() const { return rate_; }
   /// Seconds left at the present speed; negative when unknown.
@@ -42,7 +42,7 @@ class Progress {
   std::string line_;
 };
 
-/// Takes the live line away for as long as it exists, so that other text can be printed.
+/// Hides the live line while this object lives, so that other text can be printed.
 class ProgressPause {
  public:
   ProgressPause();

@@ -28,7 +28,7 @@ class RankSampler {
   std::vector<std::int32_t> guide_;          // owner of the smallest integer with given high bits: where a search begins, and ends
 };
 
-/// The draws of a training run: B ranks a step, a function of (seed, step) alone. Made ahead of time, a chunk of steps at once.
+/// The draws of a training run: B ranks per step, a function of (seed, step) alone. Drawn ahead of time, in chunks of steps.
 class DrawStream {
  public:
   /// `sampler` must outlive the stream.
