@@ -19,7 +19,7 @@ namespace mnemo {
 
 using torch::Tensor;
 
-/// Features of the cue, then a score and its slope for each distinct stored sequence (bench dam S, T).
+/// Features of the cue, then a score and its slope for each distinct stored sequence (as measured by bench dam S, T).
 double DamConfig::nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const {
   const auto L = static_cast<double>(length), stored = static_cast<double>(retrieves() ? num_sequences : std::min(slots(), num_sequences));
   return (static_cast<double>(heads) * L + stored * (L + 30)) / 30;
@@ -76,7 +76,7 @@ class Dam final : public Model {
 
  private:
   struct Stored {
-    torch::Tensor chi_mL, log_count_m;  // +-1; 0 where a slot is one sequence
+    torch::Tensor chi_mL, log_count_m;  // +-1; ln of the slots that hold each
   };
   torch::Tensor A(std::int64_t replica) const;  // [L, H, L], rows of softmax over the entries before, row 0 zero
   torch::Tensor B(std::int64_t replica) const;  // [H, L]
@@ -89,7 +89,7 @@ class Dam final : public Model {
   static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
   std::vector<StoredSequence> stored_of(const CellBatch& rows, std::int64_t replica) const;
 
-  /// gradient() where the op does not run.
+  /// gradient() without the op.
   Losses gradient_by_blocks(const CellBatch& rows);
 
   template <class Real, class Body>
@@ -193,7 +193,7 @@ Tensor Dam::scores(const Tensor& phi_hat_NH, const Tensor& phi_mH, const Stored&
 /// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite where there are none of one kind.
 Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const Stored& stored) const {
   if (scores_Nm.size(1) == 0) return torch::zeros({scores_Nm.size(0)}, scores_Nm.options().requires_grad(false));
-  constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is not a number
+  constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is NaN
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const auto is_one = stored.chi_mL.index_select(1, bit_N).t() > 0;
   const auto lse = [&](const Tensor& excluded) { return scores_Nm.masked_fill(excluded, kNothing).logsumexp(1); };
@@ -222,7 +222,7 @@ PositionScores Dam::identify(const Tensor& scores_qm, const Tensor& truth_q) {
 
 namespace {
 
-/// body(begin, end) over blocks of predictions with `stored` scores each.
+/// Calls body(begin, end) for blocks of predictions with `stored` scores each.
 template <class Body>
 void for_blocks(std::int64_t predictions, std::int64_t stored, std::int64_t max_scores, const Body& body) {
   const auto block = std::max<std::int64_t>(1, max_scores / std::max<std::int64_t>(stored, 1));
@@ -296,7 +296,7 @@ std::string Dam::form() const {
   return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
 }
 
-/// body(op, weights, stored) of a replica whose memory is not empty.
+/// Calls body(op, weights, stored) unless the memory of the replica is empty.
 template <class Real, class Body>
 void Dam::with_op(const CellBatch& rows, std::int64_t replica, const Body& body) {
   const auto stored = stored_of(rows, replica);
@@ -315,7 +315,7 @@ void Dam::with_op(const CellBatch& rows, std::int64_t replica, const Body& body)
 
 namespace {
 
-/// body.operator()<Real>() for the type of the parameters.
+/// Calls body.operator()<Real>() with the type of the parameters.
 template <class Body>
 void with_type(const Parameters& parameters, const Body& body) {
   torch::NoGradGuard no_grad;
@@ -403,8 +403,8 @@ PositionScores Dam::score(const CellBatch& rows) {
 
 namespace {
 
-/// Mean Pearson correlation (N) between the heads of (N, H, I) among the entries that `used` (N, 1, I) marks: of the pairs that both vary,
-/// NaN where there is none.
+/// Mean Pearson correlation (N) between the heads of (N, H, I) over the entries that `used` (N, 1, I) marks. Pairs of which one is constant do not
+/// count; NaN if none are left.
 Tensor mean_correlation(const Tensor& rows_NHI, const Tensor& used_N1I) {
   const auto centred = (rows_NHI - (rows_NHI * used_N1I).sum(-1, true) / used_N1I.sum(-1, true)) * used_N1I;
   const auto length = centred.norm(2, -1, true), varies = length > 1e-12;
@@ -423,8 +423,8 @@ std::vector<float> as_floats(const Tensor& values) {
 
 }  // namespace
 
-/// Of replica 0. A vector holds one number for each n = 0..L-1, NaN where it is not defined, B_logits_mean one for each bit. Those that are
-/// called raw are of the logits of all L entries, used or not: what notebook records hold.
+/// Of replica 0. A vector holds a number for each n = 0..L-1 (B_logits_mean: for each bit), NaN where it is not defined. Raw measures are of the
+/// logits of all L entries, used or not, as in notebook records.
 Measures Dam::measures() const {
   torch::NoGradGuard no_grad;
   const auto weights = [&](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };

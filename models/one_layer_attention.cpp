@@ -22,7 +22,7 @@ std::int64_t OneLayerAttentionConfig::resolved_mlp_width() const {
   return mlp_width > 0 ? mlp_width : width();
 }
 
-/// What is the same for all widths, and the products of the MLP (bench one_layer A, B, C).
+/// A part that does not depend on the width, and the products of the MLP (as measured by bench one_layer A, B, C).
 double OneLayerAttentionConfig::nanoseconds_of_prediction(std::int64_t, std::int64_t) const {
   const auto C = static_cast<double>(width()), D = static_cast<double>(resolved_mlp_width());
   return 100 + (C * D + static_cast<double>(mlp_layers - 1) * D * D) / 30;
@@ -100,7 +100,7 @@ class OneLayerAttention final : public Model {
   OneLayerStep<Real>& step(std::int64_t length);
   template <class Real>
   Losses binary_gradient(const CellBatch& rows);
-  /// Nothing where the guard refuses.
+  /// Nothing if the guard refuses.
   template <class Real>
   std::optional<Tensor> binary_logits(const CellBatch& rows);
 

@@ -18,13 +18,13 @@ struct AttentionTensors {
 /// Causal softmax attention over binary tokens, exactly, without a dot product or an exponential per sequence
 /// (MATHS 2.1).
 ///
-/// Only 2P different tokens (j, c), position j < P = L-1 and bit c, exist. With tables q, k, v = c_attn(wte[c] +
-/// wpe[j]):
-///   E[h, (i,a), (j,c)] = exp(q[(i,a), h] . k[(j,c), h] / sqrt(F) - row maximum)   for j < i, and for (j,c) = (i,a);
-///   else 0 num[s, h] = sum_j E[h, (i,a), (j,x_sj)] v[(j,x_sj), h],    z[s, h] = sum_j E[h, (i,a), (j,x_sj)],    o =
-///   num / z
-/// for a cell s at position i with bit a = x_si. Token (j, c) is row 2 j + c of every table. Heads are padded to whole
-/// vectors of Fp columns; a cell's output row is [num, H Fp columns | z, H columns padded to whole vectors].
+/// Only 2P different tokens (j, c), position j < P = L-1 and bit c, exist. With tables q, k, v = c_attn(wte[c] + wpe[j]):
+///   E[h, (i,a), (j,c)] = exp(q[(i,a), h] . k[(j,c), h] / sqrt(F) - row maximum) for j < i, and for (j,c) = (i,a); else 0
+///   num[s, h] = sum_j E[h, (i,a), (j,x_sj)] v[(j,x_sj), h]
+///   z[s, h] = sum_j E[h, (i,a), (j,x_sj)]
+///   o = num / z
+/// for a cell s at position i with bit a = x_si. Token (j, c) is row 2 j + c of every table. Heads are padded to whole vectors of Fp columns; a
+/// cell's output row is [num, H Fp columns | z, H columns padded to whole vectors].
 ///
 /// The order of calls: project(); weigh() of disjoint ranges of positions, by any threads; attend() of cells in those
 /// ranges; scatter() of their gradients; backward() of each range by the thread that scattered it; finish(). The first
@@ -32,14 +32,14 @@ struct AttentionTensors {
 template <class Real>
 class BinaryAttention {
  public:
-  /// What a thread needs of its own.
+  /// Buffers of one thread.
   struct Scratch {
     Matrix<Real> values;        ///< E v and E of one (position, bit), or their gradient
     Matrix<Real> pattern_sums;  ///< see selected_sums.h
     Matrix<Real> dkey, dvalue;  ///< [2P, H Fp] gradients of the tables, of the cells that this thread scattered
   };
-  /// A row of E whose own entries could all lie further than this below its maximum is refused: they would underflow
-  /// (MATHS 2.1).
+  /// The guard refuses a row of E if all entries that a sequence sees might lie further than this below its maximum: they would underflow (MATHS
+  /// 2.1).
   static constexpr Real kMaxGap = sizeof(Real) == 4 ? 65 : 650;
 
   BinaryAttention(std::int64_t heads, std::int64_t head_dim, std::int64_t length)
@@ -134,7 +134,7 @@ void BinaryAttention<Real>::project(const AttentionTensors<const Real>& weights)
   }
 }
 
-/// E of the positions [begin, end). False where the guard refuses.
+/// E of the positions [begin, end). False if the guard refuses.
 template <class Real>
 bool BinaryAttention<Real>::weigh(std::int64_t begin, std::int64_t end) {
   bool safe = true;

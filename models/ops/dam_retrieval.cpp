@@ -133,7 +133,7 @@ DamRetrieval<Real>::Impl::Impl(const DamShape& shape, int threads) : shape_(shap
   }
 }
 
-// ---- what is done once a step
+// ---- once per step
 
 template <class Real>
 void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,

@@ -84,7 +84,7 @@ class SoftmaxOverStored {
       total.sum[v] = total.ties[v] = Vec<Real>{};
     }
     if constexpr (kMean) std::memset(weight_sums_[0], 0, table_size<N>() * sizeof(Real));
-    // what is lighter than this beside the heaviest row cannot move the sum, even in full number: half a unit in the last place
+    // rows this far below the heaviest cannot change the sum, even all of them together: half a unit in the last place
     const Real too_light = std::log(std::numeric_limits<Real>::epsilon() / 4 / static_cast<Real>(rows.size() + 1));
     for (std::size_t begin = 0; begin < rows.size(); begin += kBlock) {
       const auto block = rows.subspan(begin, std::min<std::size_t>(kBlock, rows.size() - begin));
