@@ -15,7 +15,7 @@ namespace mnemo {
 
 namespace {
 
-/// In the order of the file's rows.
+/// data.weights as they are, in the order of the file's rows.
 std::vector<double> own_weights(const DataConfig& data) {
   const auto array = read_npy(*data.weights);
   std::vector<double> weights;
@@ -76,7 +76,7 @@ SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::i
 void check_ranks(const std::filesystem::path& run_directory, const RunConfig& config, const RankLaw& law) {
   if (law.rows.empty()) return;
   const auto path = run_directory / "data_rows.npy";
-  bool same = std::is_sorted(law.rows.begin(), law.rows.end());  // without the file: made when a rank was always its row
+  bool same = std::is_sorted(law.rows.begin(), law.rows.end());  // no file: a run of an older version, whose ranks are rows
   if (path_exists(path)) {
     const auto written = read_npy(path);
     same = written.dtype == Dtype::i64 && std::ranges::equal(written.view().as<std::int64_t>(), law.rows);

@@ -15,10 +15,10 @@ namespace mnemo {
 using RankBin = std::pair<std::int64_t, std::int64_t>;
 std::vector<RankBin> rank_bins(std::int64_t num_sequences);
 
-/// What is asked beside loss and accuracy.
+/// What to compute besides loss and accuracy.
 struct ScoreOptions {
   bool by_position = false;
-  std::int64_t completion_prefix = 0;  ///< > 0: whether greedy continuation from so many bits gives the sequence
+  std::int64_t completion_prefix = 0;  ///< > 0: also whether greedy continuation of so many bits gives the sequence
   Sharing sharing = Sharing::prefixes;
 };
 

@@ -28,7 +28,7 @@ struct DistinctSequences {
 
 double minus_p_log_p(double p) { return p > 0 && p < 1 ? -p * std::log(p) : 0; }
 
-/// Sums over the ranks of each bin, position by position, of what is lost against a predictor that is certain.
+/// Sums of loss and of wrong predictions over the ranks of each bin, by position.
 class PositionSums {
  public:
   PositionSums(std::span<const std::pair<std::int64_t, std::int64_t>> bins, std::int64_t positions)
@@ -98,13 +98,13 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     const double total = mass[0] + mass[1];
     if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
     if (prefix >= first_position) {
-      theory.retrieval += 1;  // one of the group is named
+      theory.retrieval += 1;  // one of the group is named right
       const auto likeliest =
           *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
       const auto ties =
           std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
       for (auto i = begin; i < end; ++i) {
-        double p, wrong;  // of the truth; the share of the prediction that is not
+        double p, wrong;  // probability of the truth; share of the prediction that is wrong
         if (of_sequences) {
           p = total > 0 ? distinct.mass[i] / total : 1 / static_cast<double>(end - begin);
           wrong = distinct.mass[i] == likeliest ? 1 - 1 / static_cast<double>(ties) : 1;

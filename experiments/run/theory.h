@@ -10,7 +10,7 @@ namespace mnemo {
 
 /// What can be known without a model (MATHS 6): the Bayes predictor that knows the sequences and their probabilities,
 ///   P*(1 | prefix) = mass of matching sequences with next bit 1 / mass of matching sequences,
-/// scored over the predictions of a row. Exact; equal sequences are merged first. Losses in nats. Or the one that names the whole sequence:
+/// scored over the predictions of a row. Exact; equal sequences are merged first. Losses in nats. Or the predictor that names the whole sequence:
 ///   P*(sequence | prefix) = its mass / mass of matching sequences.
 struct Theory {
   std::vector<double> loss;         ///< (K) floor of each rank
