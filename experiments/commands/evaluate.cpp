@@ -22,7 +22,7 @@ struct EvaluateRequest {
   std::int64_t stride = 1;
 };
 
-/// A set to score: its sequences, the ranks of it, and the Bayes ceiling of each where there is one.
+/// A set to score: its sequences, their ranks, and the Bayes ceiling of each if there is one.
 struct NamedSet {
   std::string name;
   SequenceTable table;

@@ -32,7 +32,7 @@ std::string python() {
   const char* named = std::getenv("MNEMO_PYTHON");
   if (named != nullptr && *named != '\0') return expanded_path(named).string();
   const auto own = fs::path(MNEMO_SOURCE_DIR) / ".venv/bin/python";
-  return ::access(own.c_str(), X_OK) == 0 ? own.string() : "python3";  // it may lead where this user may not go
+  return ::access(own.c_str(), X_OK) == 0 ? own.string() : "python3";  // this user may not be allowed to follow a link there
 }
 
 }  // namespace
