@@ -48,7 +48,7 @@ struct Rule {
   std::function<bool(double)> number;
   std::function<bool(std::string_view)> text;
   std::function<bool(std::size_t)> length;
-  std::vector<std::string> choices;  ///< of one_of(), to find what was meant
+  std::vector<std::string> choices;  ///< of one_of(), to suggest the one that was meant
 
   /// The sentence for the user; `got` is the value as written.
   std::string violated_by(const std::string& got, std::string_view value = {}) const;
@@ -110,7 +110,7 @@ struct Node {
   Place place, key_place;      // of an element of a list both are the same
   std::string key;             // in the parent, if that is a map
   std::string text;            // of a scalar
-  bool quoted = false;         // a scalar in quotes (read) or in need of them (written)
+  bool quoted = false;         // of a scalar: it was in quotes (read), or needs them (written)
   std::vector<Node> children;  // of a list or map
 
   const Node* find(std::string_view wanted_key) const;  // of a map
@@ -301,7 +301,7 @@ void describe_fields(std::vector<FieldHelp>& out, const std::string& path, const
   });
 }
 
-/// What lies below a member: the fields of a struct, of every alternative of a variant, of the elements of a list.
+/// Describes what lies below a member: the fields of a struct, of every alternative of a variant, of the elements of a list.
 template <class T>
 void describe(std::vector<FieldHelp>& out, const std::string& path, const std::string& owner, const T& value) {
   if constexpr (kIs<T, std::optional>) {

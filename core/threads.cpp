@@ -49,9 +49,9 @@ std::vector<Hierarchy> hierarchies(const fs::path& root) {
 std::optional<double> quota_in(const fs::path& folder, bool v2) {
   double quota = 0, period = 0;
   if (v2) {
-    std::ifstream(folder / "cpu.max") >> quota >> period;  // "max 100000" where there is none
+    std::ifstream(folder / "cpu.max") >> quota >> period;  // "max 100000" if there is none
   } else {
-    std::ifstream(folder / "cpu.cfs_quota_us") >> quota;  // -1 where there is none
+    std::ifstream(folder / "cpu.cfs_quota_us") >> quota;  // -1 if there is none
     std::ifstream(folder / "cpu.cfs_period_us") >> period;
   }
   return quota > 0 && period > 0 ? std::optional(quota / period) : std::nullopt;

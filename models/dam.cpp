@@ -190,7 +190,7 @@ Tensor Dam::scores(const Tensor& phi_hat_NH, const Tensor& phi_mH, const Stored&
   return configs_[static_cast<std::size_t>(replica)].eta * phi_hat_NH.matmul(phi_mH.t()) + stored.log_count_m;
 }
 
-/// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite where there are none of one kind.
+/// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite if there are none of one kind.
 Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const Stored& stored) const {
   if (scores_Nm.size(1) == 0) return torch::zeros({scores_Nm.size(0)}, scores_Nm.options().requires_grad(false));
   constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is NaN

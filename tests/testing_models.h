@@ -87,7 +87,7 @@ class TestBatch {
   mutable Cells cells_;
 };
 
-/// A model with its weights spread wide enough that attention and relus matter, and a memory of a dozen sequences where it has one.
+/// A model with its weights spread wide enough that attention and relus matter, and a memory of a dozen sequences if it has one.
 inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64_t length, torch::Dtype dtype, std::uint32_t seed = 1) {
   auto seeded = config;
   seed_of(seeded) = seed;

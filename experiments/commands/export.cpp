@@ -82,7 +82,7 @@ void name_again(const fs::path& file, const fs::path& name) {
   throw Error(ExitCode::io, fmt::format("{}: {}", name.string(), problem.message()));
 }
 
-/// dam_<run>.pt; in a tree it stands in the group itself.
+/// dam_<run>.pt; in a tree it lies in the group itself.
 fs::path dam_record(const ExportRequest& request, const RunConfig& config, const fs::path& run) {
   const auto name = fmt::format("dam_{}", *config.run);
   if (request.tree.empty()) return run / (name + ".pt");

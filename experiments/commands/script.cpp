@@ -27,7 +27,7 @@ constexpr Script kScripts[] = {
     {"import", "import_record.py", "Turn an old notebook record into a run directory"},
 };
 
-/// $MNEMO_PYTHON, the project's own environment where there is one, or python3.
+/// $MNEMO_PYTHON, the project's own environment if there is one, or python3.
 std::string python() {
   const char* named = std::getenv("MNEMO_PYTHON");
   if (named != nullptr && *named != '\0') return expanded_path(named).string();

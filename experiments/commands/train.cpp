@@ -21,7 +21,7 @@ namespace mnemo {
 
 namespace {
 
-/// The run directory of a request. A config.yaml that stands in its own run directory means that directory, unless --cache is given.
+/// The run directory of a request. A config.yaml inside a run directory means that directory, unless --cache is given.
 fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
   const bool own = request.config_path.filename() == "config.yaml" && path_exists(folder / "meta.json");

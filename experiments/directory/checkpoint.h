@@ -27,7 +27,7 @@ class CheckpointStore {
   /// Points that have a file, newest first. Throws Error{io} when the directory cannot be listed.
   std::vector<RunPoint> points() const;
   fs::path path(RunPoint point) const;
-  /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
+  /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose checkpoint (step, 0) is kept.
   void save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata,
             const std::set<std::int64_t>& kept_steps) const;
   /// Calls `restore` with the newest whole checkpoint that `wanted` accepts. If `restore` finds fault with it (Error{data}), logs that and tries the

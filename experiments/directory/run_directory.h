@@ -115,7 +115,7 @@ struct MetricsLine {
 /// A number for JSON: shortest, and null if it is not finite.
 std::string json_number(double value);
 
-/// cache/<group>/<run>/ and what stands in it (DESIGN 4). Text, .npy and safetensors; append-only between checkpoints.
+/// cache/<group>/<run>/ and its files (DESIGN 4). Text, .npy and safetensors; append-only between checkpoints.
 class RunDirectory {
  public:
   explicit RunDirectory(fs::path path);
@@ -132,7 +132,7 @@ class RunDirectory {
   /// Further arrays of a folder, in the same way; append them before the series of that folder.
   GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns);
   void append_metrics(const MetricsLine& line);
-  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing where there are none.
+  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing if there are none.
   void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
   /// fsyncs the append-only files and says where they stand.
   FileMarks commit();

@@ -11,7 +11,7 @@ namespace mnemo {
 namespace {
 
 using config_detail::Node;
-using Json = nlohmann::ordered_json;  // settings stand in the order of the configuration
+using Json = nlohmann::ordered_json;  // keeps the order of the settings
 
 /// A plain scalar is text unless it is valid JSON: numbers, true and false are written alike.
 Json scalar_json(const Node& node) {

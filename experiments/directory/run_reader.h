@@ -13,7 +13,7 @@
 
 namespace mnemo {
 
-/// The configuration that a run directory was made with. Throws Error{data} where there is none.
+/// The configuration that a run directory was made with. Throws Error{data} if there is none.
 RunConfig stored_config(const fs::path& run_directory);
 
 /// What a run directory holds, read only. Every function throws Error{data} or Error{io} where a file is missing or not whole.
@@ -27,7 +27,7 @@ class RunReader {
   fs::path file(const std::string& name) const { return path_ / name; }
   const RunConfig& config() const { return config_; }
   Status status() const { return read_status(path_); }
-  /// What the run drew from; read once. Throws Error{data} where its ranks are not those that the configuration gives now.
+  /// What the run drew from; read once. Throws Error{data} if its ranks are not those that the configuration gives now.
   const RankLaw& law() const;
 
   /// Steps at which the phases so far began; the first is 0.

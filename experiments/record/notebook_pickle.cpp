@@ -505,7 +505,7 @@ class Record {
     std::vector<float> loss, accuracy;
   };
 
-  /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing where it was not evaluated.
+  /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing if it was not evaluated.
   void take(Rows& rows, std::size_t phase, std::int64_t step, std::int64_t first, std::int64_t stride) {
     const auto* set = &sets_[phase];
     auto set_stride = config_.eval.validation_stride;

@@ -25,7 +25,7 @@ struct RankLaw {
 /// The law of a resolved configuration. Reads data.weights; throws Error{data} if they cannot be probabilities.
 RankLaw rank_law(const RunConfig& config);
 
-/// The sequences of a phase; `law` is that of the configuration. Reads data.file; throws Error{data} where it holds anything but 0 and 1.
+/// The sequences of a phase; `law` is that of the configuration. Reads data.file; throws Error{data} if it holds anything but 0 and 1.
 SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::int64_t phase, const Poll& poll = {});
 
 /// Throws Error{data} if the ranks of a run directory are not those that its configuration gives now.

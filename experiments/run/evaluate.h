@@ -25,7 +25,7 @@ struct ScoreOptions {
 /// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
-  std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN where it has none
+  std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN if it has none
   std::vector<std::uint8_t> completed;                        ///< 1 or 0
 };
 

@@ -14,7 +14,7 @@
 
 namespace mnemo {
 
-/// The evaluations of a run: which sets there are now (`phase_<k>`, `train`, `novel`), what is asked of them, and the files that each appends to.
+/// The evaluations of a run: its current sets (`phase_<k>`, `train`, `novel`), what is measured on them, and the files that each appends to.
 class Evaluation {
  public:
   /// All arguments must outlive it. The run adds to `phases`.

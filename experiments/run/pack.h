@@ -72,10 +72,10 @@ class Pack {
 
 AdamScalars scalars_of(const TrainConfig& train);
 
-/// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty where there is none.
+/// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty if there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);
 
-/// What became of a member: the code of run.end(), or what it threw.
+/// How a member ended: the code of run.end(), or what it threw.
 struct MemberOutcome {
   ExitCode code = ExitCode::done;
   std::exception_ptr error;

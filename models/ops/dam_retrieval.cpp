@@ -31,7 +31,7 @@ class DamRetrieval<Real>::Impl {
 
   /// A tile's intermediate results, and a thread's share of the gradient.
   struct Worker {
-    Matrix<Real> A, dA;                                    // [H, n] of the position at hand
+    Matrix<Real> A, dA;                                    // [H, n] of the current position
     std::vector<std::int32_t> stored[2];                   // rows of the memory by their next bit
     Matrix<Real> cues, phi_hat, query;                     // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
     Matrix<Real> cues_C, phi_hat_C, dphi_hat_C, dquery_C;  // by cell: [width, n], [width, H], [width, H], [width, L]

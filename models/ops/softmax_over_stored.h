@@ -42,7 +42,7 @@ class StoredPatterns {
   std::vector<Real> log_count_;
 };
 
-/// LSE(s) = maximum + ln sum, by lane; how many rows attain the maximum where asked.
+/// LSE(s) = maximum + ln sum, by lane; how many rows attain the maximum if asked.
 template <int N, class Real>
 struct LogSumExp {
   Vec<Real> maximum[N], sum[N], ties[N];
@@ -138,7 +138,7 @@ class SoftmaxOverStored {
     return best;
   }
 
-  /// Where a block's maximum is above the running one, scales what was summed so far down to it.
+  /// If a block's maximum exceeds the running one, scales the sums so far to the new one.
   template <int N, bool kMean>
   void raise_maximum(const std::array<Vec<Real>, N>& best, LogSumExp<N, Real>& total) {
     bool raised = false, begun = false;
