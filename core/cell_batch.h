@@ -36,7 +36,7 @@ class CellBatch {
   std::int64_t num_rows() const;   ///< U, of the replica with most
   std::int64_t num_cells() const;  ///< N, of the replica with most
   std::int64_t length() const { return replicas_[0].table->length(); }
-  std::int64_t first_position() const { return replicas_[0].cells->first_position; }
+  std::int64_t first_predicted_bit() const { return replicas_[0].cells->first_predicted_bit; }
   std::int64_t num_positions() const { return replicas_[0].cells->num_positions(); }  ///< P
   const CellTensors& tensors() const;
 

@@ -17,7 +17,7 @@ struct ModelFacts {
   std::string_view kind;
   std::string text;  ///< "30 heads, eta 10, a queue of 3000"
   std::vector<ParameterSpec> parameters;
-  std::int64_t first_position = 1;  ///< position c predicts bit c + first_position (0-based) from the bits before it
+  std::int64_t first_predicted_bit = 1;  ///< position c predicts bit c + first_predicted_bit (0-based) from the bits before it
   Task task = Task::bits;
   std::int64_t attention_layers = 0, attention_heads = 0;  ///< 0: it has no attention maps
   std::vector<std::int64_t> hidden_widths;                 ///< of the layers that Model::hidden_layers() returns; empty: none

@@ -69,10 +69,10 @@ class Model {
   virtual std::unique_ptr<Model> replica(std::int64_t r) const = 0;
 
   /// Logit of P(next bit = 1) for every cell, [R, N]. Differentiable: this plain form is the specification of the model.
-  virtual torch::Tensor logits(const CellBatch& rows) = 0;
+  virtual torch::Tensor logits(const CellBatch& batch) = 0;
 
   /// The same logits for evaluation, without a graph. By default through logits(); a model may override it with a faster form.
-  virtual torch::Tensor predict(const CellBatch& rows);
+  virtual torch::Tensor predict(const CellBatch& batch);
 
   /// About how many numbers predict() holds at once for each (row, position): bounds the rows of a block of evaluation.
   virtual std::int64_t activation_width(std::int64_t length) const;
@@ -82,12 +82,12 @@ class Model {
 
   /// Sets the flat gradient to that of the weighted loss. By default plain_gradient(); a model may override it with a faster form of the same
   /// numbers.
-  virtual Losses gradient(const CellBatch& rows) { return plain_gradient(rows); }
+  virtual Losses gradient(const CellBatch& batch) { return plain_gradient(batch); }
   /// By autograd through logits().
-  Losses plain_gradient(const CellBatch& rows);
+  Losses plain_gradient(const CellBatch& batch);
 
   /// The single losses whose mean gradient() descends, for evaluation. By default through predict(). All replicas must have the same number of rows.
-  virtual PositionScores score(const CellBatch& rows);
+  virtual PositionScores score(const CellBatch& batch);
 
   /// A single loss above this counts as this, and has no slope.
   virtual double max_loss() const { return std::numeric_limits<double>::infinity(); }
@@ -98,7 +98,7 @@ class Model {
   // Of the plain form. Models that have none, as their facts say, throw std::logic_error.
 
   /// Hidden layers for every cell, [R, N, width] each, the input of the MLP first.
-  virtual std::vector<torch::Tensor> hidden_layers(const CellBatch& rows) const;
+  virtual std::vector<torch::Tensor> hidden_layers(const CellBatch& batch) const;
   /// What each position pays attention to, [R, U, H, L, L] for bits uint8 [R, U, L] on the parameters' device. Rows sum to 1, later keys get 0.
   virtual torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const;
 

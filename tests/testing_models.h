@@ -70,12 +70,12 @@ class TestBatch {
   }
 
   /// Valid until the next call.
-  CellBatch rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
-    cells_ = cells_of_batch(table_, drawn_, sharing, first_position);
+  CellBatch rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_predicted_bit = 1) const {
+    cells_ = cells_of_batch(table_, drawn_, sharing, first_predicted_bit);
     return CellBatch({{&cells_, &table_}}, dtype, test_device());
   }
   CellBatch rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
-    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_position);
+    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_predicted_bit);
   }
   const SequenceTable& table() const { return table_; }
   const RankSampler& sampler() const { return sampler_; }

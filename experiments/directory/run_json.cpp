@@ -48,7 +48,7 @@ Json model_json(const ModelFacts& facts) {
           {"num_parameters", facts.num_parameters()},
           {"groups", groups},
           {"task", facts.task == Task::sequences ? "sequences" : "bits"},
-          {"first_position", facts.first_position},
+          {"first_position", facts.first_predicted_bit},
           {"attention_layers", facts.attention_layers},
           {"attention_heads", facts.attention_heads},
           {"hidden_widths", facts.hidden_widths},

@@ -90,7 +90,7 @@ void check_ranks(const std::filesystem::path& run_directory, const RunConfig& co
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
   const auto bins = config.eval.by_position ? rank_bins(table.num_sequences()) : std::vector<RankBin>{};
   const auto facts = facts_of(config);
-  return bayes(table, sampler.probabilities(), facts.first_position, facts.task == Task::sequences, bins, poll);
+  return bayes(table, sampler.probabilities(), facts.first_predicted_bit, facts.task == Task::sequences, bins, poll);
 }
 
 }  // namespace mnemo

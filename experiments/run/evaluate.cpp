@@ -18,9 +18,9 @@ std::size_t rows_per_block(const Model& model, std::int64_t length) {
 }
 
 /// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.
-bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_position, const float* right) {
+bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_predicted_bit, const float* right) {
   for (auto bit = prefix; bit < table.length(); ++bit) {
-    const auto hit = right[bit - first_position];
+    const auto hit = right[bit - first_predicted_bit];
     if (hit < 0.5F || (hit == 0.5F && table.bit(rank, bit))) return false;
   }
   return true;
@@ -76,7 +76,7 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto first = model.facts.first_position, positions = table.length() - first;
+  const auto first = model.facts.first_predicted_bit, positions = table.length() - first;
   PositionMeans loss_means(table, positions), accuracy_means(table, positions);
   const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {

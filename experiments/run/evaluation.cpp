@@ -24,7 +24,7 @@ std::vector<Evaluation::Set> Evaluation::sets() const {
 std::vector<Column> Evaluation::further_columns(const ModelFacts& model, std::int64_t num_ranks, std::int64_t num_sequences) const {
   std::vector<Column> columns;
   if (config_.eval.by_position) {
-    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - model.first_position};
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - model.first_predicted_bit};
     columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
   }
   if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});

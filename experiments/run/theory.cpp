@@ -63,14 +63,14 @@ class PositionSums {
 
 }  // namespace
 
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences,
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_predicted_bit, bool of_sequences,
              std::span<const std::pair<std::int64_t, std::int64_t>> bins, const Poll& poll) {
   const DistinctSequences distinct(table, probability);
   const auto order = table.order();
   const auto num_distinct = distinct.mass.size();
-  const double predictions = static_cast<double>(table.length() - first_position);
+  const double predictions = static_cast<double>(table.length() - first_predicted_bit);
   std::vector<double> loss(num_distinct), right(num_distinct, predictions);
-  PositionSums position_sums(bins, table.length() - first_position);
+  PositionSums position_sums(bins, table.length() - first_predicted_bit);
   Theory theory;
 
   // Groups [begin, end) of distinct sequences that share `prefix` bits. A sequence alone with its prefix is certain.
@@ -85,7 +85,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     groups.pop_back();
     rare(end - begin);
     if (end - begin == 1) {
-      theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_position));
+      theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_predicted_bit));
       continue;
     }
     auto middle = begin;  // the first that goes on with 1
@@ -97,7 +97,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     }
     const double total = mass[0] + mass[1];
     if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
-    if (prefix >= first_position) {
+    if (prefix >= first_predicted_bit) {
       theory.retrieval += 1;  // one of the group is named right
       const auto likeliest =
           *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
@@ -115,7 +115,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
         const double nats = -std::log(p);
         loss[i] += nats;
         right[i] -= wrong;
-        position_sums.add(order.subspan(distinct.first[i], distinct.first[i + 1] - distinct.first[i]), prefix - first_position, nats, wrong);
+        position_sums.add(order.subspan(distinct.first[i], distinct.first[i + 1] - distinct.first[i]), prefix - first_predicted_bit, nats, wrong);
       }
     }
     if (middle > begin) groups.push_back({begin, middle, prefix + 1});

@@ -27,9 +27,9 @@ struct Theory {
   static double mean(const std::vector<double>& per_rank, std::int64_t begin, std::int64_t end);
 };
 
-/// Predictions are made at prefixes of first_position .. L-1 bits: of the next bit, or of the sequence. `bins`: half-open ranges of ranks,
+/// Predictions are made at prefixes of first_predicted_bit .. L-1 bits: of the next bit, or of the sequence. `bins`: half-open ranges of ranks,
 /// from 0 to K without a gap, that `by_position` is asked for.
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position = 1, bool of_sequences = false,
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_predicted_bit = 1, bool of_sequences = false,
              std::span<const std::pair<std::int64_t, std::int64_t>> bins = {}, const Poll& poll = {});
 
 }  // namespace mnemo
