@@ -235,16 +235,16 @@ struct Identifications {
 
   Identifications(const Cells& cells, const Tensor& like) {
     std::vector<std::int64_t> truths;
-    std::vector<double> weights;
+    std::vector<double> loss_weights;
     const auto P = static_cast<std::size_t>(cells.num_positions());
     for (std::size_t i = 0; i < cells.cell_of.size(); ++i) {
       truths.push_back(cells.ranks[i / P]);
-      weights.push_back(cells.row_weight[i / P] / static_cast<double>(P));
+      loss_weights.push_back(cells.row_weight[i / P] / static_cast<double>(P));
     }
     const auto on_device = like.options().dtype(torch::kInt64).requires_grad(false);
     cell = torch::tensor(torch::ArrayRef<std::int32_t>(cells.cell_of), torch::kInt64).to(on_device);
     truth = torch::tensor(torch::ArrayRef<std::int64_t>(truths), torch::kInt64).to(on_device);
-    weight = torch::tensor(torch::ArrayRef<double>(weights), torch::kFloat64).to(like.options().requires_grad(false));
+    weight = torch::tensor(torch::ArrayRef<double>(loss_weights), torch::kFloat64).to(like.options().requires_grad(false));
   }
 };
 
@@ -427,9 +427,9 @@ std::vector<float> as_floats(const Tensor& values) {
 /// logits of all L entries, used or not, as in notebook records.
 Measures Dam::measures() const {
   torch::NoGradGuard no_grad;
-  const auto weights = [&](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
-  const auto A_LHL = weights(A(0)), B_HL = weights(B(0)), A_logits = weights(parameters["A_logits"].select(0, 0)),
-             B_logits = weights(parameters["B_logits"].select(0, 0));
+  const auto on_host = [](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
+  const auto A_LHL = on_host(A(0)), B_HL = on_host(B(0)), A_logits = on_host(parameters["A_logits"].select(0, 0)),
+             B_logits = on_host(parameters["B_logits"].select(0, 0));
   const auto L = A_LHL.size(0), H = A_LHL.size(1);
   const auto all = torch::ones({L, 1, L}, torch::kFloat64), used = all.squeeze(1).tril(-1).unsqueeze(1);  // i < n
   const auto per_n = used.sum(-1).squeeze(1);

@@ -126,7 +126,7 @@ Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Paramete
 }
 
 /// Causal softmax(q k^T / sqrt(F)), the diagonal included.
-Tensor causal_weights(const Tensor& q, const Tensor& k) {
+Tensor causal_attention(const Tensor& q, const Tensor& k) {
   const auto P = q.size(-2);
   const auto future = torch::ones({P, P}, q.options().dtype(torch::kBool)).triu(1);
   return (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1))))
@@ -138,12 +138,12 @@ Tensor causal_weights(const Tensor& q, const Tensor& k) {
 
 Tensor OneLayerAttention::attention_maps(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL);
-  return causal_weights(qkv[0], qkv[1]);
+  return causal_attention(qkv[0], qkv[1]);
 }
 
 Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL.slice(2, 0, bits_RUL.size(2) - 1));
-  const auto o_RUHPF = torch::matmul(causal_weights(qkv[0], qkv[1]), qkv[2]);
+  const auto o_RUHPF = torch::matmul(causal_attention(qkv[0], qkv[1]), qkv[2]);
   return o_RUHPF.transpose(2, 3).flatten(3);
 }
 

@@ -183,10 +183,10 @@ std::vector<double> epoch_losses(const fs::path& run, std::int64_t epoch_steps, 
     from_json(run / "metrics.jsonl", text, [&](const json& line) {
       const auto epoch = static_cast<std::size_t>((line.at("step").get<std::int64_t>() - 1) / epoch_steps);
       const auto now_drawn = line.at("draws").get<std::int64_t>();
-      const auto weight = static_cast<double>(now_drawn - std::exchange(drawn, now_drawn));
+      const auto new_draws = static_cast<double>(now_drawn - std::exchange(drawn, now_drawn));
       if (epoch >= sum.size()) return;
-      sum[epoch] += weight * line.at("train_loss").get<double>();
-      draws[epoch] += weight;
+      sum[epoch] += new_draws * line.at("train_loss").get<double>();
+      draws[epoch] += new_draws;
     });
   }
   for (std::size_t epoch = 0; epoch < sum.size(); ++epoch) sum[epoch] /= draws[epoch];

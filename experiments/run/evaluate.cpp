@@ -84,8 +84,8 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     const auto end = std::min(begin + block, sorted.size());
     std::vector<std::int32_t> block_ranks;
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
-    const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
-    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
+    const std::vector<double> shares(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
+    const auto cells = cells_of_rows(table, std::move(block_ranks), shares, options.sharing, first);
     const auto predictions = model.score(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32),
                right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);

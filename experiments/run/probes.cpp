@@ -140,8 +140,8 @@ void FeaturesEvent::apply(Run& run) const {
     run.poll();
     std::vector<std::int32_t> ranks(static_cast<std::size_t>(std::min(kBlock, sequences - begin)));
     std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
-    const std::vector<double> weight(ranks.size());
-    const auto cells = cells_of_rows(table, std::move(ranks), weight, Sharing::none);  // every row, every position
+    const std::vector<double> shares(ranks.size());
+    const auto cells = cells_of_rows(table, std::move(ranks), shares, Sharing::none);  // every row, every position
     const auto layers = run.model().hidden_layers(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     blocks.resize(layers.size());
     for (std::size_t j = 0; j < layers.size(); ++j) {

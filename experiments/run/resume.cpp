@@ -105,7 +105,7 @@ void Run::save_checkpoint() {
   tensors.emplace_back("log.steps", int64_tensor({steps_since_log_}));
   tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
   std::map<std::string, std::string> metadata{{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}};
-  if (const auto weights = pack_.law(row_).digest(); !weights.empty()) metadata["weights"] = weights;
+  if (const auto digest = pack_.law(row_).digest(); !digest.empty()) metadata["weights"] = digest;
   checkpoints_.save(point_, tensors, metadata, planned_ends_);
   status_->checkpointed(point_.step);
   checkpointed_at_ = Clock::now();
@@ -155,9 +155,9 @@ void Run::refuse_other_data(const Safetensors& checkpoint) const {
   }
   const auto& law = pack_.law(row_);
   if (law.rows.empty()) return;
-  const auto weights = metadata.find("weights");
-  const bool same = weights != metadata.end() ? weights->second == law.digest()
-                                              : std::is_sorted(law.rows.begin(), law.rows.end());  // an older version, whose ranks are rows
+  const auto digest = metadata.find("weights");
+  const bool same = digest != metadata.end() ? digest->second == law.digest()
+                                             : std::is_sorted(law.rows.begin(), law.rows.end());  // an older version, whose ranks are rows
   if (same) return;
   throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
                                             "--restart starts anew",
