@@ -118,6 +118,8 @@ std::string describe_holder(const std::string& text) {
 
 }  // namespace
 
+void refuse(const fs::path& path, std::string_view what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
+
 struct Hasher::State {
   XXH3_state_t xxh3;
 };
@@ -279,21 +281,20 @@ void AppendFile::sync() {
 
 void AppendFile::rewind(const FileMark& mark) {
   constexpr std::int64_t kBlock = 1 << 20;
-  const auto damaged = [&](const std::string& what) { throw Error(ExitCode::data, path_.string() + ": " + what); };
-  if (mark.size < header_) damaged(fmt::format("its mark, {} bytes, lies before the end of its header", mark.size));
+  if (mark.size < header_) refuse(path_, fmt::format("its mark, {} bytes, lies before the end of its header", mark.size));
   Hasher hash;
   if (mark.size > header_) {  // else there may be no file yet
-    if (::access(path_.c_str(), F_OK) < 0 && errno == ENOENT) damaged("is missing");
+    if (::access(path_.c_str(), F_OK) < 0 && errno == ENOENT) refuse(path_, "is missing");
     const InputFile file(path_);
     for (auto offset = header_; offset < mark.size;) {
       const auto wanted = std::min(kBlock, mark.size - offset);
       const auto bytes = file.read(static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(wanted));
-      if (std::ssize(bytes) < wanted) damaged(fmt::format("ends before the {} bytes of its mark", mark.size));
+      if (std::ssize(bytes) < wanted) refuse(path_, fmt::format("ends before the {} bytes of its mark", mark.size));
       hash.update(bytes);
       offset += wanted;
     }
   }
-  if (hash.digest() != mark.hash) damaged(fmt::format("its first {} bytes are not those that were written", mark.size));
+  if (hash.digest() != mark.hash) refuse(path_, fmt::format("its first {} bytes are not those that were written", mark.size));
   size_ = mark.size;
   hash_ = std::move(hash);
 }

@@ -12,6 +12,9 @@ namespace mnemo {
 
 namespace fs = std::filesystem;
 
+/// Throws Error{data} `PATH: what`: a file that is damaged or of another kind.
+[[noreturn]] void refuse(const fs::path& path, std::string_view what);
+
 /// XXH3-128 of `bytes`, 32 lower-case hex digits.
 std::string hash_of(std::string_view bytes);
 

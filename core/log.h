@@ -42,7 +42,5 @@ class Log {
 
 /// Whether standard error is a terminal that supports cursor control.
 bool terminal();
-/// Whether to use colours: on a terminal, unless NO_COLOR is set.
-bool colour();
 
 }  // namespace mnemo

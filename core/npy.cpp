@@ -31,8 +31,6 @@ std::string_view descr_of(Dtype dtype) { return std::ranges::find(kElementTypes,
 /// As Python prints it: (), (3,), (3, 4).
 std::string tuple_of(const Shape& shape) { return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : ""); }
 
-[[noreturn]] void refuse(const fs::path& path, std::string_view what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
-
 /// The Python dict of a header: exactly the keys descr, fortran_order and shape, in any order.
 class Dict {
  public:

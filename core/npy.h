@@ -4,7 +4,6 @@
 #include "core/files.h"
 
 #include <cstdint>
-#include <span>
 #include <string>
 
 namespace mnemo {
@@ -62,11 +61,7 @@ class NpyAppender {
   /// Touches no file; begin() or rewind() comes next. A row holds at least one element.
   NpyAppender(fs::path path, Dtype dtype, Shape row_shape);
 
-  /// Adds one row of `row.size()` elements, which must be the product of the row's shape. Throws as AppendFile::append.
-  template <class T>
-  void append(std::span<const T> row) {
-    append(view_of(row.data(), {static_cast<std::int64_t>(row.size())}));
-  }
+  /// Adds one row, of the elements that the row's shape says. Throws as AppendFile::append.
   void append(const ArrayView& row);
   /// Starts with T = 0, in a new file or an existing one.
   void begin();

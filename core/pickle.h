@@ -25,16 +25,11 @@ class PickleWriter {
  public:
   explicit PickleWriter(const fs::path& path) : file_(path, /*durable=*/false) { file_.write("\x80\x04"); }
 
-  void none() { op("N"); }
   void value(std::int64_t integer);
   void value(double real);
   void value(std::string_view text);
   void value(const char* text) { value(std::string_view(text)); }
   void value(const ArrayView& view) { array(view); }
-  template <std::same_as<bool> Bool>
-  void value(Bool truth) {
-    op(truth ? "\x88" : "\x89");
-  }
   template <std::integral Integer>
   requires(!std::same_as<Integer, bool>) void value(Integer integer) { value(static_cast<std::int64_t>(integer)); }
 

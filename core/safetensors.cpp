@@ -166,7 +166,7 @@ class HeaderReader final : public nlohmann::json_sax<json> {
 }  // namespace
 
 Safetensors Safetensors::read(const fs::path& path, Digest digest) {
-  const auto refuse = [&](const std::string& what) { throw Error(ExitCode::data, path.string() + ": " + what); };
+  const auto refuse = [&](const std::string& what) { mnemo::refuse(path, what); };
   Safetensors file;
   file.path_ = path;
   file.bytes_ = read_file(path);
@@ -225,15 +225,15 @@ Safetensors Safetensors::read(const fs::path& path, Digest digest) {
 
 const ArrayView& Safetensors::at(const std::string& name) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) throw Error(ExitCode::data, fmt::format("{}: has no {}", path_.string(), tensor(name)));
+  if (found == tensors_.end()) refuse(path_, "has no " + tensor(name));
   return found->second;
 }
 
 const ArrayView& Safetensors::checked(const std::string& name, Dtype dtype, std::int64_t size) const {
   const auto& view = at(name);
   if (view.dtype == dtype && (size < 0 || num_elements(view.shape) == size)) return view;
-  throw Error(ExitCode::data, fmt::format("{}: {} holds {} {}, expected {}{}", path_.string(), tensor(name), num_elements(view.shape),
-                                          name_of(view.dtype), size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
+  refuse(path_, fmt::format("{} holds {} {}, expected {}{}", tensor(name), num_elements(view.shape), name_of(view.dtype),
+                            size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
 }
 
 void write_safetensors(const fs::path& path, const std::vector<std::pair<std::string, ArrayView>>& tensors,

@@ -36,9 +36,8 @@ std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_
   if (retrieves() && capacity)
     found.emplace_back("capacity", "has no effect under objective: retrieval, which keeps no queue: the K sequences are the memory");
   if (retrieves() && probabilities) found.emplace_back("probabilities", "has no effect under objective: retrieval, which predicts no bit");
-  constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(heads);
-  if (parameters > kMaxParameters) found.emplace_back("heads", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+  if (const auto what = too_many_parameters(parameters); !what.empty()) found.emplace_back("heads", what);
   return found;
 }
 

@@ -28,4 +28,7 @@ struct ModelFacts {
   std::string description() const;
 };
 
+/// What is wrong with a model of so many parameters, or empty. In floating point, since legal sizes can overflow an integer.
+std::string too_many_parameters(double parameters);
+
 }  // namespace mnemo

@@ -29,16 +29,13 @@ double OneLayerAttentionConfig::nanoseconds_of_prediction(std::int64_t, std::int
 }
 
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
-  constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;
   if (mlp_width > 0 && mlp_ratio > 0) found.emplace_back("mlp_ratio", "give mlp_width or mlp_ratio, not both");
-  // in floating point: the product of legal sizes can overflow an integer
   const double C = static_cast<double>(heads) * static_cast<double>(head_dim);
   const double D = mlp_ratio > 0 ? mlp_ratio * C : mlp_width > 0 ? static_cast<double>(mlp_width) : C;
   const double parameters = 3 * C * C + static_cast<double>(length) * C + C * D + static_cast<double>(mlp_layers - 1) * D * D;
-  if (parameters > kMaxParameters) {
-    const auto* widest = D <= C ? "head_dim" : mlp_ratio > 0 ? "mlp_ratio" : "mlp_width";
-    found.emplace_back(widest, fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+  if (const auto what = too_many_parameters(parameters); !what.empty()) {
+    found.emplace_back(D <= C ? "head_dim" : mlp_ratio > 0 ? "mlp_ratio" : "mlp_width", what);
   }
   return found;
 }

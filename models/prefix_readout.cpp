@@ -14,10 +14,10 @@ double PrefixReadoutConfig::nanoseconds_of_prediction(std::int64_t length, std::
 }
 
 std::vector<std::pair<std::string, std::string>> PrefixReadoutConfig::problems(std::int64_t length) const {
-  constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(features);
-  if (parameters <= kMaxParameters) return {};
-  return {{"features", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
+  std::vector<std::pair<std::string, std::string>> found;
+  if (const auto what = too_many_parameters(parameters); !what.empty()) found.emplace_back("features", what);
+  return found;
 }
 
 ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length) {

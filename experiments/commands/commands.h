@@ -47,7 +47,7 @@ inline CLI::Validator home_expanded() {
 
 // Each adds its subcommand, with help and examples, and sets `chosen` when that one is called.
 void add_train(CLI::App& app, const Invocation& invocation, Command& chosen);
-void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_evaluate(CLI::App& app, Command& chosen);
 void add_export(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);
 void add_theory(CLI::App& app, Command& chosen);

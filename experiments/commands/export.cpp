@@ -8,8 +8,6 @@
 
 #include <fmt/format.h>
 
-#include <set>
-
 namespace mnemo {
 
 namespace {
@@ -26,12 +24,11 @@ RunReader finished_run(const ExportRequest& request, const fs::path& path) {
   const RunReader run(path);
   const auto status = run.status();
   if (status.state == "diverged") {
-    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", path.string(), status.step));
+    refuse(path, fmt::format("diverged at step {} and is not resumed; it has no record", status.step));
   }
   if (status.state != "done" && status.state != "at_chance") {
-    throw Error(ExitCode::data,
-                fmt::format("{}: is not over (its state is {}). To go on with it:\n  {}", path.string(),
-                            status.state.empty() ? "unknown" : status.state, command_line(request.program, "train", run.file("config.yaml"))));
+    refuse(path, fmt::format("is not over (its state is {}). To go on with it:\n  {}", status.state.empty() ? "unknown" : status.state,
+                             command_line(request.program, "train", run.file("config.yaml"))));
   }
   return run;
 }
@@ -122,7 +119,7 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     const auto snapshots = write_notebook_snapshots(reader, settings, stem);
     for (const auto& path : snapshots) fmt::print("{}\n", path.string());
     if (snapshots.empty())
-      Log().warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
+      Log().warning("{}: took no snapshots with `every` at the start of an epoch: --iter-files has nothing to write", run.string());
   };
   if (!in_tree) {
     const DirectoryLock nobody_else(run);

@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <clocale>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -81,7 +80,7 @@ int main(int argc, char** argv) {
   app.footer("Examples:\n  mnemo train configs/quickstart.yaml\n  mnemo plot cache/quickstart/quickstart\n  mnemo COMMAND --help");
   Command chosen;
   add_train(app, invocation, chosen);
-  add_evaluate(app, invocation, chosen);
+  add_evaluate(app, chosen);
   add_export(app, invocation, chosen);
   add_config(app, chosen);
   add_theory(app, chosen);

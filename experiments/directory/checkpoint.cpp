@@ -82,7 +82,7 @@ std::optional<RunPoint> CheckpointStore::load(const Log& log, const std::functio
     }
   }
   if (last_problem.empty()) return {};
-  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; only --restart, which moves this run aside, starts anew", directory_.string()));
+  refuse(directory_, "no usable checkpoint; only --restart, which moves this run aside, starts anew");
 }
 
 }  // namespace mnemo

@@ -18,8 +18,6 @@ using nlohmann::json;
 
 namespace {
 
-std::vector<std::int64_t> widened(const std::vector<std::int32_t>& ranks) { return {ranks.begin(), ranks.end()}; }
-
 double resident_megabytes() {
   std::ifstream statm("/proc/self/statm");
   double total = 0, resident = 0;
@@ -100,9 +98,9 @@ std::vector<Column> columns_of_a_set(const Shape& row) {
 
 }  // namespace
 
-EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
-    : ranks_(std::move(ranks)), arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks_)})) {
-  const auto rank = widened(ranks_);
+EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks)
+    : arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks)})) {
+  const std::vector<std::int64_t> rank(ranks.begin(), ranks.end());
   write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}), /*durable=*/false);
 }
 

@@ -10,7 +10,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -54,15 +53,13 @@ class GrowingArrays {
 /// The rows of one evaluated set: eval/<set>/*.npy. `step.npy` is written last, so that its length is the number of whole rows.
 class EvaluationSeries {
  public:
-  EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks);
+  EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks);
 
-  const std::vector<std::int32_t>& ranks() const { return ranks_; }
   void append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
               const std::vector<std::int64_t>& last_seen, const Scores& scores);
   GrowingArrays& arrays() { return arrays_; }
 
  private:
-  std::vector<std::int32_t> ranks_;
   GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, moment, step
 };
 

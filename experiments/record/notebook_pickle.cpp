@@ -138,8 +138,6 @@ std::string notebook_run_name(const RunConfig& config) {
 
 namespace {
 
-[[noreturn]] void refuse(const fs::path& path, const std::string& what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
-
 /// What `take` returns for the JSON text of this file.
 template <class Take>
 auto from_json(const fs::path& path, const std::string& text, Take&& take) {

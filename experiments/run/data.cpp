@@ -32,11 +32,11 @@ std::vector<double> own_probabilities(const DataConfig& data) {
   double total = 0;
   for (std::size_t row = 0; row < probabilities.size(); ++row) {
     if (!std::isfinite(probabilities[row]) || probabilities[row] < 0) {
-      throw Error(ExitCode::data, fmt::format("{}: weight {} of row {} is no probability", *data.weights, probabilities[row], row));
+      refuse(*data.weights, fmt::format("weight {} of row {} is no probability", probabilities[row], row));
     }
     total += probabilities[row];
   }
-  if (!(total > 0) || !std::isfinite(total)) throw Error(ExitCode::data, fmt::format("{}: the weights sum to {}", *data.weights, total));
+  if (!(total > 0) || !std::isfinite(total)) refuse(*data.weights, fmt::format("the weights sum to {}", total));
   return probabilities;
 }
 
@@ -69,7 +69,7 @@ SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::i
   try {
     return SequenceTable::from_array(read_npy(*data.file).view(), law.rows, poll);
   } catch (const std::invalid_argument& error) {
-    throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
+    refuse(*data.file, error.what());
   }
 }
 
@@ -82,9 +82,9 @@ void check_ranks(const std::filesystem::path& run_directory, const RunConfig& co
     same = written.dtype == Dtype::i64 && std::ranges::equal(written.view().as<std::int64_t>(), law.rows);
   }
   if (same) return;
-  throw Error(ExitCode::data, fmt::format("{}: its ranks are not those that {} gives now: the weights have changed since, or the run was made "
-                                          "when a rank was its row. Train it again",
-                                          run_directory.string(), *config.data.weights));
+  refuse(run_directory, fmt::format("its ranks are not those that {} gives now: the weights have changed since, or an older version made the run. "
+                                    "Train it again",
+                                    *config.data.weights));
 }
 
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {

@@ -6,7 +6,6 @@
 #include "models/model.h"
 
 #include <span>
-#include <string>
 #include <vector>
 
 namespace mnemo {

@@ -114,8 +114,7 @@ void Run::save_checkpoint() {
 void Run::restore(RunPoint point, const Safetensors& file) {
   const auto stored = int64_values(file, "run.point", 2);
   const auto starts = int64_values(file, "run.phase_starts");
-  if (RunPoint{stored[0], stored[1]} != point || starts.empty())
-    throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
+  if (RunPoint{stored[0], stored[1]} != point || starts.empty()) refuse(file.path(), "is not the checkpoint that its name says");
   point_ = point;
   opened_at_ = point.step;
   forget_phases();
@@ -177,7 +176,8 @@ void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) co
   }
   if (pins.empty()) return;
   throw Error(ExitCode::config,
-              fmt::format("{}Give this longer run another name, or go on with this one and what happened where it did:\n  {} train.steps={}{}",
+              fmt::format("{}Give this longer run another name, or go on with this one and leave these events at the steps where they happened:\n  "
+                          "{} train.steps={}{}",
                           happened, command_line(host_.program, "train", directory_.file("config.yaml")), config_.train.steps, pins));
 }
 

@@ -96,7 +96,6 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
       mass[next] += distinct.mass[i];
     }
     const double total = mass[0] + mass[1];
-    if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
     if (prefix >= first_predicted_bit) {
       theory.retrieval += 1;  // one of the group is named right
       const auto likeliest =

@@ -19,7 +19,6 @@ struct Theory {
   double mean_accuracy = 0;         ///< p-weighted: no model can be above
   double retrieval = 0;             ///< top-1 accuracy of naming an equally likely distinct sequence from the prefixes
   double entropy = 0;               ///< of the distinct sequences
-  double first_bit_entropy = 0;     ///< chain rule: mean_loss = (entropy - first_bit_entropy) / (L - 1), with the first bit entropy / L
   std::vector<double> by_position;  ///< (bins, P, 2) loss and accuracy at each prediction, means over the ranks of each bin
 
   double unweighted_accuracy() const;

@@ -5,7 +5,6 @@
 #include "core/zipf.h"
 #include "models/model.h"
 
-#include <functional>
 #include <span>
 #include <vector>
 
