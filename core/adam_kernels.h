@@ -20,11 +20,11 @@ struct AdamBuffers {
   const std::int64_t* steps;    ///< [R, T] updates done, this one included
   const std::uint8_t* frozen;   ///< [R, T]
   const AdamScalars* scalars;   ///< [R]
-  const std::uint8_t* updates;  ///< [R] a replica is left alone where 0
+  const std::uint8_t* updates;  ///< [R] 0: the replica is skipped
   std::int64_t num_replicas, row_size, num_tensors;
 };
 
-/// One update of every tensor that is not frozen, of every replica that takes part.
+/// Updates every tensor that is not frozen, of every replica that takes part.
 template <class Real>
 void adam_step_cpu(const AdamBuffers<Real>& buffers);
 

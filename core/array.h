@@ -65,7 +65,7 @@ struct DtypeOf<double> {
 
 using Shape = std::vector<std::int64_t>;
 
-/// More than any array here has; bounds what a hostile file can ask for.
+/// Limits what a hostile file can ask for; no array here has as many.
 constexpr std::size_t kMaxDimensions = 8;
 
 /// Product of the sizes; 1 for a scalar. The caller guarantees that it does not overflow.
@@ -75,8 +75,8 @@ inline std::int64_t num_elements(const Shape& shape) {
   return n;
 }
 
-/// Bytes of an array with this shape; nothing when a size is negative, or when a product of some of the sizes overflows
-/// (also beside a size of 0: then even the strides have no meaning).
+/// Bytes of an array of this shape. Nothing if a size is negative or a product of sizes overflows, even beside a size of 0: its strides would have no
+/// meaning.
 inline std::optional<std::int64_t> checked_bytes(Dtype dtype, const Shape& shape) {
   auto bytes = static_cast<std::int64_t>(size_of(dtype));
   bool empty = false;
@@ -95,7 +95,7 @@ struct ArrayView {
 
   std::size_t bytes() const { return static_cast<std::size_t>(num_elements(shape)) * size_of(dtype); }
   std::string_view as_bytes() const { return {reinterpret_cast<const char*>(data), bytes()}; }
-  /// The elements as T. Throws nothing: the caller has checked `dtype == DtypeOf<T>::value`.
+  /// The elements as T. The caller has checked that `dtype == DtypeOf<T>::value`.
   template <class T>
   std::span<const T> as() const {
     return {reinterpret_cast<const T*>(data), static_cast<std::size_t>(num_elements(shape))};

@@ -24,8 +24,8 @@ struct CellTensors {
   torch::Tensor weight_RN2;  ///< [R, N, 2] loss weights for next bit 0 and 1, in the model's type
 };
 
-/// What a model is asked to predict: the cells of R replicas, all of one length. On the host they are as core/batches made them; the tensors
-/// are made when first asked for, on the model's device.
+/// What a model is asked to predict: the cells of R replicas, all of one length. On the host they are as core/batches made them; the first call of
+/// tensors() copies them to the model's device.
 class CellBatch {
  public:
   CellBatch(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device)
@@ -36,7 +36,7 @@ class CellBatch {
   std::int64_t num_rows() const;   ///< U, of the replica with most
   std::int64_t num_cells() const;  ///< N, of the replica with most
   std::int64_t length() const { return replicas_[0].table->length(); }
-  std::int64_t first_position() const { return replicas_[0].cells->first_position; }
+  std::int64_t first_predicted_bit() const { return replicas_[0].cells->first_predicted_bit; }
   std::int64_t num_positions() const { return replicas_[0].cells->num_positions(); }  ///< P
   const CellTensors& tensors() const;
 

@@ -61,7 +61,7 @@ unsigned code_point(std::string_view text, std::size_t length) {
   return code;
 }
 
-/// What a character beyond ASCII is called that leaves no mark on a screen; "" for one that does.
+/// The name of a non-ASCII character that is invisible on a screen; "" for a visible one.
 std::string_view invisible_name(unsigned code) {
   struct Range {
     unsigned first, last;
@@ -92,7 +92,7 @@ std::string_view invisible_name(unsigned code) {
   return {};
 }
 
-/// What cannot be seen as escapes, and a backslash before each of `also`.
+/// The text with invisible characters escaped, and a backslash before each character of `also`.
 std::string escaped(std::string_view text, std::string_view also = {}) {
   std::string out;
   while (!text.empty()) {
@@ -111,9 +111,9 @@ std::string escaped(std::string_view text, std::string_view also = {}) {
   return out;
 }
 
-/// What a reader of YAML makes of quotes and comments, about, where no quoted text goes on in the next line.
+/// Quotes and comments roughly as a YAML reader sees them, if no quoted text continues on the next line.
 struct Marks {
-  std::vector<std::size_t> open_quotes;            // that are not closed in their line
+  std::vector<std::size_t> open_quotes;            // not closed on their line
   std::size_t invisible = std::string_view::npos;  // the first such character outside of quotes and comments
 };
 
@@ -159,7 +159,7 @@ Marks marks_of(std::string_view text, std::size_t begin) {
   return found;
 }
 
-/// Edits from one word to the other: a letter more, less or another, or two neighbours swapped.
+/// Edits that turn one word into the other: insert, delete or replace a letter, or swap two neighbours.
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> d(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
   for (std::size_t i = 0; i <= a.size(); ++i) {
@@ -201,7 +201,7 @@ std::vector<std::string> words_of(std::string_view key) {
   return words;
 }
 
-/// learningRate, LearningRate and learning_rate alike.
+/// Makes learningRate, LearningRate and learning_rate equal.
 std::string squeezed(std::string_view key) {
   std::string out;
   for (const char c : key) {
@@ -210,8 +210,7 @@ std::string squeezed(std::string_view key) {
   return out;
 }
 
-/// The key that a word means: spelt otherwise, by a list of usual names, or by a word that both have (num_heads); or
-/// "".
+/// The key that a user probably means: the same name spelt differently, a usual synonym, or a name that shares a word (num_heads); or "".
 std::string other_name_of(const std::string& key, const std::vector<std::string>& candidates) {
   static constexpr std::pair<std::string_view, std::string_view> kUsualNames[] = {
       {"learning_rate", "lr"},     {"epochs", "steps"},          {"iterations", "steps"}, {"iters", "steps"},         {"updates", "steps"},
@@ -286,7 +285,7 @@ std::optional<Decimal> parse_decimal(std::string_view text) {
   return number;
 }
 
-/// Whether the text, written as it is, comes back as a plain scalar in block and flow style.
+/// Whether the unquoted text reads back as a plain scalar in block and flow style.
 bool is_plain(std::string_view text) {
   const auto is_word = [text](std::size_t i) { return i < text.size() && (is_alnum(text[i]) || text[i] == '_' || text[i] == '/'); };
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -319,14 +318,14 @@ std::string what_it_is(const Node& node) {
   return "nothing";
 }
 
-/// Everything before the first dot, which is taken off with it.
+/// Removes the first key and its dot from the path. Returns the key.
 std::string_view take_key(std::string_view& path) {
   const std::string_view key = path.substr(0, path.find('.'));
   path.remove_prefix(std::min(path.size(), key.size() + 1));
   return key;
 }
 
-/// Where among the children a key of a map or an index of a list stands.
+/// The index of the child with this key (in a map) or this number (in a list).
 std::optional<std::size_t> child_index(const Node& node, std::string_view key) {
   if (node.kind == Node::Kind::map) {
     const Node* child = node.find(key);
@@ -346,8 +345,7 @@ std::string why_not_added(const Node& node, std::string_view key) {
   return all_digits(key) ? "is no list in the text so far; give it whole" : "";
 }
 
-/// Puts a value in the place of another, under its own key. A map goes key by key into a map, unless it is empty or of
-/// another kind.
+/// Replaces a value. A map is merged into a map key by key, unless it is empty or of another kind.
 void put(Node& target, Node value) {
   const Node *old_kind = target.find("kind"), *new_kind = value.find("kind");
   const bool same_kind = old_kind == nullptr || new_kind == nullptr || old_kind->text == new_kind->text;
@@ -378,7 +376,7 @@ std::string schema_path(std::string_view path) {
   return out;
 }
 
-/// Whether one path is the other or leads to it.
+/// Whether one path equals or contains the other.
 bool related(std::string_view a, std::string_view b) {
   if (a.size() > b.size()) std::swap(a, b);
   return a.empty() || (b.starts_with(a) && (a.size() == b.size() || b[a.size()] == '.'));
@@ -476,7 +474,7 @@ std::string corrected(std::string_view text) {
 
 namespace {
 
-/// The sentence about a text that is no number of the wanted type, with the one that it would be if written otherwise.
+/// The message for text that is not the wanted number, with a corrected spelling if one helps.
 template <class Holds>
 std::string no_number(const Node& node, std::string_view expected, Holds holds) {
   Node other = node;
@@ -563,7 +561,7 @@ std::string to_flow(const Node& node) {
 
 namespace {
 
-bool is_block(const Node& node) {  // worth lines of its own
+bool is_block(const Node& node) {  // is written on lines of its own
   const auto is_full_map = [](const Node& n) { return n.kind == Node::Kind::map && !n.children.empty(); };
   return is_full_map(node) || (node.kind == Node::Kind::list && std::any_of(node.children.begin(), node.children.end(), is_full_map));
 }
@@ -608,7 +606,7 @@ std::vector<std::pair<std::string, std::string>> flatten(const Node& root) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Text to nodes
 
-/// Builds the tree from the parser's events and refuses what a configuration has no use for.
+/// Builds the tree from the parser's events and refuses what configurations do not support.
 class ConfigSource::Builder : public YAML::EventHandler {
   using Style = YAML::EmitterStyle::value;
 
@@ -629,7 +627,7 @@ class ConfigSource::Builder : public YAML::EventHandler {
 
   void OnNull(const YAML::Mark& mark, YAML::anchor_t) override {
     Node node = start(mark, Node::Kind::nothing);
-    // The parser does not tell `key:` from `key: null`; the mark of the former is at whatever comes next.
+    // The parser reports `key:` and `key: null` alike; the mark of the former is at whatever comes next.
     const std::string_view text = rest(mark);
     const std::string_view word = text.substr(0, text.find_first_of(" \t\r\n,]}:"));
     if (is_null_word(word) && node.kind == Node::Kind::nothing) node.kind = Node::Kind::null;
@@ -687,7 +685,7 @@ class ConfigSource::Builder : public YAML::EventHandler {
   }
 
   void report(const YAML::Mark& mark, const std::string& what) {
-    // A map without braces begins where its first key does, so that one tag or anchor may be met twice.
+    // A block map starts where its first key does, so that one tag or anchor may be reported twice.
     if (mark.pos != reported_) source_.violate(place(mark), path(), what);
     reported_ = mark.pos;
   }
@@ -935,7 +933,7 @@ void ConfigSource::check_length(Place place, const std::string& path, std::size_
 
 namespace {
 
-/// "; did you mean train.lr?" for a name that only one place of a configuration has.
+/// "; did you mean train.lr?" for a key that exists in one place only.
 std::string hint_of_any(const std::string& key, const std::vector<FieldHelp>& help) {
   std::vector<std::string> keys, paths;
   for (const FieldHelp& field : help) keys.push_back(field.path.substr(field.path.rfind('.') + 1));

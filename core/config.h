@@ -36,7 +36,7 @@
 
 namespace mnemo {
 
-/// The violations of a configuration, one a line: `FILE:LINE:COL: key.path: what is wrong`.
+/// The violations of a configuration, one per line: `FILE:LINE:COL: key.path: what is wrong`.
 class ConfigError : public Error {
  public:
   explicit ConfigError(const std::string& violations) : Error(ExitCode::config, violations) {}
@@ -48,7 +48,7 @@ struct Rule {
   std::function<bool(double)> number;
   std::function<bool(std::string_view)> text;
   std::function<bool(std::size_t)> length;
-  std::vector<std::string> choices;  ///< of one_of(), to find what was meant
+  std::vector<std::string> choices;  ///< of one_of(), to suggest the one that was meant
 
   /// The sentence for the user; `got` is the value as written.
   std::string violated_by(const std::string& got, std::string_view value = {}) const;
@@ -62,7 +62,7 @@ Rule non_negative();
 Rule in_range(double low, double high, bool include_high = true, bool include_low = true);
 Rule one_of(std::vector<std::string> choices);
 Rule file_name();  ///< [A-Za-z0-9._-]+, no dot first, at most 100 characters
-Rule non_empty();  ///< of a list; one that is empty by default must be given
+Rule non_empty();  ///< of a list; one that is empty by default must then be given
 
 /// One line of `mnemo config --fields`.
 struct FieldHelp {
@@ -105,12 +105,12 @@ struct Place {
 
 /// A value of the document.
 struct Node {
-  enum class Kind { nothing, null, scalar, list, map, refused };  // refused: a violation is known, ask no more
+  enum class Kind { nothing, null, scalar, list, map, refused };  // refused: already reported, to be skipped
   Kind kind = Kind::nothing;
   Place place, key_place;      // of an element of a list both are the same
   std::string key;             // in the parent, if that is a map
   std::string text;            // of a scalar
-  bool quoted = false;         // a scalar in quotes (read) or in need of them (written)
+  bool quoted = false;         // of a scalar: it was in quotes (read), or needs them (written)
   std::vector<Node> children;  // of a list or map
 
   const Node* find(std::string_view wanted_key) const;  // of a map
@@ -119,15 +119,15 @@ struct Node {
 std::string join(const std::string& path, std::string_view key);
 std::string join(const std::string& path, std::size_t index);
 
-// Reading one scalar: what is wrong, or "".
+// Each reads one scalar and returns what is wrong, or "".
 std::string wrong_type(const Node& node, std::string_view expected);
 std::string parse_integer(const Node& node, std::int64_t low, std::int64_t high, std::int64_t& value);
 std::string parse(const Node& node, bool& value);
 std::string parse(const Node& node, double& value);
 std::string parse(const Node& node, std::string& value);
-std::string brief(std::string_view text);      // as messages quote it: not too long, without what cannot be seen
+std::string brief(std::string_view text);      // shortened for a message, invisible characters escaped
 std::string shown(const Node& scalar);         // the same in quotes
-std::string corrected(std::string_view text);  // 0.001 for .001, 1000 for 1_000, 1e-3 for +1e-3; "" where nothing helps
+std::string corrected(std::string_view text);  // 0.001 for .001, 1000 for 1_000, 1e-3 for +1e-3; "" if nothing helps
 
 template <std::integral T>
 std::string parse(const Node& node, T& value) {
@@ -250,7 +250,7 @@ Node to_node(const T& value) {
   return node;
 }
 
-/// Whether a rule can speak about a member of type T at all.
+/// Whether a rule can apply to a member of type T.
 template <class T>
 bool fits(const Rule& rule) {
   if constexpr (kIs<T, std::optional>) {
@@ -301,7 +301,7 @@ void describe_fields(std::vector<FieldHelp>& out, const std::string& path, const
   });
 }
 
-/// What lies below a member: the fields of a struct, of every alternative of a variant, of the elements of a list.
+/// Describes what lies below a member: the fields of a struct, of every alternative of a variant, of the elements of a list.
 template <class T>
 void describe(std::vector<FieldHelp>& out, const std::string& path, const std::string& owner, const T& value) {
   if constexpr (kIs<T, std::optional>) {
@@ -329,8 +329,7 @@ std::string to_yaml(const T& config) {
   return config_detail::to_yaml(config_detail::to_node(config));
 }
 
-/// A number by itself, as on a command line, in the grammar of configurations and under their rules: what is wrong with
-/// it, or "".
+/// Reads one number, as on a command line, by the grammar and the rules of configurations. Returns what is wrong, or "".
 template <class T>
 std::string read_number(const std::string& text, T& value, const Rules& rules) {
   config_detail::Node node;
@@ -339,14 +338,14 @@ std::string read_number(const std::string& text, T& value, const Rules& rules) {
   return config_detail::parse_by_rules(node, value, rules);
 }
 
-/// Every single value under its key path, in the order of the members: ("events.0.kind", "switch"). The text is that
-/// of to_yaml, so that `path=text` is an override.
+/// Every value with its key path, in the order of the members: ("events.0.kind", "switch"). Texts are those of to_yaml, so that `path=text` is an
+/// override.
 template <class T>
 std::vector<std::pair<std::string, std::string>> flatten(const T& config) {
   return config_detail::flatten(config_detail::to_node(config));
 }
 
-/// Where two flattened configurations first differ in a setting that `may_differ` does not name: "heads: 2, 4". Empty where they do not.
+/// The first setting in which two flattened configurations differ though `may_differ` does not allow it: "heads: 2, 4". Empty if there is none.
 std::string first_difference(const std::vector<std::pair<std::string, std::string>>& a, const std::vector<std::pair<std::string, std::string>>& b,
                              const std::function<bool(std::string_view)>& may_differ);
 
@@ -361,16 +360,16 @@ std::vector<FieldHelp> describe(const T& config) {
 /// The text of a configuration and its overrides, and everything found wrong with them.
 class ConfigSource {
  public:
-  /// Throws ConfigError for a text that is no YAML; what else is wrong with it waits for throw_if_violated().
+  /// Throws ConfigError for text that is not YAML; all other faults wait for throw_if_violated().
   ConfigSource(std::string_view text, std::string file_name);
   static ConfigSource from_file(const std::filesystem::path& path);
 
-  /// `a.b.0=value`, the value as in a YAML flow list; a map sets what it names, {} empties, a list replaces. Returns
-  /// the paths that are set. Throws ConfigError if the argument cannot be understood.
+  /// Applies `a.b.0=value`, the value as in a YAML flow list: a map sets the keys that it names, {} empties, a list replaces. Returns the paths that
+  /// are set. Throws ConfigError if the argument cannot be understood.
   std::vector<std::string> override_with(const std::string& assignment);
 
-  /// Reads what can be read; a member that cannot keeps its default and leaves a violation. Rules are for what is
-  /// given (but non_empty() for all lists), so that a default may stand outside of them: "" for "the kind's name".
+  /// Reads what it can. A member that cannot be read keeps its default and adds a violation. Rules apply to values that are given (non_empty() to
+  /// every list), so that a default may break them: "" for "the kind's name".
   template <class T>
   T read() {
     T config{};
@@ -390,12 +389,12 @@ class ConfigSource {
     return config;
   }
 
-  /// Adds a violation, placed where that path, or what there is of it, stands.
+  /// Adds a violation at the place of `path`, or of the part of it that exists.
   void fail(std::string_view path, const std::string& what);
   /// The same for a value of a block that was taken out.
   void fail(const config_detail::Node& value, const std::string& path, const std::string& what) { violate(value.place, path, what); }
   bool contains(std::string_view path) const;
-  /// Whether nothing at, below or above this path has been found wrong.
+  /// Whether no violation is known at, below or above this path.
   bool clean(std::string_view path = {}) const;
   void throw_if_violated() const;
 
@@ -421,9 +420,9 @@ class ConfigSource {
   Node parse(std::size_t yaml_begin, const std::string& path);
   std::string located(Place place, const std::string& message) const;
   [[noreturn]] void refuse(std::size_t offset, const std::string& what) const;
-  void refuse_open_quote(std::size_t from, std::size_t to) const;  // that stands there
+  void refuse_open_quote(std::size_t from, std::size_t to) const;  // in [from, to)
   void violate(Place place, const std::string& path, const std::string& what);
-  std::pair<const Node*, bool> locate(std::string_view path) const;  // or the deepest node towards it, and false
+  std::pair<const Node*, bool> locate(std::string_view path) const;  // the node and true; else the deepest node on the way to it, and false
   void check_length(Place place, const std::string& path, std::size_t size, const Rules& rules, const char* got);
   void explain_unknown_keys(const std::vector<FieldHelp>& help);
 
@@ -494,7 +493,7 @@ void ConfigSource::read_variant(const Node& node, const std::string& path, T& va
   if (const Node* kind = node.find("kind")) {
     std::string name;
     read_value(*kind, join(path, "kind"), name, {one_of(kinds(variant))});
-    if (name.empty()) return;  // whose keys these are is unknown
+    if (name.empty()) return;  // without a kind nobody knows which keys are right
     for_each_alternative(variant, [&]<class Alternative>() {
       if (Alternative::kKind == name && !std::holds_alternative<Alternative>(variant)) variant.template emplace<Alternative>();
     });

@@ -19,7 +19,7 @@ std::string version_text(int version) { return fmt::format("{}.{}", version / 10
 }  // namespace
 
 std::string driver_cuda_version() {
-  // asked of the driver's own library: it needs no CUDA build, and works where there is no driver at all
+  // asks the driver's library directly, which works in a CPU build and without a driver
   void* library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (library == nullptr) return {};
   int version = 0;

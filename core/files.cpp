@@ -27,7 +27,7 @@ namespace {
   throw Error(code, fmt::format("{}: {}: {}", path.string(), what, std::generic_category().message(error)));
 }
 
-/// The disk or the quota is full: an I/O error also where something new cannot be made for it.
+/// The disk or quota is full: an I/O error even when a file is being created.
 bool is_full(int error) { return error == ENOSPC || error == EDQUOT; }
 
 /// Repeats a system call that a signal interrupted.
@@ -38,7 +38,7 @@ auto uninterrupted(Call call) {
   return result;
 }
 
-/// A named pipe is refused, and its other end not waited for.
+/// Refuses named pipes instead of waiting for their other end.
 int open_file(const fs::path& path, int flags) {
   const int descriptor = uninterrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC | O_NONBLOCK, 0666); });
   if (descriptor < 0 && (flags & O_CREAT) && !is_full(errno)) fail(ExitCode::cannot_create, path, "cannot create or open");
@@ -51,7 +51,7 @@ int open_file(const fs::path& path, int flags) {
   return descriptor;
 }
 
-/// A full disk may show only here (NFS, quotas). Linux closes the descriptor whatever it answers.
+/// A full disk may show only here (NFS, quotas). Linux closes the descriptor even if it reports an error.
 void close_file(int descriptor, const fs::path& path) {
   if (::close(descriptor) < 0 && errno != EINTR) fail(ExitCode::io, path, "cannot write");
 }
@@ -77,7 +77,7 @@ class Descriptor {
 
 void write_at(int descriptor, const fs::path& path, std::uint64_t offset, std::string_view bytes) {
   while (!bytes.empty()) {
-    errno = ENOSPC;  // what a write of nothing means
+    errno = ENOSPC;  // the reason if nothing is written
     const auto written = uninterrupted([&] { return ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
     if (written <= 0) fail(ExitCode::io, path, "cannot write");
     offset += static_cast<std::uint64_t>(written);
@@ -89,7 +89,7 @@ void sync_file(int descriptor, const fs::path& path) {
   if (uninterrupted([&] { return ::fsync(descriptor); }) < 0) fail(ExitCode::io, path, "cannot write");
 }
 
-/// A file system that has no such call, as it answers.
+/// The error of a file system that lacks such a call.
 bool is_unsupported(int error) { return error == EINVAL || error == ENOSYS || error == EOPNOTSUPP; }
 
 std::string hex(XXH128_hash_t hash) { return fmt::format("{:016x}{:016x}", hash.high64, hash.low64); }
@@ -104,7 +104,7 @@ std::string holder_of_this_process() {
   return holder.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
-/// The holder in words; it may be writing its name at this moment, or be no process of ours.
+/// The holder in words. Its file may be half written, or not be ours.
 std::string describe_holder(const std::string& text) {
   try {
     const auto holder = nlohmann::json::parse(text);
@@ -117,6 +117,8 @@ std::string describe_holder(const std::string& text) {
 }
 
 }  // namespace
+
+void refuse(const fs::path& path, std::string_view what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
 
 struct Hasher::State {
   XXH3_state_t xxh3;
@@ -154,7 +156,7 @@ std::string InputFile::read(std::uint64_t offset, std::uint64_t count) const {
   while (done < bytes.size()) {
     const auto got = uninterrupted([&] { return ::pread(descriptor_, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done)); });
     if (got < 0) fail(ExitCode::io, path_, "cannot read");
-    if (got == 0) break;  // it was cut meanwhile
+    if (got == 0) break;  // the file was truncated meanwhile
     done += static_cast<std::size_t>(got);
   }
   bytes.resize(done);
@@ -279,21 +281,20 @@ void AppendFile::sync() {
 
 void AppendFile::rewind(const FileMark& mark) {
   constexpr std::int64_t kBlock = 1 << 20;
-  const auto damaged = [&](const std::string& what) { throw Error(ExitCode::data, path_.string() + ": " + what); };
-  if (mark.size < header_) damaged(fmt::format("its mark, {} bytes, lies before the end of its header", mark.size));
+  if (mark.size < header_) refuse(path_, fmt::format("its mark, {} bytes, lies before the end of its header", mark.size));
   Hasher hash;
   if (mark.size > header_) {  // else there may be no file yet
-    if (::access(path_.c_str(), F_OK) < 0 && errno == ENOENT) damaged("is missing");
+    if (::access(path_.c_str(), F_OK) < 0 && errno == ENOENT) refuse(path_, "is missing");
     const InputFile file(path_);
     for (auto offset = header_; offset < mark.size;) {
       const auto wanted = std::min(kBlock, mark.size - offset);
       const auto bytes = file.read(static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(wanted));
-      if (std::ssize(bytes) < wanted) damaged(fmt::format("ends before the {} bytes of its mark", mark.size));
+      if (std::ssize(bytes) < wanted) refuse(path_, fmt::format("ends before the {} bytes of its mark", mark.size));
       hash.update(bytes);
       offset += wanted;
     }
   }
-  if (hash.digest() != mark.hash) damaged(fmt::format("its first {} bytes are not those that were written", mark.size));
+  if (hash.digest() != mark.hash) refuse(path_, fmt::format("its first {} bytes are not those that were written", mark.size));
   size_ = mark.size;
   hash_ = std::move(hash);
 }
@@ -310,7 +311,7 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   }
 }
 
-/// False: the directory was moved away on the way.
+/// False if the directory was moved away meanwhile.
 bool DirectoryLock::take(const fs::path& directory) {
   constexpr std::uint64_t kMaxHolder = 4096;
   const auto path = directory / "LOCK";

@@ -12,6 +12,9 @@ namespace mnemo {
 
 namespace fs = std::filesystem;
 
+/// Throws Error{data} `PATH: what`: a file that is damaged or of another kind.
+[[noreturn]] void refuse(const fs::path& path, std::string_view what);
+
 /// XXH3-128 of `bytes`, 32 lower-case hex digits.
 std::string hash_of(std::string_view bytes);
 
@@ -24,7 +27,7 @@ class Hasher {
   Hasher& operator=(Hasher&&) noexcept;
 
   void update(std::string_view bytes);
-  /// hash_of everything up to now.
+  /// hash_of all bytes so far.
   std::string digest() const;
 
  private:
@@ -35,7 +38,7 @@ class Hasher {
 /// Whole content of a file. Throws Error{io}, also when it is larger than `max_bytes`.
 std::string read_file(const fs::path& path, std::uint64_t max_bytes = UINT64_MAX);
 
-/// A file that is read in parts, all of the same file also where another is put in its place. Failures throw Error{io}.
+/// A file that is read in parts, all from the same file even if another takes its name meanwhile. Failures throw Error{io}.
 class InputFile {
  public:
   explicit InputFile(fs::path path);
@@ -44,7 +47,7 @@ class InputFile {
   InputFile& operator=(InputFile&&) = delete;
 
   const fs::path& path() const { return path_; }
-  /// Its size at this moment.
+  /// The current size.
   std::uint64_t size() const;
   /// The bytes [offset, offset + count), or as many of them as there are.
   std::string read(std::uint64_t offset, std::uint64_t count) const;
@@ -54,29 +57,28 @@ class InputFile {
   int descriptor_;
 };
 
-/// Whether something is there, at the end of all links. Throws Error{io} where that cannot be known (no permission, a loop, a name too long).
+/// Whether the path exists, links followed. Throws Error{io} if that cannot be known (no permission, a loop, a name too long).
 bool path_exists(const fs::path& path);
 
-/// The absolute path without links and dots, as far as it exists. Throws Error{io}.
+/// The absolute path, links and dots resolved as far as it exists. Throws Error{io}.
 fs::path canonical_path(const fs::path& path);
 
-/// The path with `~` or `~/` at its begin replaced by $HOME: a shell does not do it after `=`. Throws Error{usage} for other users' homes,
-/// and where HOME is not set.
+/// The path with a leading `~` or `~/` replaced by $HOME, which shells do not do after `=`. Throws Error{usage} for other users' homes, and if HOME
+/// is not set.
 fs::path expanded_path(const fs::path& path);
 
-/// Makes the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} when the disk is full).
+/// Creates the directory and its parents. Throws Error{cannot_create} naming the path (Error{io} if the disk is full).
 void make_directories(const fs::path& path);
 
-/// Makes the entries of a directory durable, where the file system can. An empty path is the working directory.
+/// Flushes the entries of a directory to disk, if the file system can. An empty path is the working directory.
 void sync_directory(const fs::path& path);
 
-/// What a directory holds; nothing where there is none. Throws Error{io} when it cannot be listed, also for a link to nothing.
+/// The entries of a directory; none if it does not exist. Throws Error{io} if it cannot be listed or is a dangling link.
 std::vector<fs::path> entries_of(const fs::path& directory);
 
-/// A file that appears under its name only when it is complete.
-/// Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no fsync unless `durable`).
-/// Destroyed without commit() it leaves nothing behind. Every failure throws Error{io} (Error{cannot_create} on open, if the disk is not full);
-/// after one the object is good for nothing but its destruction.
+/// A file that appears under its name only when it is complete. Bytes go to `<path>.tmp`; commit() fsyncs them, renames, and fsyncs the directory (no
+/// fsync unless `durable`). Destroyed without commit() it leaves nothing behind. Every failure throws Error{io} (Error{cannot_create} on open, unless
+/// the disk is full); after one, the object can only be destroyed.
 class AtomicFile {
  public:
   explicit AtomicFile(fs::path path, bool durable = true);
@@ -85,7 +87,7 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(std::string_view bytes);
-  /// Overwrites bytes that were written before, from `offset`.
+  /// Overwrites earlier bytes, from `offset` on.
   void overwrite(std::uint64_t offset, std::string_view bytes);
   void commit();
 
@@ -99,32 +101,31 @@ class AtomicFile {
 /// AtomicFile in one call.
 void write_atomically(const fs::path& path, std::string_view bytes, bool durable = true);
 
-/// Where an append-only file stood at a checkpoint: its size and the XXH3-128 of its bytes after the header.
+/// The state of an append-only file at a checkpoint: its size and the XXH3-128 of its bytes after the header.
 struct FileMark {
   std::int64_t size = 0;
   std::string hash;
   bool operator==(const FileMark&) const = default;
 };
 
-/// An append-only file. Opened, written and closed at each call, so that a run holds no descriptors.
-/// Bytes past size() are leftovers of an interrupted process: append() writes over them.
-/// `header` bytes at the front may be rewritten and are not part of the hash.
+/// An append-only file. Opened, written and closed at each call, so that a run holds no open files. Bytes past size() are leftovers of an interrupted
+/// process: append() writes over them. `header` bytes at the front may be rewritten and are not part of the hash.
 class AppendFile {
  public:
-  /// Starts at size `header`, touching nothing: all that the file holds is leftovers, until rewind() takes it back.
+  /// Starts at size `header` without touching the file: all that it holds counts as leftovers until rewind() claims it.
   explicit AppendFile(fs::path path, std::int64_t header = 0) : path_(std::move(path)), header_(header), size_(header) {}
 
   const fs::path& path() const { return path_; }
   std::int64_t size() const { return size_; }
-  /// Writes `bytes` at size(), then `header` at the front. A short write, a full disk: Error{io} (Error{cannot_create}
-  /// when the file cannot be made for another reason); size() and the hash are then unchanged, so that it can be tried again.
+  /// Writes `bytes` at size(), then `header` at the front. Throws Error{io} on a short write or a full disk (Error{cannot_create} if the file cannot
+  /// be created for another reason); size() and the hash then stay, so that the call can be repeated.
   void append(std::string_view bytes, std::string_view header = {});
   /// Writes `header` at the front, where it must fit.
   void write_header(std::string_view header);
-  /// To the disk; a new file needs its directory synced too.
+  /// Flushes to disk; a new file needs its directory synced too.
   void sync();
   FileMark mark() const { return {size_, hash_.digest()}; }
-  /// Back to a mark. Throws Error{data} when the bytes up to it are missing or differ, and then changes nothing.
+  /// Goes back to a mark. Throws Error{data} and changes nothing if the bytes up to it are missing or differ.
   void rewind(const FileMark& mark);
   /// Cuts what lies past size(). Text files only: a mapped array must never shrink.
   void truncate();
@@ -135,13 +136,12 @@ class AppendFile {
   Hasher hash_;
 };
 
-/// Exclusive use of a directory, made where it is missing, for as long as this object lives: an open-file-description lock on `<directory>/LOCK`.
-/// The directory is the one that has this name now, also when another process moved its forerunner away meanwhile.
-/// The file names the holder (host, boot id, pid, job id). The kernel drops the lock when the process ends, however it
-/// ends (a child that was forked without exec shares it).
+/// Exclusive use of a directory while this object lives, by an open-file-description lock on `<directory>/LOCK`. Creates the directory if it is
+/// missing, and locks the one that has this name now, even if another process moves an earlier one away meanwhile. The file names the holder (host,
+/// boot id, pid, job id). The kernel drops the lock when the process ends in any way (a child forked without exec shares it).
 class DirectoryLock {
  public:
-  /// Throws Error{locked} naming the holder; where the file system has no locks, sets unsupported() and holds nothing.
+  /// Throws Error{locked} naming the holder. If the file system has no locks, sets unsupported() and holds nothing.
   explicit DirectoryLock(const fs::path& directory);
   ~DirectoryLock();
   DirectoryLock(const DirectoryLock&) = delete;

@@ -22,7 +22,7 @@ std::string gpu_type() { return "cuda"; }
 int num_gpus() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
-  cudaGetLastError();  // no driver is no error of what comes next
+  cudaGetLastError();  // clears the error, which the next call would report
   return 0;
 }
 

@@ -25,7 +25,13 @@ spdlog::level::level_enum level_of(LogLevel level) {
   return spdlog::level::off;
 }
 
-/// Standard error through spdlog's formatter, around the progress bar.
+/// Whether to use colours: on a terminal, unless NO_COLOR is set.
+bool colour() {
+  static const bool wanted = terminal() && (std::getenv("NO_COLOR") == nullptr || *std::getenv("NO_COLOR") == '\0');
+  return wanted;
+}
+
+/// Writes to standard error in spdlog's format. The progress bar makes room.
 void print(LogLevel level, const std::string& line) {
   const ProgressPause pause;
   if (terminal()) {
@@ -66,11 +72,6 @@ bool terminal() {
     return isatty(STDERR_FILENO) != 0 && !name.empty() && name != "dumb";
   }();
   return is_terminal;
-}
-
-bool colour() {
-  static const bool wanted = terminal() && (std::getenv("NO_COLOR") == nullptr || *std::getenv("NO_COLOR") == '\0');
-  return wanted;
 }
 
 }  // namespace mnemo

@@ -17,11 +17,11 @@ enum class LogLevel { info, warning, error };
 /// Where the lines of a command or a run go. Copies share the file.
 class Log {
  public:
-  /// Standard error gets the lines from `least` on, with time and level where it is no terminal.
+  /// Lines of level `least` and above go to standard error, with time and level unless it is a terminal.
   Log() = default;
   explicit Log(LogLevel least) : least_(least) {}
 
-  /// The same, and all lines to the end of this file too, with time and level. Says where there can be none.
+  /// A copy that also appends all lines to this file, with time and level. Warns if the file cannot be opened.
   Log with_file(const std::filesystem::path& path) const;
 
   void line(LogLevel level, const std::string& text) const;
@@ -40,9 +40,7 @@ class Log {
   std::shared_ptr<spdlog::logger> file_;
 };
 
-/// Whether standard error is a terminal that takes cursor control.
+/// Whether standard error is a terminal that supports cursor control.
 bool terminal();
-/// ANSI codes are wanted: a terminal, and NO_COLOR is not set.
-bool colour();
 
 }  // namespace mnemo

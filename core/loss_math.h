@@ -20,7 +20,7 @@ struct UnitMath {
 template <class V>
 class Bce {
  public:
-  /// `size` = |z|, or a limit below it, which the loss then has instead.
+  /// `size` is |z|, or a smaller limit that replaces it in the loss.
   Bce(V z, V size) : z_(z), size_(size), e_(UnitMath<V>::exp(-size)) {}
   explicit Bce(V z) : Bce(z, size_of(z)) {}
 

@@ -1,4 +1,4 @@
-// Stands in for the CUDA sources in a build without them: there are no GPUs, so that nothing else is ever asked.
+// Replaces the CUDA sources in a build without CUDA. There are no GPUs, so that nothing else is ever called.
 
 #include "core/adam_kernels.h"
 #include "core/gpu.h"

@@ -22,7 +22,7 @@ struct ElementType {
   std::string_view descr;
   Dtype dtype;
 };
-// The first of a dtype is the one we write.
+// For each dtype, the first is the one we write.
 constexpr std::array<ElementType, 7> kElementTypes = {
     {{"|u1", Dtype::u8}, {"|b1", Dtype::u8}, {"|i1", Dtype::u8}, {"<i4", Dtype::i32}, {"<i8", Dtype::i64}, {"<f4", Dtype::f32}, {"<f8", Dtype::f64}}};
 
@@ -30,8 +30,6 @@ std::string_view descr_of(Dtype dtype) { return std::ranges::find(kElementTypes,
 
 /// As Python prints it: (), (3,), (3, 4).
 std::string tuple_of(const Shape& shape) { return fmt::format("({}{})", fmt::join(shape, ", "), shape.size() == 1 ? "," : ""); }
-
-[[noreturn]] void refuse(const fs::path& path, std::string_view what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
 
 /// The Python dict of a header: exactly the keys descr, fortran_order and shape, in any order.
 class Dict {
@@ -151,7 +149,7 @@ struct Layout {
   std::int64_t excess = 0;  // bytes of the file after them
 };
 
-/// Before the elements, and before the file's size: an append in flight grows the file, then its header.
+/// Reads the header, then the file's size: an append in flight grows the file first and the header last.
 Layout read_layout(const fs::path& path, const InputFile& file) {
   const auto start = file.read(0, kMaxPreambleBytes + kMaxHeaderBytes);
   const std::string_view front = start;
@@ -254,7 +252,7 @@ NpyAppender::NpyAppender(fs::path path, Dtype dtype, Shape row_shape)
 void NpyAppender::begin() {
   file_ = AppendFile(file_.path(), kHeaderBytes);
   std::error_code unknown;
-  if (!fs::exists(path(), unknown)) write_atomically(path(), header(0), /*durable=*/false);  // never there without its header
+  if (!fs::exists(path(), unknown)) write_atomically(path(), header(0), /*durable=*/false);  // the file never exists without a header
   file_.write_header(header(0));
 }
 

@@ -4,12 +4,11 @@
 #include "core/files.h"
 
 #include <cstdint>
-#include <span>
 #include <string>
 
 namespace mnemo {
 
-/// An array read from a .npy file, which it owns.
+/// An array read from a .npy file, with its elements.
 struct NpyArray {
   Dtype dtype = Dtype::u8;
   Shape shape;
@@ -18,7 +17,7 @@ struct NpyArray {
   ArrayView view() const { return {dtype, shape, reinterpret_cast<const std::byte*>(bytes.data())}; }
 };
 
-/// dtype and shape without reading the elements. Throws Error{data} as read_npy does; a longer file is fine.
+/// dtype and shape without reading the elements. Throws Error{data} as read_npy does, but accepts a file that is too long.
 struct NpyHeader {
   Dtype dtype = Dtype::u8;
   Shape shape;
@@ -36,7 +35,7 @@ NpyArray read_npy(const fs::path& path, bool allow_excess = false);
 /// The rows of a .npy file (T, row shape...), read one at a time, also while the file grows.
 class NpyRows {
  public:
-  /// Throws Error{data} as read_npy does, and where there are no rows to speak of (a scalar).
+  /// Throws Error{data} as read_npy does, and for a scalar, which has no rows.
   explicit NpyRows(const fs::path& path);
 
   std::int64_t size() const { return header_.shape[0]; }
@@ -55,25 +54,21 @@ void write_npy(const fs::path& path, const ArrayView& array, bool durable = true
 /// The fixed 128-byte version 1.0 header of an array.
 std::string npy_header(Dtype dtype, const Shape& shape);
 
-/// A .npy file (T, row shape...) that grows by rows. The header is rewritten after the rows, so the file is valid at
-/// all times, and the file never shrinks, so that one who mapped it never faults.
+/// A .npy file (T, row shape...) that grows by rows. The header is rewritten after the rows, so the file is valid at all times, and never shrinks, so
+/// that a process that mapped it never faults.
 class NpyAppender {
  public:
   /// Touches no file; begin() or rewind() comes next. A row holds at least one element.
   NpyAppender(fs::path path, Dtype dtype, Shape row_shape);
 
-  /// Adds one row of `row.size()` elements, which must be the product of the row's shape. Throws as AppendFile::append.
-  template <class T>
-  void append(std::span<const T> row) {
-    append(view_of(row.data(), {static_cast<std::int64_t>(row.size())}));
-  }
+  /// Adds one row, of the elements that the row's shape says. Throws as AppendFile::append.
   void append(const ArrayView& row);
-  /// Starts an empty file, or takes an older one over with T = 0.
+  /// Starts with T = 0, in a new file or an existing one.
   void begin();
   std::int64_t rows() const;
   FileMark mark() const { return file_.mark(); }
   void sync() { file_.sync(); }
-  /// Back to a mark: verifies the rows up to it (Error{data}) and rewrites the header.
+  /// Goes back to a mark: verifies the rows up to it (Error{data}) and rewrites the header.
   void rewind(const FileMark& mark);
   const fs::path& path() const { return file_.path(); }
 

@@ -10,7 +10,7 @@ namespace mnemo {
 
 namespace {
 
-/// The write function of a stream: says that all was written, whatever became of it.
+/// The write function of a stream: always reports success.
 ssize_t write_or_lose(void*, const char* bytes, std::size_t size) {
   for (std::size_t done = 0; done < size;) {
     const auto written = ::write(STDOUT_FILENO, bytes + done, size - done);
@@ -26,7 +26,7 @@ ssize_t write_or_lose(void*, const char* bytes, std::size_t size) {
 void occupy_standard_streams() {
   for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::fcntl(descriptor, F_GETFD) >= 0) continue;
-    ::open("/dev/null", descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // takes the lowest number that is free: this one
+    ::open("/dev/null", descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY);  // gets the lowest free number: this one
   }
 }
 

@@ -4,13 +4,13 @@
 
 namespace mnemo {
 
-/// Puts /dev/null where standard input, output or error was closed, so that no file of ours takes its number. Writing to standard output fails still.
+/// Opens /dev/null in place of closed standard streams, so that no file of ours gets their numbers. Writing to standard output still fails.
 void occupy_standard_streams();
 
-/// From now on standard output takes everything, and loses what nobody can have: after a closed pipe, on a full disk, on a terminal that is gone.
+/// From now on, output that standard output cannot take (a closed pipe, a full disk, a lost terminal) is dropped without an error.
 void let_output_be_lost();
 
-/// Text as it is, to standard error. What cannot be written there is lost.
+/// Writes text to standard error; what cannot be written is dropped.
 void print_to_stderr(std::string_view text);
 
 }  // namespace mnemo

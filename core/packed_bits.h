@@ -6,8 +6,8 @@
 
 namespace mnemo {
 
-/// Bits of packed rows (SequenceTable::row()): uint8 [..., L] of int64 words [..., W], on their device. Bits travel packed, 64 to a word, and are
-/// unpacked where they are used.
+/// Unpacks rows as SequenceTable::row() packs them: int64 words [..., W] to uint8 bits [..., L], on the same device. Bits travel to a device packed,
+/// 64 to a word.
 torch::Tensor unpack_bits(const torch::Tensor& words, std::int64_t length);
 
 }  // namespace mnemo

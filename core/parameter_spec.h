@@ -12,7 +12,7 @@ struct ParameterSpec {
   enum class Init { normal, zeros, ones };
 
   std::string name;                 ///< its PyTorch name, "c_attn.weight"
-  std::string group;                ///< what events call it together with others, "c_attn"
+  std::string group;                ///< its group, for events: "c_attn"
   std::vector<std::int64_t> shape;  ///< PyTorch layout
   Init init = Init::normal;
   double init_std = 0.02;  ///< of Init::normal

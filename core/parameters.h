@@ -16,14 +16,14 @@ class Parameters {
  public:
   Parameters(std::vector<ParameterSpec> specs, std::int64_t num_replicas, torch::Dtype dtype, torch::Device device);
 
-  /// One replica, viewing the same numbers and gradient; its flags of freezing are its own.
+  /// One replica as a view of the same parameters and gradient, with frozen flags of its own.
   Parameters replica(std::int64_t r) const;
 
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   std::int64_t num_replicas() const { return flat_.size(0); }
   const torch::Tensor& flat_RP() const { return flat_; }
   const torch::Tensor& gradient_RP() const { return gradient_; }
-  /// Range of a parameter in a row of the flat buffer (elements, without the padding).
+  /// First element of a parameter in a row of the flat buffer.
   std::int64_t offset(std::size_t index) const { return offsets_[index]; }
 
   /// The leaf [R, shape...]. Throws std::out_of_range for an unknown name.
@@ -40,7 +40,7 @@ class Parameters {
   void set_frozen(std::int64_t replica, std::size_t index, bool frozen);
   /// [R, T] flags, replica by replica.
   const std::vector<std::uint8_t>& frozen_RT() const { return frozen_RT_; }
-  /// To be called at the end of every gradient(): what is frozen in some replicas only has a gradient in all.
+  /// Must end every gradient(): a parameter that is frozen in some replicas only gets a gradient in all.
   void zero_frozen_gradients();
 
  private:

@@ -13,7 +13,7 @@ enum class Stream : std::uint32_t {
   draws = 2,          ///< counter (step low, step high, pair of rows, 0)
   weights = 3,        ///< counter (block of 2 elements low, high, hash of the parameter's name, 0)
   novel_bits = 4,     ///< counter (index, block of 128 bits, 0, 0): held-out sequences
-  probe_bits = 5,     ///< the same, of the sequences that a probe trains a copy on or takes features of
+  probe_bits = 5,     ///< the same: sequences that fork_probe trains on and features looks at
   probe_draws = 6,    ///< as draws, in the training of a fork probe
 };
 

@@ -121,7 +121,7 @@ void PickleWriter::flush() {
   file_.write(std::exchange(frame_, {}) + opcodes);
 }
 
-/// Only where one opcode has ended and the next begins.
+/// To be called between two opcodes only.
 void PickleWriter::cut_frame() {
   if (frame_.size() >= kFrameBytes) flush();
 }

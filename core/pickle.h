@@ -11,8 +11,8 @@
 
 namespace mnemo {
 
-/// Writes one Python object as a pickle (protocol 4), piece by piece, atomically; equal calls give equal bytes. Needs
-/// no more memory than the largest piece. Not fsynced, since that is slower than all the rest: for files that can be made again.
+/// Writes one Python object as a pickle (protocol 4), piece by piece, atomically; equal calls give equal bytes. Needs no more memory than the largest
+/// piece. Not fsynced, which would take longer than all the rest: pickles can be made again.
 ///
 ///   PickleWriter out(path);
 ///   out.dict([&] {
@@ -25,16 +25,11 @@ class PickleWriter {
  public:
   explicit PickleWriter(const fs::path& path) : file_(path, /*durable=*/false) { file_.write("\x80\x04"); }
 
-  void none() { op("N"); }
   void value(std::int64_t integer);
   void value(double real);
   void value(std::string_view text);
   void value(const char* text) { value(std::string_view(text)); }
   void value(const ArrayView& view) { array(view); }
-  template <std::same_as<bool> Bool>
-  void value(Bool truth) {
-    op(truth ? "\x88" : "\x89");
-  }
   template <std::integral Integer>
   requires(!std::same_as<Integer, bool>) void value(Integer integer) { value(static_cast<std::int64_t>(integer)); }
 
@@ -57,7 +52,7 @@ class PickleWriter {
     value(key);
     value(content);
   }
-  /// Marks the object written last, to be written again in a few bytes: the same object, not a copy.
+  /// Memoises the object written last; again() refers to that object, not a copy, in a few bytes.
   std::uint32_t remember();
   void again(std::uint32_t remembered) { number("j", remembered); }
 
@@ -71,7 +66,7 @@ class PickleWriter {
     end_array();
   }
   void elements(std::string_view bytes);
-  /// What `write_argument` writes, given to a function of one argument: torch.from_numpy makes a tensor of an array.
+  /// Calls a Python function on the object that `write_argument` writes: torch.from_numpy makes a tensor of an array.
   template <class Argument>
   void call(std::string_view module, std::string_view function, Argument&& write_argument) {
     global(module, function);
@@ -79,7 +74,7 @@ class PickleWriter {
     op("\x85R");
   }
 
-  /// The file is there under its name from here on.
+  /// Puts the file in place under its name.
   void commit();
 
  private:
@@ -100,7 +95,7 @@ class PickleWriter {
   std::string frame_;                          // opcodes not yet in the file
   std::map<std::string, std::uint32_t> memo_;  // functions, types and dtypes written so far
   std::uint32_t remembered_ = 0;
-  std::uint64_t missing_ = 0;  // bytes of the array that is being written
+  std::uint64_t missing_ = 0;  // bytes that the current array still lacks
 };
 
 }  // namespace mnemo

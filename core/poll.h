@@ -5,10 +5,10 @@
 
 namespace mnemo {
 
-/// Called between pieces of work that takes long; throws to end it. An empty one lets the work go on.
+/// Called between pieces of long work; throws to end it. An empty one never does.
 using Poll = std::function<void()>;
 
-/// Calls a Poll from loops of short turns: once in many of them.
+/// Calls a Poll once in many turns of a fast loop.
 class RarePoll {
  public:
   /// `poll` must outlive it.

@@ -33,11 +33,11 @@ class LiveText {
   std::vector<std::string> lines_;
 };
 
-/// How far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
+/// Shows how far a run is: one live line on a terminal, a timestamped line every ten seconds elsewhere.
 class Progress {
  public:
   Progress(ProgressStyle style, Log log, std::int64_t begin, std::int64_t total);
-  /// Redraws when it is time to. `note` says what the run is doing: loss, accuracy.
+  /// Redraws if due. `note`: loss and accuracy.
   void update(std::int64_t step, const std::string& note);
   double steps_per_second() const { return rate_; }
   /// Seconds left at the present speed; negative when unknown.
@@ -55,7 +55,7 @@ class Progress {
   LiveText live_;
 };
 
-/// Takes the live text away for as long as it exists, so that other text can be printed.
+/// Hides the live text while this object lives, so that other text can be printed.
 class ProgressPause {
  public:
   ProgressPause();

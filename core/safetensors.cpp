@@ -25,28 +25,28 @@ struct ElementType {
   std::string_view name;
   Dtype dtype;
 };
-// The first of a dtype is the one we write.
+// For each dtype, the first is the one we write.
 constexpr std::array<ElementType, 6> kElementTypes = {
     {{"U8", Dtype::u8}, {"BOOL", Dtype::u8}, {"I32", Dtype::i32}, {"I64", Dtype::i64}, {"F32", Dtype::f32}, {"F64", Dtype::f64}}};
 
 /// A JSON string, with invalid UTF-8 replaced.
 std::string json_string(std::string_view text) { return json(text).dump(-1, ' ', true, json::error_handler_t::replace); }
 
-/// A text of the file for a message. Hostile ones are long and hold control characters.
+/// Text of the file, made safe for a message: hostile text is long and holds control characters.
 std::string shown(std::string_view text) { return json_string(text.substr(0, 100)); }
 
 std::string tensor(std::string_view name) { return "tensor " + shown(name); }
 
-/// Where the digits of the digest stand. Strings escape their quotes and tensors are objects, so `"digest":"` stands
-/// nowhere in a valid header but at the key of `__metadata__`. npos: it is written in some other way.
+/// The offset of the digest's digits. Strings escape quotes and tensors are objects, so that in a valid header `"digest":"` is the key of
+/// `__metadata__`. npos: it is written in some other way.
 std::size_t find_digest(std::string_view header, std::string_view digest) {
   constexpr std::string_view key = "\"digest\":\"";
   const auto at = header.find(fmt::format("{}{}\"", key, digest));
   return at == header.npos ? at : at + key.size();
 }
 
-/// Takes the header as the parser's events. A tree would keep the last of repeated keys silently, and grow with the
-/// depth of a hostile file; here everything that the format does not have at this place ends the parse.
+/// Reads the header from parser events. A tree would silently keep the last of repeated keys and grow with the depth of a hostile file; here anything
+/// that the format does not allow in its place ends the parse.
 class HeaderReader final : public nlohmann::json_sax<json> {
  public:
   struct Range {
@@ -166,7 +166,7 @@ class HeaderReader final : public nlohmann::json_sax<json> {
 }  // namespace
 
 Safetensors Safetensors::read(const fs::path& path, Digest digest) {
-  const auto refuse = [&](const std::string& what) { throw Error(ExitCode::data, path.string() + ": " + what); };
+  const auto refuse = [&](const std::string& what) { mnemo::refuse(path, what); };
   Safetensors file;
   file.path_ = path;
   file.bytes_ = read_file(path);
@@ -225,15 +225,15 @@ Safetensors Safetensors::read(const fs::path& path, Digest digest) {
 
 const ArrayView& Safetensors::at(const std::string& name) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) throw Error(ExitCode::data, fmt::format("{}: has no {}", path_.string(), tensor(name)));
+  if (found == tensors_.end()) refuse(path_, "has no " + tensor(name));
   return found->second;
 }
 
 const ArrayView& Safetensors::checked(const std::string& name, Dtype dtype, std::int64_t size) const {
   const auto& view = at(name);
   if (view.dtype == dtype && (size < 0 || num_elements(view.shape) == size)) return view;
-  throw Error(ExitCode::data, fmt::format("{}: {} holds {} {}, expected {}{}", path_.string(), tensor(name), num_elements(view.shape),
-                                          name_of(view.dtype), size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
+  refuse(path_, fmt::format("{} holds {} {}, expected {}{}", tensor(name), num_elements(view.shape), name_of(view.dtype),
+                            size < 0 ? "" : fmt::format("{} ", size), name_of(dtype)));
 }
 
 void write_safetensors(const fs::path& path, const std::vector<std::pair<std::string, ArrayView>>& tensors,

@@ -6,7 +6,7 @@
 
 namespace mnemo {
 
-/// `argument` as a shell reads it back.
+/// `argument`, quoted for a shell where it needs to be.
 inline std::string quoted(const std::string& argument) {
   if (!argument.empty() && argument.find_first_of(" \t\n\"'\\$&;|<>(){}[]*?!#~`") == std::string::npos) return argument;
   std::string text = "'";
@@ -14,7 +14,7 @@ inline std::string quoted(const std::string& argument) {
   return text + "'";
 }
 
-/// "mnemo plot /a/run": a command of a program about a file or folder, for a shell in any folder.
+/// "mnemo plot /a/run": a command line that works in any working directory.
 inline std::string command_line(const std::string& program, const std::string& verb, const fs::path& path) {
   return quoted(program) + " " + verb + " " + quoted(canonical_path(path).string());
 }

@@ -18,7 +18,7 @@ namespace {
 constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP, SIGXCPU};
 constexpr std::int64_t kSecond = 1'000'000'000;
 
-// both begin with what takes a progress bar away
+// both begin by erasing a progress bar
 constexpr std::string_view kEraseLine = "\r\x1b[K";
 constexpr std::string_view kStopping =
     "\r\x1b[Kstopping: this step is finished and saved. Ctrl-C more than a second from now ends at once, without saving\n";
@@ -26,10 +26,10 @@ constexpr std::string_view kEnded =
     "\r\x1b[Kended at once: what came after the last checkpoint is lost, and status.json may still say running. The same command goes on from "
     "there\n";
 
-std::atomic<std::int64_t> first_at = 0;  // CLOCK_MONOTONIC, ns; 0: none came yet
+std::atomic<std::int64_t> first_at = 0;  // CLOCK_MONOTONIC, ns; 0: no signal yet
 static_assert(std::atomic<std::int64_t>::is_always_lock_free);
 std::atomic<int> first_signal = 0;
-std::size_t skipped = 0;  // bytes of a message that are not for this output
+std::size_t skipped = 0;  // leading bytes of a message that are left out: no bar to erase
 bool muted = false;
 
 void say(std::string_view message) {
@@ -38,7 +38,7 @@ void say(std::string_view message) {
   [[maybe_unused]] const auto written = write(STDERR_FILENO, message.data(), message.size());
 }
 
-/// What it calls is async-signal-safe. It may run in several threads at once.
+/// Calls only async-signal-safe functions. May run in several threads at once.
 void on_signal(int number) {
   const int error = errno;
   timespec time{};
@@ -55,7 +55,8 @@ void on_signal(int number) {
   errno = error;
 }
 
-/// `ulimit -t` sets both limits of CPU time to one value, where the kernel kills and sends no XCPU: leaves a tenth of the time to save in.
+/// `ulimit -t` sets the soft and the hard limit of CPU time to one value, so that the kernel kills without sending XCPU. Lowers the soft one to leave
+/// a tenth of the time to save.
 void part_limits_of_cpu_time() {
   rlimit limit{};
   if (getrlimit(RLIMIT_CPU, &limit) != 0 || limit.rlim_max == RLIM_INFINITY || limit.rlim_max < 2) return;

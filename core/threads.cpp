@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -45,13 +44,13 @@ std::vector<Hierarchy> hierarchies(const fs::path& root) {
   return found;
 }
 
-/// Cores that the group with this folder leaves.
+/// The quota of the group in this folder, in cores.
 std::optional<double> quota_in(const fs::path& folder, bool v2) {
   double quota = 0, period = 0;
   if (v2) {
-    std::ifstream(folder / "cpu.max") >> quota >> period;  // "max 100000" where there is none
+    std::ifstream(folder / "cpu.max") >> quota >> period;  // "max 100000" if there is none
   } else {
-    std::ifstream(folder / "cpu.cfs_quota_us") >> quota;  // -1 where there is none
+    std::ifstream(folder / "cpu.cfs_quota_us") >> quota;  // -1 if there is none
     std::ifstream(folder / "cpu.cfs_period_us") >> period;
   }
   return quota > 0 && period > 0 ? std::optional(quota / period) : std::nullopt;
@@ -106,7 +105,7 @@ void wait_without_spinning(std::int64_t threads) {
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   setenv("OMP_WAIT_POLICY", "passive", 1);
-  if (!unknown && !words.empty()) execv(program.c_str(), argv.data());  // comes back where it cannot: then threads spin
+  if (!unknown && !words.empty()) execv(program.c_str(), argv.data());  // returns only on failure: then threads spin
 }
 
 }  // namespace mnemo

@@ -6,19 +6,18 @@
 
 namespace mnemo {
 
-/// CPU time a second that the process may use, in cores: the least quota of its control groups (v1 and v2) and of those
-/// around them. Nothing where there is no quota. `root` stands for / in tests.
+/// The CPU quota of the process in cores: the smallest of its control groups (v1 and v2) and their parents. Nothing if there is none. `root` replaces
+/// / in tests.
 std::optional<double> cpu_quota(const std::filesystem::path& root = "/");
 
-/// Cores that the process may run on, without a quota.
+/// Cores that the process may run on, ignoring quotas.
 std::int64_t affine_cores();
 
 /// Threads that may compute at once: whole cores within affinity and quota, at least 1.
 std::int64_t available_cores(const std::filesystem::path& root = "/");
 
-/// Starts the program again with OMP_WAIT_POLICY=passive where more than one thread will work and nobody has chosen a
-/// policy: threads that wait would spin and slow all others down on a busy machine, and libgomp reads the policy before
-/// main(). To be called before anything else is done.
+/// Restarts the program with OMP_WAIT_POLICY=passive if several threads will work and the user has chosen no policy. Waiting threads would otherwise
+/// spin and slow a busy machine down, and libgomp reads the policy before main(). Call it before doing anything else.
 void wait_without_spinning(std::int64_t threads);
 
 }  // namespace mnemo

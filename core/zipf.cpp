@@ -6,24 +6,24 @@
 namespace mnemo {
 
 RankSampler RankSampler::zipf(std::int64_t num_ranks, double exponent) {
-  std::vector<double> weights(static_cast<std::size_t>(num_ranks));
-  for (std::size_t a = 0; a < weights.size(); ++a) weights[a] = std::pow(static_cast<double>(a + 1), -exponent);
-  return RankSampler(weights);
+  std::vector<double> mass(static_cast<std::size_t>(num_ranks));
+  for (std::size_t a = 0; a < mass.size(); ++a) mass[a] = std::pow(static_cast<double>(a + 1), -exponent);
+  return RankSampler(mass);
 }
 
-RankSampler::RankSampler(std::span<const double> weights) : probabilities_(weights.size()) {
+RankSampler::RankSampler(std::span<const double> mass) : probabilities_(mass.size()) {
   // smallest first, and in long double: the sum is right to the last bit of a double
   long double total = 0;
-  for (std::size_t a = weights.size(); a-- > 0;) total += weights[a];
+  for (std::size_t a = mass.size(); a-- > 0;) total += mass[a];
   std::size_t last = 0;  // the last rank that can be drawn takes what rounding leaves
-  for (std::size_t a = 0; a < weights.size(); ++a) {
-    probabilities_[a] = static_cast<double>(weights[a] / total);
-    if (weights[a] > 0) last = a;
+  for (std::size_t a = 0; a < mass.size(); ++a) {
+    probabilities_[a] = static_cast<double>(mass[a] / total);
+    if (mass[a] > 0) last = a;
   }
   first_beyond_.reserve(last);
   long double cumulative = 0;
   for (std::size_t a = 0; a < last; ++a) {
-    cumulative += weights[a];
+    cumulative += mass[a];
     const long double scaled = std::min(cumulative / total, 1.0L) * 0x1p64L;
     first_beyond_.push_back(scaled >= 0x1p64L ? UINT64_MAX : static_cast<std::uint64_t>(scaled));
   }

@@ -14,8 +14,8 @@ class RankSampler {
  public:
   /// p_a proportional to (a+1)^-exponent. num_ranks >= 1, exponent >= 0.
   static RankSampler zipf(std::int64_t num_ranks, double exponent);
-  /// p proportional to the weights: finite, >= 0, with a positive sum.
-  explicit RankSampler(std::span<const double> weights);
+  /// p proportional to `mass`: finite, >= 0, with a positive sum.
+  explicit RankSampler(std::span<const double> mass);
 
   const std::vector<double>& probabilities() const { return probabilities_; }
   /// The rank that owns this uniform 64-bit integer.
@@ -28,7 +28,7 @@ class RankSampler {
   std::vector<std::int32_t> guide_;          // owner of the smallest integer with given high bits: where a search begins, and ends
 };
 
-/// The draws of a training run: B ranks a step, a function of (seed, step) alone. Made ahead of time, a chunk of steps at once.
+/// The draws of a training run: B ranks per step, a function of (seed, step) alone. Drawn ahead of time, in chunks of steps.
 class DrawStream {
  public:
   /// `sampler` must outlive the stream.

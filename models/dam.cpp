@@ -19,7 +19,7 @@ namespace mnemo {
 
 using torch::Tensor;
 
-/// Features of the cue, then a score and its slope for each distinct stored sequence (bench dam S, T).
+/// Features of the cue, then a score and its slope for each distinct stored sequence (as measured by bench dam S, T).
 double DamConfig::nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const {
   const auto L = static_cast<double>(length), stored = static_cast<double>(retrieves() ? num_sequences : std::min(slots(), num_sequences));
   return (static_cast<double>(heads) * L + stored * (L + 30)) / 30;
@@ -36,9 +36,8 @@ std::vector<std::pair<std::string, std::string>> DamConfig::problems(std::int64_
   if (retrieves() && capacity)
     found.emplace_back("capacity", "has no effect under objective: retrieval, which keeps no queue: the K sequences are the memory");
   if (retrieves() && probabilities) found.emplace_back("probabilities", "has no effect under objective: retrieval, which predicts no bit");
-  constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(heads);
-  if (parameters > kMaxParameters) found.emplace_back("heads", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+  if (const auto what = too_many_parameters(parameters); !what.empty()) found.emplace_back("heads", what);
   return found;
 }
 
@@ -49,7 +48,7 @@ ModelFacts facts_of(const DamConfig& config, std::int64_t length) {
                            config.retrieves() ? std::string("retrieval of the K sequences") : fmt::format("a queue of {}", config.slots()));
   facts.parameters = {{"A_logits", "A", {length, config.heads, length}, normal, config.init_std},
                       {"B_logits", "B", {config.heads, length}, normal, config.init_std}};
-  facts.first_position = config.positions == "from_0" ? 0 : 1;
+  facts.first_predicted_bit = config.positions == "from_0" ? 0 : 1;
   facts.task = config.retrieves() ? Task::sequences : Task::bits;
   facts.has_memory = !config.retrieves();
   return facts;
@@ -65,10 +64,10 @@ class Dam final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override;
 
-  torch::Tensor logits(const CellBatch& rows) override;
-  torch::Tensor predict(const CellBatch& rows) override;
-  Losses gradient(const CellBatch& rows) override;
-  PositionScores score(const CellBatch& rows) override;
+  torch::Tensor logits(const CellBatch& batch) override;
+  torch::Tensor predict(const CellBatch& batch) override;
+  Losses gradient(const CellBatch& batch) override;
+  PositionScores score(const CellBatch& batch) override;
   std::string form() const override;
   double max_loss() const override;
   Measures measures() const override;
@@ -76,24 +75,24 @@ class Dam final : public Model {
 
  private:
   struct Stored {
-    torch::Tensor chi_mL, log_count_m;  // +-1; 0 where a slot is one sequence
+    torch::Tensor chi_mL, log_count_m;  // +-1; ln of the slots that hold each
   };
   torch::Tensor A(std::int64_t replica) const;  // [L, H, L], rows of softmax over the entries before, row 0 zero
   torch::Tensor B(std::int64_t replica) const;  // [H, L]
-  torch::Tensor features_of_cues(const CellBatch& rows, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
-  torch::Tensor predicted_bit(const CellBatch& rows, std::int64_t replica) const;     // of every cell, [N]
+  torch::Tensor features_of_cues(const CellBatch& batch, std::int64_t replica) const;  // phi_hat of every cell, [N, H]
+  torch::Tensor predicted_bit(const CellBatch& batch, std::int64_t replica) const;     // of every cell, [N]
   Stored slots(std::int64_t replica) const;
-  Stored distinct(const CellBatch& rows, std::int64_t replica) const;
+  Stored distinct(const CellBatch& batch, std::int64_t replica) const;
   torch::Tensor scores(const torch::Tensor& phi_hat_NH, const torch::Tensor& phi_mH, const Stored& stored, std::int64_t replica) const;
   torch::Tensor next_bit_logits(const torch::Tensor& scores_Nm, const torch::Tensor& bit_N, const Stored& stored) const;
   static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
-  std::vector<StoredSequence> stored_of(const CellBatch& rows, std::int64_t replica) const;
+  std::vector<StoredSequence> stored_of(const CellBatch& batch, std::int64_t replica) const;
 
-  /// gradient() where the op does not run.
-  Losses gradient_by_blocks(const CellBatch& rows);
+  /// gradient() without the op.
+  Losses gradient_by_blocks(const CellBatch& batch);
 
   template <class Real, class Body>
-  void with_op(const CellBatch& rows, std::int64_t replica, const Body& body);
+  void with_op(const CellBatch& batch, std::int64_t replica, const Body& body);
   bool fast() const;
 
   std::vector<DamConfig> configs_;     // of the replicas
@@ -134,17 +133,17 @@ Tensor Dam::A(std::int64_t replica) const {
 
 Tensor Dam::B(std::int64_t replica) const { return parameters["B_logits"].select(0, replica).softmax(-1); }
 
-Tensor Dam::predicted_bit(const CellBatch& rows, std::int64_t replica) const {
-  return rows.tensors().cell_RN[replica].remainder(rows.num_positions()) + rows.first_position();
+Tensor Dam::predicted_bit(const CellBatch& batch, std::int64_t replica) const {
+  return batch.tensors().cell_RN[replica].remainder(batch.num_positions()) + batch.first_predicted_bit();
 }
 
-Tensor Dam::features_of_cues(const CellBatch& rows, std::int64_t replica) const {
-  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
+Tensor Dam::features_of_cues(const CellBatch& batch, std::int64_t replica) const {
+  const auto& [bits_RUL, cell_RN, weight_RN2] = batch.tensors();
   const auto A_LHL = A(replica);
   const auto L = A_LHL.size(0), H = A_LHL.size(1);
   const auto zeta_UL = 2 * bits_RUL[replica].to(A_LHL.dtype()) - 1;
   const auto phi_hat = zeta_UL.matmul(A_LHL.view({L * H, L}).t()).view({-1, H});  // [U L, H]
-  return phi_hat.index_select(0, cell_RN[replica].div(rows.num_positions(), "floor") * L + predicted_bit(rows, replica));
+  return phi_hat.index_select(0, cell_RN[replica].div(batch.num_positions(), "floor") * L + predicted_bit(batch, replica));
 }
 
 namespace {
@@ -160,21 +159,21 @@ Dam::Stored Dam::slots(std::int64_t replica) const {
 }
 
 /// What gradient() and predict() run over: the distinct sequences of the queue, or, for retrieval, the table that the rows are of.
-std::vector<StoredSequence> Dam::stored_of(const CellBatch& rows, std::int64_t replica) const {
+std::vector<StoredSequence> Dam::stored_of(const CellBatch& batch, std::int64_t replica) const {
   const auto r = static_cast<std::size_t>(replica);
   if (!configs_[r].retrieves()) {
     const auto distinct = memory_->queue(replica).distinct();
     return {distinct.begin(), distinct.end()};
   }
   std::vector<StoredSequence> stored;
-  const auto& table = *rows.replicas()[r].table;
+  const auto& table = *batch.replicas()[r].table;
   for (std::int64_t rank = 0; rank < table.num_sequences(); ++rank) stored.push_back({table.row(rank).data(), 1});
   return stored;
 }
 
-Dam::Stored Dam::distinct(const CellBatch& rows, std::int64_t replica) const {
-  const auto stored = stored_of(rows, replica);
-  const auto W = (rows.length() + 63) / 64;
+Dam::Stored Dam::distinct(const CellBatch& batch, std::int64_t replica) const {
+  const auto stored = stored_of(batch, replica);
+  const auto W = (batch.length() + 63) / 64;
   auto words_mW = torch::empty({std::ssize(stored), W}, torch::kInt64);
   auto* row = words_mW.data_ptr<std::int64_t>();
   std::vector<double> log_count;
@@ -182,7 +181,7 @@ Dam::Stored Dam::distinct(const CellBatch& rows, std::int64_t replica) const {
     row = std::copy_n(sequence.bits, W, row);
     log_count.push_back(std::log(static_cast<double>(sequence.count)));
   }
-  const auto chi_mL = signs(unpack_bits(words_mW.to(parameters.flat_RP().device()), rows.length()), parameters);
+  const auto chi_mL = signs(unpack_bits(words_mW.to(parameters.flat_RP().device()), batch.length()), parameters);
   return {chi_mL, torch::tensor(torch::ArrayRef<double>(log_count), torch::kFloat64).to(chi_mL.options())};
 }
 
@@ -190,10 +189,10 @@ Tensor Dam::scores(const Tensor& phi_hat_NH, const Tensor& phi_mH, const Stored&
   return configs_[static_cast<std::size_t>(replica)].eta * phi_hat_NH.matmul(phi_mH.t()) + stored.log_count_m;
 }
 
-/// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite where there are none of one kind.
+/// LSE over the stored sequences with next bit 1 minus that over those with 0; infinite if there are none of one kind.
 Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const Stored& stored) const {
   if (scores_Nm.size(1) == 0) return torch::zeros({scores_Nm.size(0)}, scores_Nm.options().requires_grad(false));
-  constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is not a number
+  constexpr double kNothing = -1e30;  // finite: the slope of an infinite log-sum-exp is NaN
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   const auto is_one = stored.chi_mL.index_select(1, bit_N).t() > 0;
   const auto lse = [&](const Tensor& excluded) { return scores_Nm.masked_fill(excluded, kNothing).logsumexp(1); };
@@ -201,12 +200,12 @@ Tensor Dam::next_bit_logits(const Tensor& scores_Nm, const Tensor& bit_N, const 
   return configs_[0].clamped() ? logits.clamp(-kDamLogitLimit, kDamLogitLimit) : logits;
 }
 
-Tensor Dam::logits(const CellBatch& rows) {
+Tensor Dam::logits(const CellBatch& batch) {
   std::vector<Tensor> logits;
-  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-    const auto stored = configs_[0].retrieves() ? distinct(rows, r) : slots(r);
+  for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+    const auto stored = configs_[0].retrieves() ? distinct(batch, r) : slots(r);
     const auto phi_mH = stored.chi_mL.matmul(B(r).t());
-    logits.push_back(next_bit_logits(scores(features_of_cues(rows, r), phi_mH, stored, r), predicted_bit(rows, r), stored));
+    logits.push_back(next_bit_logits(scores(features_of_cues(batch, r), phi_mH, stored, r), predicted_bit(batch, r), stored));
   }
   return torch::stack(logits);
 }
@@ -222,7 +221,7 @@ PositionScores Dam::identify(const Tensor& scores_qm, const Tensor& truth_q) {
 
 namespace {
 
-/// body(begin, end) over blocks of predictions with `stored` scores each.
+/// Calls body(begin, end) for blocks of predictions with `stored` scores each.
 template <class Body>
 void for_blocks(std::int64_t predictions, std::int64_t stored, std::int64_t max_scores, const Body& body) {
   const auto block = std::max<std::int64_t>(1, max_scores / std::max<std::int64_t>(stored, 1));
@@ -235,31 +234,31 @@ struct Identifications {
 
   Identifications(const Cells& cells, const Tensor& like) {
     std::vector<std::int64_t> truths;
-    std::vector<double> weights;
+    std::vector<double> loss_weights;
     const auto P = static_cast<std::size_t>(cells.num_positions());
     for (std::size_t i = 0; i < cells.cell_of.size(); ++i) {
       truths.push_back(cells.ranks[i / P]);
-      weights.push_back(cells.row_weight[i / P] / static_cast<double>(P));
+      loss_weights.push_back(cells.row_weight[i / P] / static_cast<double>(P));
     }
     const auto on_device = like.options().dtype(torch::kInt64).requires_grad(false);
     cell = torch::tensor(torch::ArrayRef<std::int32_t>(cells.cell_of), torch::kInt64).to(on_device);
     truth = torch::tensor(torch::ArrayRef<std::int64_t>(truths), torch::kInt64).to(on_device);
-    weight = torch::tensor(torch::ArrayRef<double>(weights), torch::kFloat64).to(like.options().requires_grad(false));
+    weight = torch::tensor(torch::ArrayRef<double>(loss_weights), torch::kFloat64).to(like.options().requires_grad(false));
   }
 };
 
 }  // namespace
 
-Losses Dam::gradient_by_blocks(const CellBatch& rows) {
+Losses Dam::gradient_by_blocks(const CellBatch& batch) {
   parameters.zero_gradient();
   std::vector<Tensor> losses, accuracies;
-  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-    const auto stored = distinct(rows, r);
-    const auto cues = features_of_cues(rows, r), keys = stored.chi_mL.matmul(B(r).t());
+  for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+    const auto stored = distinct(batch, r);
+    const auto cues = features_of_cues(batch, r), keys = stored.chi_mL.matmul(B(r).t());
     const auto phi_hat_NH = cues.detach().requires_grad_(), phi_mH = keys.detach().requires_grad_();
     auto loss = torch::zeros({}, phi_mH.options().dtype(torch::kFloat64).requires_grad(false)), accuracy = torch::zeros_like(loss);
     if (configs_[0].retrieves()) {
-      const Identifications all(*rows.replicas()[static_cast<std::size_t>(r)].cells, phi_mH);
+      const Identifications all(*batch.replicas()[static_cast<std::size_t>(r)].cells, phi_mH);
       for_blocks(all.cell.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         const auto weight = all.weight.slice(0, begin, end);
         const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
@@ -270,7 +269,7 @@ Losses Dam::gradient_by_blocks(const CellBatch& rows) {
         accuracy += (weight * named.accuracy_RUP).sum(torch::kFloat64).detach();
       });
     } else {
-      const auto bit_N = predicted_bit(rows, r), weight_N2 = rows.tensors().weight_RN2[r];
+      const auto bit_N = predicted_bit(batch, r), weight_N2 = batch.tensors().weight_RN2[r];
       for_blocks(bit_N.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         const auto logits = next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
         const auto block = weighted_loss(logits.unsqueeze(0), weight_N2.slice(0, begin, end).unsqueeze(0), max_loss());
@@ -296,16 +295,16 @@ std::string Dam::form() const {
   return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
 }
 
-/// body(op, weights, stored) of a replica whose memory is not empty.
+/// Calls body(op, weights, stored) unless the memory of the replica is empty.
 template <class Real, class Body>
-void Dam::with_op(const CellBatch& rows, std::int64_t replica, const Body& body) {
-  const auto stored = stored_of(rows, replica);
+void Dam::with_op(const CellBatch& batch, std::int64_t replica, const Body& body) {
+  const auto stored = stored_of(batch, replica);
   if (stored.empty()) return;
   const auto r = static_cast<std::size_t>(replica);
   auto& op = ops_[r];
   if (!std::holds_alternative<DamRetrieval<Real>>(op)) {
     const auto& config = configs_[r];
-    const DamShape shape{config.heads, rows.length(), config.eta, config.clamped(), config.retrieves()};
+    const DamShape shape{config.heads, batch.length(), config.eta, config.clamped(), config.retrieves()};
     op.template emplace<DamRetrieval<Real>>(shape, at::get_num_threads());
   }
   const auto& flat = parameters.flat_RP();
@@ -315,7 +314,7 @@ void Dam::with_op(const CellBatch& rows, std::int64_t replica, const Body& body)
 
 namespace {
 
-/// body.operator()<Real>() for the type of the parameters.
+/// Calls body.operator()<Real>() with the type of the parameters.
 template <class Body>
 void with_type(const Parameters& parameters, const Body& body) {
   torch::NoGradGuard no_grad;
@@ -324,16 +323,16 @@ void with_type(const Parameters& parameters, const Body& body) {
 
 }  // namespace
 
-Losses Dam::gradient(const CellBatch& rows) {
-  if (!fast()) return gradient_by_blocks(rows);
+Losses Dam::gradient(const CellBatch& batch) {
+  if (!fast()) return gradient_by_blocks(batch);
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   const auto R = flat.size(0);
   Losses losses{torch::full({R}, std::log(2.0), torch::kFloat64), torch::full({R}, 0.5, torch::kFloat64)};  // of an empty memory
   with_type(parameters, [&]<class Real>() {
     for (std::int64_t r = 0; r < R; ++r) {
-      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
-      with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
+      const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
+      with_op<Real>(batch, r, [&](auto& op, const auto& weights, const auto& stored) {
         Real* row = parameters.gradient_RP().template data_ptr<Real>() + r * flat.size(1);
         const auto result = op.gradient(weights, {row + parameters.offset(0), row + parameters.offset(1)}, stored, *cells, *table);
         losses.loss_R.data_ptr<double>()[r] = result.loss;
@@ -345,13 +344,13 @@ Losses Dam::gradient(const CellBatch& rows) {
   return losses;
 }
 
-Tensor Dam::predict(const CellBatch& rows) {
+Tensor Dam::predict(const CellBatch& batch) {
   torch::NoGradGuard no_grad;
-  auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, parameters.flat_RP().options());
+  auto logits_RN = torch::zeros({batch.num_replicas(), batch.num_cells()}, parameters.flat_RP().options());
   if (!fast()) {
-    for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-      const auto stored = distinct(rows, r);
-      const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(rows, r);
+    for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+      const auto stored = distinct(batch, r);
+      const auto phi_hat_NH = features_of_cues(batch, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(batch, r);
       for_blocks(bit_N.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
         logits_RN[r].slice(0, begin, end) =
             next_bit_logits(scores(phi_hat_NH.slice(0, begin, end), phi_mH, stored, r), bit_N.slice(0, begin, end), stored);
@@ -360,34 +359,34 @@ Tensor Dam::predict(const CellBatch& rows) {
     return logits_RN;
   }
   with_type(parameters, [&]<class Real>() {
-    for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
-      with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
-        op.logits(weights, stored, *cells, *table, logits_RN.template data_ptr<Real>() + r * rows.num_cells());
+    for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+      const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
+      with_op<Real>(batch, r, [&](auto& op, const auto& weights, const auto& stored) {
+        op.logits(weights, stored, *cells, *table, logits_RN.template data_ptr<Real>() + r * batch.num_cells());
       });
     }
   });
   return configs_[0].clamped() ? logits_RN.clamp_(-kDamLogitLimit, kDamLogitLimit) : logits_RN;
 }
 
-PositionScores Dam::score(const CellBatch& rows) {
-  if (!configs_[0].retrieves()) return Model::score(rows);
+PositionScores Dam::score(const CellBatch& batch) {
+  if (!configs_[0].retrieves()) return Model::score(batch);
   torch::NoGradGuard no_grad;
-  auto loss_RUP = torch::zeros({rows.num_replicas(), rows.num_rows(), rows.num_positions()}, parameters.flat_RP().options());
+  auto loss_RUP = torch::zeros({batch.num_replicas(), batch.num_rows(), batch.num_positions()}, parameters.flat_RP().options());
   auto accuracy_RUP = torch::zeros_like(loss_RUP);
-  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+  for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+    const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
     const auto loss_q = loss_RUP[r].view(-1), accuracy_q = accuracy_RUP[r].view(-1);
     if (fast()) {
       with_type(parameters, [&]<class Real>() {
-        with_op<Real>(rows, r, [&](auto& op, const auto& weights, const auto& stored) {
+        with_op<Real>(batch, r, [&](auto& op, const auto& weights, const auto& stored) {
           op.identify(weights, stored, *cells, *table, loss_q.template data_ptr<Real>(), accuracy_q.template data_ptr<Real>());
         });
       });
       continue;
     }
-    const auto stored = distinct(rows, r);
-    const auto phi_hat_NH = features_of_cues(rows, r), phi_mH = stored.chi_mL.matmul(B(r).t());
+    const auto stored = distinct(batch, r);
+    const auto phi_hat_NH = features_of_cues(batch, r), phi_mH = stored.chi_mL.matmul(B(r).t());
     const Identifications all(*cells, phi_mH);
     for_blocks(all.cell.size(0), phi_mH.size(0), forms.max_scores, [&](std::int64_t begin, std::int64_t end) {
       const auto cue_q = phi_hat_NH.index_select(0, all.cell.slice(0, begin, end));
@@ -403,8 +402,8 @@ PositionScores Dam::score(const CellBatch& rows) {
 
 namespace {
 
-/// Mean Pearson correlation (N) between the heads of (N, H, I) among the entries that `used` (N, 1, I) marks: of the pairs that both vary,
-/// NaN where there is none.
+/// Mean Pearson correlation (N) between the heads of (N, H, I) over the entries that `used` (N, 1, I) marks. Pairs of which one is constant do not
+/// count; NaN if none are left.
 Tensor mean_correlation(const Tensor& rows_NHI, const Tensor& used_N1I) {
   const auto centred = (rows_NHI - (rows_NHI * used_N1I).sum(-1, true) / used_N1I.sum(-1, true)) * used_N1I;
   const auto length = centred.norm(2, -1, true), varies = length > 1e-12;
@@ -423,13 +422,13 @@ std::vector<float> as_floats(const Tensor& values) {
 
 }  // namespace
 
-/// Of replica 0. A vector holds one number for each n = 0..L-1, NaN where it is not defined, B_logits_mean one for each bit. Those that are
-/// called raw are of the logits of all L entries, used or not: what notebook records hold.
+/// Of replica 0. A vector holds a number for each n = 0..L-1 (B_logits_mean: for each bit), NaN where it is not defined. Raw measures are of the
+/// logits of all L entries, used or not, as in notebook records.
 Measures Dam::measures() const {
   torch::NoGradGuard no_grad;
-  const auto weights = [&](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
-  const auto A_LHL = weights(A(0)), B_HL = weights(B(0)), A_logits = weights(parameters["A_logits"].select(0, 0)),
-             B_logits = weights(parameters["B_logits"].select(0, 0));
+  const auto on_host = [](const Tensor& tensor) { return tensor.to(torch::kCPU, torch::kFloat64); };
+  const auto A_LHL = on_host(A(0)), B_HL = on_host(B(0)), A_logits = on_host(parameters["A_logits"].select(0, 0)),
+             B_logits = on_host(parameters["B_logits"].select(0, 0));
   const auto L = A_LHL.size(0), H = A_LHL.size(1);
   const auto all = torch::ones({L, 1, L}, torch::kFloat64), used = all.squeeze(1).tril(-1).unsqueeze(1);  // i < n
   const auto per_n = used.sum(-1).squeeze(1);

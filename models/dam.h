@@ -45,7 +45,7 @@ struct DamConfig {
   bool retrieves() const { return objective == "retrieval"; }
   std::int64_t slots() const { return capacity.value_or(3000); }
   bool clamped() const { return probabilities == "clamped"; }
-  /// Writes the defaults of what is null into a configuration that uses them.
+  /// Replaces null by its default, where the setting has an effect.
   void resolve();
   double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;

@@ -20,20 +20,20 @@ class MemoryQueue {
  public:
   explicit MemoryQueue(std::int64_t capacity) : capacity_(capacity) {}
 
-  /// Ranks are those of `table` from now on, phase number `phase`: the first, or one more than the last. It must outlive the slots that name it.
+  /// From now on ranks refer to `table`, of phase 0 or of the one after the last. The table must outlive the slots that refer to it.
   void begin_phase(std::int64_t phase, const SequenceTable& table, bool clear);
-  /// Adds slots of the current phase; the oldest beyond the capacity go.
+  /// Adds slots of the current phase and drops the oldest beyond the capacity.
   void push(std::span<const std::int32_t> ranks);
 
   std::int64_t capacity() const { return capacity_; }
   std::int64_t size() const { return static_cast<std::int64_t>(slots_.size()); }
-  /// By phase and rank, whatever the order they came in: it sets the order of summation. Valid until the queue changes.
+  /// By phase and rank, so that the order of summation does not depend on that of arrival. Valid until the queue changes.
   std::span<const StoredSequence> distinct() const;
   /// Ids, the oldest first.
   std::vector<std::int64_t> slots() const { return {slots_.begin(), slots_.end()}; }
   /// Throws std::out_of_range for an id of no phase or rank.
   void set_slots(std::span<const std::int64_t> ids);
-  /// Of every slot, the oldest first: [m, L].
+  /// The sequences of all slots, the oldest first: [m, L].
   std::vector<std::uint8_t> bits() const;
 
  private:
@@ -45,7 +45,7 @@ class MemoryQueue {
   std::vector<const SequenceTable*> phases_;
   std::deque<std::int64_t> slots_;
   std::map<std::int64_t, std::int64_t> count_;
-  mutable std::vector<StoredSequence> distinct_;  // empty: to be made anew
+  mutable std::vector<StoredSequence> distinct_;  // empty: to be rebuilt
 };
 
 /// A queue for each replica of an associative memory.
@@ -53,7 +53,7 @@ class QueueMemory : public Memory {
  public:
   QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length);
 
-  /// The queue of one replica, shared.
+  /// Shares the queue of one replica.
   QueueMemory replica(std::int64_t r) const;
   const MemoryQueue& queue(std::int64_t replica) const { return replicas_[static_cast<std::size_t>(replica)]->queue; }
 

@@ -18,7 +18,7 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
   for (std::int64_t row = 0, i = 0; row < cells.num_rows(); ++row) {
     for (std::int64_t position = 0; position < positions; ++position, ++i) {
       const auto cell = cells.cell_of[static_cast<std::size_t>(i)];
-      const bool bit = table.bit(cells.ranks[static_cast<std::size_t>(row)], position + cells.first_position);
+      const bool bit = table.bit(cells.ranks[static_cast<std::size_t>(row)], position + cells.first_predicted_bit);
       const Real for_bit = bit ? z[cell] : -z[cell];
       loss_UP[i] = std::min(Bce<Real>::of_one(for_bit, tail[cell]), static_cast<Real>(max_loss));
       accuracy_UP[i] = for_bit > 0 ? Real{1} : for_bit == 0 ? Real{0.5} : Real{0};
@@ -32,27 +32,27 @@ std::vector<torch::Tensor> Model::hidden_layers(const CellBatch&) const { throw 
 
 torch::Tensor Model::attention_maps(const torch::Tensor&) const { throw std::logic_error("[attention_maps] this model has none"); }
 
-torch::Tensor Model::predict(const CellBatch& rows) {
+torch::Tensor Model::predict(const CellBatch& batch) {
   torch::NoGradGuard no_grad;
-  return logits(rows);
+  return logits(batch);
 }
 
-Losses Model::plain_gradient(const CellBatch& rows) {
+Losses Model::plain_gradient(const CellBatch& batch) {
   parameters.zero_gradient();
-  const auto logits_RN = logits(rows);
-  const auto loss = weighted_loss(logits_RN, rows.tensors().weight_RN2, max_loss());
+  const auto logits_RN = logits(batch);
+  const auto loss = weighted_loss(logits_RN, batch.tensors().weight_RN2, max_loss());
   if (logits_RN.requires_grad()) logits_RN.backward(loss.dlogits_RN);
   parameters.zero_frozen_gradients();
   return {loss.loss_R, loss.accuracy_R};
 }
 
-PositionScores Model::score(const CellBatch& rows) {
-  const auto z_RN = predict(rows).cpu().contiguous(), tail_RN = z_RN.abs().neg_().exp_().log1p_();
-  const auto R = rows.num_replicas(), U = rows.num_rows(), P = rows.num_positions();
+PositionScores Model::score(const CellBatch& batch) {
+  const auto z_RN = predict(batch).cpu().contiguous(), tail_RN = z_RN.abs().neg_().exp_().log1p_();
+  const auto R = batch.num_replicas(), U = batch.num_rows(), P = batch.num_positions();
   const PositionScores scores{torch::empty({R, U, P}, z_RN.options()), torch::empty({R, U, P}, z_RN.options())};
   AT_DISPATCH_FLOATING_TYPES(z_RN.scalar_type(), "score", [&] {
     for (std::int64_t r = 0; r < R; ++r) {
-      const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+      const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
       score_cells(*cells, *table, max_loss(), z_RN[r].data_ptr<scalar_t>(), tail_RN[r].data_ptr<scalar_t>(), scores.loss_RUP[r].data_ptr<scalar_t>(),
                   scores.accuracy_RUP[r].data_ptr<scalar_t>());
     }

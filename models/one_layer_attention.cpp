@@ -22,23 +22,20 @@ std::int64_t OneLayerAttentionConfig::resolved_mlp_width() const {
   return mlp_width > 0 ? mlp_width : width();
 }
 
-/// What is the same for all widths, and the products of the MLP (bench one_layer A, B, C).
+/// A part that does not depend on the width, and the products of the MLP (as measured by bench one_layer A, B, C).
 double OneLayerAttentionConfig::nanoseconds_of_prediction(std::int64_t, std::int64_t) const {
   const auto C = static_cast<double>(width()), D = static_cast<double>(resolved_mlp_width());
   return 100 + (C * D + static_cast<double>(mlp_layers - 1) * D * D) / 30;
 }
 
 std::vector<std::pair<std::string, std::string>> OneLayerAttentionConfig::problems(std::int64_t length) const {
-  constexpr double kMaxParameters = 1e11;
   std::vector<std::pair<std::string, std::string>> found;
   if (mlp_width > 0 && mlp_ratio > 0) found.emplace_back("mlp_ratio", "give mlp_width or mlp_ratio, not both");
-  // in floating point: the product of legal sizes can overflow an integer
   const double C = static_cast<double>(heads) * static_cast<double>(head_dim);
   const double D = mlp_ratio > 0 ? mlp_ratio * C : mlp_width > 0 ? static_cast<double>(mlp_width) : C;
   const double parameters = 3 * C * C + static_cast<double>(length) * C + C * D + static_cast<double>(mlp_layers - 1) * D * D;
-  if (parameters > kMaxParameters) {
-    const auto* widest = D <= C ? "head_dim" : mlp_ratio > 0 ? "mlp_ratio" : "mlp_width";
-    found.emplace_back(widest, fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters));
+  if (const auto what = too_many_parameters(parameters); !what.empty()) {
+    found.emplace_back(D <= C ? "head_dim" : mlp_ratio > 0 ? "mlp_ratio" : "mlp_width", what);
   }
   return found;
 }
@@ -82,14 +79,14 @@ class OneLayerAttention final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override;
 
-  Tensor logits(const CellBatch& rows) override;
-  Tensor predict(const CellBatch& rows) override;
-  Losses gradient(const CellBatch& rows) override;
+  Tensor logits(const CellBatch& batch) override;
+  Tensor predict(const CellBatch& batch) override;
+  Losses gradient(const CellBatch& batch) override;
   std::string form() const override;
   std::int64_t activation_width(std::int64_t length) const override;
 
   /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
-  std::vector<Tensor> hidden_layers(const CellBatch& rows) const override;
+  std::vector<Tensor> hidden_layers(const CellBatch& batch) const override;
   Tensor attention_maps(const Tensor& bits_RUL) const override;
 
  private:
@@ -99,10 +96,10 @@ class OneLayerAttention final : public Model {
   template <class Real>
   OneLayerStep<Real>& step(std::int64_t length);
   template <class Real>
-  Losses binary_gradient(const CellBatch& rows);
-  /// Nothing where the guard refuses.
+  Losses binary_gradient(const CellBatch& batch);
+  /// Nothing if the guard refuses.
   template <class Real>
-  std::optional<Tensor> binary_logits(const CellBatch& rows);
+  std::optional<Tensor> binary_logits(const CellBatch& batch);
 
   OneLayerAttentionConfig config_;
   bool binary_, step_skips_ = true;
@@ -126,7 +123,7 @@ Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Paramete
 }
 
 /// Causal softmax(q k^T / sqrt(F)), the diagonal included.
-Tensor causal_weights(const Tensor& q, const Tensor& k) {
+Tensor causal_attention(const Tensor& q, const Tensor& k) {
   const auto P = q.size(-2);
   const auto future = torch::ones({P, P}, q.options().dtype(torch::kBool)).triu(1);
   return (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1))))
@@ -138,20 +135,20 @@ Tensor causal_weights(const Tensor& q, const Tensor& k) {
 
 Tensor OneLayerAttention::attention_maps(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL);
-  return causal_weights(qkv[0], qkv[1]);
+  return causal_attention(qkv[0], qkv[1]);
 }
 
 Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL.slice(2, 0, bits_RUL.size(2) - 1));
-  const auto o_RUHPF = torch::matmul(causal_weights(qkv[0], qkv[1]), qkv[2]);
+  const auto o_RUHPF = torch::matmul(causal_attention(qkv[0], qkv[1]), qkv[2]);
   return o_RUHPF.transpose(2, 3).flatten(3);
 }
 
-std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& rows) const {
-  const auto R = rows.num_replicas(), C = config_.width();
-  const auto positions = rows.num_rows() * (rows.length() - 1);
+std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& batch) const {
+  const auto R = batch.num_replicas(), C = config_.width();
+  const auto positions = batch.num_rows() * (batch.length() - 1);
   // one index over all replicas picks the cells
-  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
+  const auto& [bits_RUL, cell_RN, weight_RN2] = batch.tensors();
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
@@ -164,8 +161,8 @@ std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& rows) cons
   return layers;
 }
 
-Tensor OneLayerAttention::logits(const CellBatch& rows) {
-  const auto z = linear(hidden_layers(rows).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
+Tensor OneLayerAttention::logits(const CellBatch& batch) {
+  const auto z = linear(hidden_layers(batch).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
 
@@ -231,17 +228,17 @@ OneLayerStep<Real>& OneLayerAttention::step(std::int64_t length) {
 }
 
 template <class Real>
-Losses OneLayerAttention::binary_gradient(const CellBatch& rows) {
+Losses OneLayerAttention::binary_gradient(const CellBatch& batch) {
   torch::NoGradGuard no_grad;
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   Losses losses{torch::empty({flat.size(0)}, torch::kFloat64), torch::empty({flat.size(0)}, torch::kFloat64)};
   auto *loss = losses.loss_R.data_ptr<double>(), *accuracy = losses.accuracy_R.data_ptr<double>();
   for (std::int64_t r = 0; r < flat.size(0); ++r) {
-    const auto& own = rows.replicas()[static_cast<std::size_t>(r)];
+    const auto& own = batch.replicas()[static_cast<std::size_t>(r)];
     const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
     const auto gradient = tensors_at<Real>(parameters.gradient_RP().data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
-    if (const auto result = step<Real>(rows.length()).gradient(weights, gradient, *own.cells, *own.table)) {
+    if (const auto result = step<Real>(batch.length()).gradient(weights, gradient, *own.cells, *own.table)) {
       loss[r] = result->loss;
       accuracy[r] = result->accuracy;
     } else {  // the guard refuses: the plain form takes this replica's step
@@ -255,29 +252,29 @@ Losses OneLayerAttention::binary_gradient(const CellBatch& rows) {
   return losses;
 }
 
-Losses OneLayerAttention::gradient(const CellBatch& rows) {
-  if (!fast()) return plain_gradient(rows);
-  return parameters.flat_RP().scalar_type() == torch::kFloat64 ? binary_gradient<double>(rows) : binary_gradient<float>(rows);
+Losses OneLayerAttention::gradient(const CellBatch& batch) {
+  if (!fast()) return plain_gradient(batch);
+  return parameters.flat_RP().scalar_type() == torch::kFloat64 ? binary_gradient<double>(batch) : binary_gradient<float>(batch);
 }
 
 template <class Real>
-std::optional<Tensor> OneLayerAttention::binary_logits(const CellBatch& rows) {
+std::optional<Tensor> OneLayerAttention::binary_logits(const CellBatch& batch) {
   const auto& flat = parameters.flat_RP();
-  auto logits_RN = torch::zeros({rows.num_replicas(), rows.num_cells()}, flat.options());
-  for (std::int64_t r = 0; r < rows.num_replicas(); ++r) {
-    const auto& [cells, table] = rows.replicas()[static_cast<std::size_t>(r)];
+  auto logits_RN = torch::zeros({batch.num_replicas(), batch.num_cells()}, flat.options());
+  for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
+    const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
     const auto weights = tensors_at<const Real>(flat.data_ptr<Real>() + r * flat.size(1), parameters, config_.mlp_layers);
-    if (!step<Real>(rows.length()).logits(weights, *cells, *table, logits_RN.data_ptr<Real>() + r * rows.num_cells())) return {};
+    if (!step<Real>(batch.length()).logits(weights, *cells, *table, logits_RN.data_ptr<Real>() + r * batch.num_cells())) return {};
   }
   return logits_RN;
 }
 
-Tensor OneLayerAttention::predict(const CellBatch& rows) {
+Tensor OneLayerAttention::predict(const CellBatch& batch) {
   if (fast()) {
     const bool is_double = parameters.flat_RP().scalar_type() == torch::kFloat64;
-    if (auto logits_RN = is_double ? binary_logits<double>(rows) : binary_logits<float>(rows)) return *logits_RN;
+    if (auto logits_RN = is_double ? binary_logits<double>(batch) : binary_logits<float>(batch)) return *logits_RN;
   }
-  return Model::predict(rows);
+  return Model::predict(batch);
 }
 
 }  // namespace mnemo

@@ -45,7 +45,7 @@ struct OneLayerAttentionConfig {
   std::int64_t resolved_mlp_width() const;                 ///< D
 
   double nanoseconds_of_prediction(std::int64_t length, std::int64_t num_sequences) const;
-  /// What no single field shows: (field, what is wrong). Allocates nothing.
+  /// What is wrong across fields, as (field, what).
   std::vector<std::pair<std::string, std::string>> problems(std::int64_t length) const;
 };
 

@@ -14,10 +14,10 @@ double PrefixReadoutConfig::nanoseconds_of_prediction(std::int64_t length, std::
 }
 
 std::vector<std::pair<std::string, std::string>> PrefixReadoutConfig::problems(std::int64_t length) const {
-  constexpr double kMaxParameters = 1e11;
   const double parameters = static_cast<double>(length) * static_cast<double>(length) * static_cast<double>(features);
-  if (parameters <= kMaxParameters) return {};
-  return {{"features", fmt::format("the model would have {:.1e} parameters; the limit is 1e11", parameters)}};
+  std::vector<std::pair<std::string, std::string>> found;
+  if (const auto what = too_many_parameters(parameters); !what.empty()) found.emplace_back("features", what);
+  return found;
 }
 
 ModelFacts facts_of(const PrefixReadoutConfig& config, std::int64_t length) {
@@ -39,7 +39,7 @@ class PrefixReadout final : public Model {
 
   std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<PrefixReadout>(config_, facts, parameters.replica(r)); }
 
-  torch::Tensor logits(const CellBatch& rows) override;
+  torch::Tensor logits(const CellBatch& batch) override;
 
  private:
   PrefixReadoutConfig config_;
@@ -51,16 +51,16 @@ std::unique_ptr<Model> construct(const std::vector<PrefixReadoutConfig>& replica
   return std::make_unique<PrefixReadout>(replicas[0], std::move(facts), std::move(parameters));
 }
 
-torch::Tensor PrefixReadout::logits(const CellBatch& rows) {
-  const auto& [bits_RUL, cell_RN, weight_RN2] = rows.tensors();
-  const auto R = rows.num_replicas(), U = rows.num_rows(), L = rows.length(), d = config_.features;
+torch::Tensor PrefixReadout::logits(const CellBatch& batch) {
+  const auto& [bits_RUL, cell_RN, weight_RN2] = batch.tensors();
+  const auto R = batch.num_replicas(), U = batch.num_rows(), L = batch.length(), d = config_.features;
   const auto& A_RLdL = parameters["A"];
   const auto used = torch::ones({L, L}, A_RLdL.options().dtype(torch::kBool).requires_grad(false)).tril(-1).unsqueeze(1);  // i < n
   const auto xi_RUL = 2 * bits_RUL.to(A_RLdL.dtype()) - 1;
   const auto v_RULd = torch::matmul(xi_RUL, A_RLdL.masked_fill(~used, 0).view({R, L * d, L}).transpose(1, 2)).view({R, U, L, d});
   const auto B = config_.readout == "shared" ? parameters["B"].view({R, 1, 1, d}) : parameters["B"].unsqueeze(1);
-  const auto logits_RUP = (v_RULd * B).sum(3).slice(2, rows.first_position());
-  return logits_RUP.reshape({R, U * rows.num_positions()}).gather(1, cell_RN);
+  const auto logits_RUP = (v_RULd * B).sum(3).slice(2, batch.first_predicted_bit());
+  return logits_RUP.reshape({R, U * batch.num_positions()}).gather(1, cell_RN);
 }
 
 }  // namespace mnemo

@@ -12,19 +12,19 @@
 
 namespace mnemo {
 
-/// The only list of models, and the only line that a new one adds here. Its own pair of files has: a config struct with `kKind`, `fields`, `seed`,
-/// problems() and nanoseconds_of_prediction(); facts_of(); construct(). Their headers know no LibTorch, and so a configuration does not.
+/// The only list of models; a new one adds a line here. Its own pair of files has: a config struct with `kKind`, `fields`, `seed`, problems() and
+/// nanoseconds_of_prediction(); facts_of(); construct(). Their headers know no LibTorch, and so a configuration does not.
 using ModelConfig = std::variant<OneLayerAttentionConfig, DamConfig, PrefixReadoutConfig>;
 
 ModelFacts facts_of(const ModelConfig& config, std::int64_t length);
-/// Nanoseconds that one prediction of a training step takes one core, about: what the number of threads follows.
+/// About how many nanoseconds of one core a prediction of a training step takes: decides the number of threads.
 double nanoseconds_of_prediction(const ModelConfig& config, std::int64_t length, std::int64_t num_sequences);
 /// The seed of the initial weights; null = the run's.
 std::optional<std::uint32_t>& seed_of(ModelConfig& config);
 
-/// Settings that replicas of one model may have of their own; all others decide shapes or arithmetic.
+/// Whether replicas of one model may differ in a setting; all others decide shapes or arithmetic.
 bool is_own_of_replica(std::string_view setting);
-/// The first other setting in which two models differ: "heads: 2, 4"; empty where there is none, so that they may be replicas of one model.
+/// The first setting that keeps two models from being replicas of one: "heads: 2, 4"; empty if there is none.
 std::string difference_of_replicas(const ModelConfig& a, const ModelConfig& b);
 
 }  // namespace mnemo

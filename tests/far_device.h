@@ -20,7 +20,7 @@ enum Kind { op, wait, pinned_upload, pageable_upload, download, unordered_sum, k
 using Counts = std::array<std::int64_t, kKinds>;
 inline constexpr const char* kNames[] = {"ops", "waits", "pinned uploads", "pageable uploads", "downloads", "unordered sums"};
 
-/// Of the whole program, so far.
+/// Counts of the whole program so far.
 Counts counts();
 /// Buffers that were taken, device or pinned ones, while this device was the current one.
 std::int64_t buffers_taken(int device);

@@ -13,7 +13,6 @@
 #include <torch/torch.h>
 
 #include <cmath>
-#include <cstdlib>
 
 namespace mnemo {
 namespace {

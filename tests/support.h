@@ -44,7 +44,7 @@ inline std::string slurp(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// Makes `bytes` the content of the file, in place. (Where a file is cut to nothing first, ext4 waits for the disk.)
+/// Makes `bytes` the content of the file, in place. (Truncating it to nothing first would make ext4 wait for the disk.)
 inline void spill(const std::filesystem::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::app);
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);

@@ -70,12 +70,12 @@ class TestBatch {
   }
 
   /// Valid until the next call.
-  CellBatch rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_position = 1) const {
-    cells_ = cells_of_batch(table_, drawn_, sharing, first_position);
+  CellBatch rows(torch::Dtype dtype, Sharing sharing = Sharing::prefixes, std::int64_t first_predicted_bit = 1) const {
+    cells_ = cells_of_batch(table_, drawn_, sharing, first_predicted_bit);
     return CellBatch({{&cells_, &table_}}, dtype, test_device());
   }
   CellBatch rows_for(const Model& model, Sharing sharing = Sharing::prefixes) const {
-    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_position);
+    return rows(model.parameters.flat_RP().scalar_type(), sharing, model.facts.first_predicted_bit);
   }
   const SequenceTable& table() const { return table_; }
   const RankSampler& sampler() const { return sampler_; }
@@ -87,7 +87,7 @@ class TestBatch {
   mutable Cells cells_;
 };
 
-/// A model with its weights spread wide enough that attention and relus matter, and a memory of a dozen sequences where it has one.
+/// A model with its weights spread wide enough that attention and relus matter, and a memory of a dozen sequences if it has one.
 inline std::unique_ptr<Model> lively_model(const ModelConfig& config, std::int64_t length, torch::Dtype dtype, std::uint32_t seed = 1) {
   auto seeded = config;
   seed_of(seeded) = seed;

@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -27,7 +26,7 @@ namespace mnemo {
 namespace {
 
 constexpr std::int64_t kDumpedSteps = 20;     // losses that a peer is checked on
-constexpr std::int64_t kDumpedBatches = 512;  // peers go through them again and again; our own draws go on
+constexpr std::int64_t kDumpedBatches = 512;  // peers repeat them; our own draws go on
 
 /// One size of a benchmark; what it measures is a training step, or one evaluation of `batch` sequences.
 struct Setting {
@@ -143,7 +142,7 @@ class Workload {
     return config;
   }
 
-  /// As after many steps; of replica 0, the others follow it.
+  /// Fills the memory as after many steps, that of every replica with the draws of replica 0.
   void fill_memory(std::int64_t capacity) {
     DrawStream draws(sampler_, ~0U, setting_.batch);
     for (std::int64_t step = 0; std::ssize(stored_) < capacity; ++step) {
@@ -168,7 +167,7 @@ class Workload {
   std::int64_t step_ = 0;
 };
 
-/// A line at once, for whoever waits for it.
+/// Prints a line and flushes it: somebody may wait for it.
 void print_line(const nlohmann::ordered_json& line) {
   fmt::print("{}\n", line.dump());
   if (std::fflush(stdout) != 0) throw std::system_error(errno, std::generic_category(), "standard output");
@@ -235,7 +234,7 @@ ExitCode bench(const BenchRequest& request) {
     const bool one_by_one = request.name.empty();
     for (const auto savings :
          one_by_one ? std::vector<Savings>{{true, true}, {true, false}, {false, true}, {false, false}} : std::vector<Savings>{asked}) {
-      if (one_by_one && setting.is_dam() && !savings.dead_units) continue;  // it has none
+      if (one_by_one && setting.is_dam() && !savings.dead_units) continue;  // a DAM has no units to skip
       bench_one(setting, request, savings);
     }
   }

@@ -22,7 +22,7 @@ struct Invocation {
 /// The action of the subcommand that was chosen.
 using Command = std::function<ExitCode()>;
 
-/// An option that takes a number as configurations write it, under the same rules.
+/// An option that takes a number, by the grammar and the rules of configurations.
 template <class T>
 CLI::Option* add_number(CLI::App* command, const std::string& name, T& number, const Rule& rule, const std::string& help = {}) {
   const auto read = [name, &number, rule](const std::string& text) {
@@ -31,7 +31,7 @@ CLI::Option* add_number(CLI::App* command, const std::string& name, T& number, c
   return command->add_option_function<std::string>(name, read, help)->type_name("NUMBER")->default_str(fmt::format("{}", number));
 }
 
-/// Of an option that is a path: expands a leading ~.
+/// For an option that is a path: expands a leading ~.
 inline CLI::Validator home_expanded() {
   return CLI::Validator(
       [](std::string& text) {
@@ -53,13 +53,13 @@ void add_work(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_status(CLI::App& app, Command& chosen);
 void add_best(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_logs(CLI::App& app, Command& chosen);
-void add_evaluate(CLI::App& app, const Invocation& invocation, Command& chosen);
+void add_evaluate(CLI::App& app, Command& chosen);
 void add_export(CLI::App& app, const Invocation& invocation, Command& chosen);
 void add_config(CLI::App& app, Command& chosen);
 void add_theory(CLI::App& app, Command& chosen);
 void add_doctor(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
-/// plot, and what else runs a Python script of the project.
+/// plot, and the other subcommands that run a Python script.
 void add_scripts(CLI::App& app, Command& chosen);
 
 /// Becomes scripts/<file> with these arguments; returns only by throwing Error{cannot_create}.

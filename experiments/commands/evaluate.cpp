@@ -22,7 +22,7 @@ struct EvaluateRequest {
   std::int64_t stride = 1;
 };
 
-/// A set to score: its sequences, the ranks of it, and the Bayes ceiling of each where there is one.
+/// A set to score: its sequences, their ranks, and the Bayes ceiling of each if there is one.
 struct NamedSet {
   std::string name;
   SequenceTable table;
@@ -61,13 +61,12 @@ std::vector<NamedSet> sets_of(const EvaluateRequest& request, const RunReader& r
   if (!request.sequences.empty()) {
     const auto array = read_npy(request.sequences);
     if (array.shape.size() != 2 || array.shape[1] != config.data.length) {
-      throw Error(ExitCode::data,
-                  fmt::format("{}: expected shape (K, {}), the length this model was trained on", request.sequences, config.data.length));
+      refuse(request.sequences, fmt::format("expected shape (K, {}), the length this model was trained on", config.data.length));
     }
     try {
       sets.push_back({fs::path(request.sequences).stem().string(), SequenceTable::from_array(array.view()), {}, {}});
     } catch (const std::invalid_argument& error) {
-      throw Error(ExitCode::data, fmt::format("{}: {}", request.sequences, error.what()));
+      refuse(request.sequences, error.what());
     }
     sets.back().ranks = strided_ranks(array.shape[0], request.stride);
     return sets;
@@ -108,7 +107,7 @@ ExitCode evaluate(const EvaluateRequest& request) {
 
 }  // namespace
 
-void add_evaluate(CLI::App& app, const Invocation&, Command& chosen) {
+void add_evaluate(CLI::App& app, Command& chosen) {
   auto* command = app.add_subcommand("evaluate", "Score a run's weights on its own sequences, or on yours");
   command->footer(
       "Examples:\n"

@@ -8,8 +8,6 @@
 
 #include <fmt/format.h>
 
-#include <set>
-
 namespace mnemo {
 
 namespace {
@@ -26,17 +24,16 @@ RunReader finished_run(const ExportRequest& request, const fs::path& path) {
   const RunReader run(path);
   const auto status = run.status();
   if (status.state == "diverged") {
-    throw Error(ExitCode::data, fmt::format("{}: diverged at step {} and is not resumed; it has no record", path.string(), status.step));
+    refuse(path, fmt::format("diverged at step {} and is not resumed; it has no record", status.step));
   }
   if (status.state != "done" && status.state != "at_chance") {
-    throw Error(ExitCode::data,
-                fmt::format("{}: is not over (its state is {}). To go on with it:\n  {}", path.string(),
-                            status.state.empty() ? "unknown" : status.state, command_line(request.program, "train", run.file("config.yaml"))));
+    refuse(path, fmt::format("is not over (its state is {}). To go on with it:\n  {}", status.state.empty() ? "unknown" : status.state,
+                             command_line(request.program, "train", run.file("config.yaml"))));
   }
   return run;
 }
 
-/// What the run was told to write, less what the command says otherwise.
+/// The run's own settings, except those that the command sets.
 NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
   if (!request.rows.empty()) config.output.pickle_rows = request.rows;
   if (request.epoch_steps > 0) config.output.epoch_steps = request.epoch_steps;
@@ -50,8 +47,8 @@ NotebookSettings settings_of(const ExportRequest& request, RunConfig& config) {
   return settings;
 }
 
-/// A name for the run in a group of the tree: the notebooks' own, or with _1, _2, ... where another run has it. A hidden file says which
-/// run a name belongs to, so that exporting it again replaces its files. It lies at the top, since cells list and glob the folders of groups.
+/// A name for the run in a group of the tree: the notebooks' own, with _1, _2, ... if another run has it. A hidden file says which run a name belongs
+/// to, so that exporting a run again replaces its files. It lies at the top of the tree, since notebooks list and glob the folders of groups.
 std::string name_in_tree(const fs::path& group, const std::string& name, const fs::path& run) {
   const auto source = canonical_path(run).string();
   const auto owners = group.parent_path() / ".sources" / group.filename();
@@ -68,7 +65,7 @@ std::string name_in_tree(const fs::path& group, const std::string& name, const f
   }
 }
 
-/// Another name for the bytes of a file: a link, or a copy where the file system has none. It appears whole, in place of what had the name.
+/// Gives a file a second name: a hard link, or a copy if the file system has no links. Atomically replaces what had the name.
 void name_again(const fs::path& file, const fs::path& name) {
   const fs::path temporary = name.string() + ".tmp";
   std::error_code problem;
@@ -82,7 +79,7 @@ void name_again(const fs::path& file, const fs::path& name) {
   throw Error(ExitCode::io, fmt::format("{}: {}", name.string(), problem.message()));
 }
 
-/// dam_<run>.pt; in a tree it stands in the group itself.
+/// dam_<run>.pt; in a tree it lies in the group itself.
 fs::path dam_record(const ExportRequest& request, const RunConfig& config, const fs::path& run) {
   const auto name = fmt::format("dam_{}", *config.run);
   if (request.tree.empty()) return run / (name + ".pt");
@@ -90,8 +87,8 @@ fs::path dam_record(const ExportRequest& request, const RunConfig& config, const
   return group / (name_in_tree(group, name, run) + ".pt");
 }
 
-/// Writes the pickles of a run. A DAM's record is made by a script in the end: adds the run and the record to `dams`. Its sequences alone need
-/// epochs.
+/// Writes the pickles of a run. The record of a DAM is made later, by a script: adds the run and the record's path to `dams`. Its sequences are
+/// written here if there are epochs.
 void export_run(const ExportRequest& request, const fs::path& run, std::vector<std::string>& dams) {
   const auto finished = finished_run(request, run);
   auto config = finished.config();
@@ -104,7 +101,7 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
   const auto settings = settings_of(request, config);
   const RunReader reader(run, config);
   const bool has_record = has_notebook_record(config.model), in_tree = !request.tree.empty();
-  // In a tree cells open whichever file of a folder they find first: the record is written first, and both names mean one file.
+  // In a tree, notebooks open whichever file of a folder they find first, so that both names mean one file, the record.
   const auto write = [&](const fs::path& stem, const std::string& sequences_name) {
     const auto put = [&](const std::string& suffix, auto&& writer) {
       const fs::path target = stem.string() + suffix + ".pkl";
@@ -122,7 +119,7 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
     const auto snapshots = write_notebook_snapshots(reader, settings, stem);
     for (const auto& path : snapshots) fmt::print("{}\n", path.string());
     if (snapshots.empty())
-      Log().warning("{}: took no snapshots with `every` at the begin of an epoch: --iter-files has nothing to write", run.string());
+      Log().warning("{}: took no snapshots with `every` at the start of an epoch: --iter-files has nothing to write", run.string());
   };
   if (!in_tree) {
     const DirectoryLock nobody_else(run);

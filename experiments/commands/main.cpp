@@ -14,7 +14,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <clocale>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -32,7 +31,7 @@ std::string program_path(const char* name) {
   return std::string_view(name).find('/') == std::string_view::npos || unknown ? name : path.string();
 }
 
-/// glibc would give large temporaries back to the kernel after each operation and fault them in again.
+/// Keeps glibc from returning large temporaries to the kernel after each operation only to fault them in again.
 void keep_memory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
@@ -43,20 +42,20 @@ int report(ExitCode code, const std::string& message) {
   return static_cast<int>(code);
 }
 
-/// What standard output did not take. Whoever closes a pipe has seen enough, and wants to hear no more.
+/// Standard output did not take everything. A reader that closes a pipe has seen enough and wants no message.
 int report_lost_output(int error) {
   if (error == EPIPE) return 128 + SIGPIPE;
   return report(ExitCode::io, fmt::format("standard output: cannot write: {}", std::generic_category().message(error)));
 }
 
-/// `code`, once all of the output is written.
+/// Flushes the output. Returns `code`, or why output was lost.
 int after_output(int code) {
   errno = 0;
   const bool lost = std::fflush(stdout) != 0 || std::ferror(stdout) != 0;
   return lost && code == 0 ? report_lost_output(errno != 0 ? errno : EIO) : code;
 }
 
-/// What is wrong with a command line: a first word that is no command is named.
+/// What is wrong with a command line; names a first word that is no command.
 std::string problem_of(const CLI::App& app, const std::string& first_word, const CLI::ParseError& error) {
   std::vector<std::string> names;
   for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(command->get_name());
@@ -87,7 +86,7 @@ int main(int argc, char** argv) {
   add_status(app, chosen);
   add_best(app, invocation, chosen);
   add_logs(app, chosen);
-  add_evaluate(app, invocation, chosen);
+  add_evaluate(app, chosen);
   add_export(app, invocation, chosen);
   add_config(app, chosen);
   add_theory(app, chosen);

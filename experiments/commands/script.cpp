@@ -27,12 +27,12 @@ constexpr Script kScripts[] = {
     {"import", "import_record.py", "Turn an old notebook record into a run directory"},
 };
 
-/// $MNEMO_PYTHON, the project's own environment where there is one, or python3.
+/// $MNEMO_PYTHON, the project's own environment if there is one, or python3.
 std::string python() {
   const char* named = std::getenv("MNEMO_PYTHON");
   if (named != nullptr && *named != '\0') return expanded_path(named).string();
   const auto own = fs::path(MNEMO_SOURCE_DIR) / ".venv/bin/python";
-  return ::access(own.c_str(), X_OK) == 0 ? own.string() : "python3";  // it may lead where this user may not go
+  return ::access(own.c_str(), X_OK) == 0 ? own.string() : "python3";  // this user may not be allowed to follow a link there
 }
 
 }  // namespace

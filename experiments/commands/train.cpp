@@ -21,7 +21,7 @@ namespace mnemo {
 
 namespace {
 
-/// The run directory of a request. A config.yaml that stands in its own run directory means that directory, unless --cache is given.
+/// The run directory of a request. A config.yaml inside a run directory means that directory, unless --cache is given.
 fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   const auto folder = fs::absolute(request.config_path).parent_path();
   const bool own = request.config_path.filename() == "config.yaml" && path_exists(folder / "meta.json");
@@ -29,7 +29,7 @@ fs::path directory_of(const TrainRequest& request, const RunConfig& config) {
   return request.cache.value_or(default_cache()) / *config.group / *config.run;
 }
 
-/// As given, as the run had before, or by the work of a step.
+/// The number of threads: as given, else as the run had before, else by the work of a step.
 std::int64_t threads_of(const Member& member) {
   const bool has_run = !member.restart && path_exists(member.directory / "config.yaml");
   return member.loaded.threads_given || !has_run ? member.loaded.config.threads : stored_config(member.directory).threads;
@@ -38,7 +38,7 @@ std::int64_t threads_of(const Member& member) {
 std::string megabytes(double bytes) { return bytes >= 1e9 ? fmt::format("{:.1f} GB", bytes / 1e9) : fmt::format("{:.1f} MB", bytes / 1e6); }
 
 void print_plan(const RunConfig& config, const fs::path& directory) {
-  const auto law = rank_law(config);  // own data that cannot be used are refused now rather than when the run starts
+  const auto law = rank_law(config);  // refuses data files that cannot be used now rather than when the run starts
   if (config.data.file) table_of_phase(config, law, 0);
   const auto disk = disk_need(config);
   fmt::print("run        {}\n", directory.string());

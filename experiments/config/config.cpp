@@ -213,7 +213,7 @@ RunConfig with_seeds(RunConfig config) {
 
 double milliseconds_of_step(const RunConfig& config) {
   const auto& data = config.data;
-  const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - facts_of(config).first_position);
+  const auto predictions = static_cast<double>(config.train.batch_size) * static_cast<double>(data.length - facts_of(config).first_predicted_bit);
   return 1e-6 * predictions * nanoseconds_of_prediction(config.model, data.length, data.num_sequences);
 }
 

@@ -45,7 +45,7 @@ void CheckpointStore::save(RunPoint point, const NamedTensors& tensors, const st
   std::int64_t newer = 0;
   for (const auto& other : points()) {
     if (other.actions == 0 && kept_steps.count(other.step) != 0) continue;
-    if (other > point || newer++ >= keep_) {  // a later one belongs to a past that was given up
+    if (other > point || newer++ >= keep_) {  // later ones belong to a continuation that was given up
       std::error_code ignored;
       fs::remove(path(other), ignored);
     }
@@ -60,7 +60,7 @@ std::optional<RunPoint> CheckpointStore::load(const Log& log, const std::functio
   } catch (const Error& error) {
     throw Error(error.code(), fmt::format("{}. The checkpoints may be whole; only --restart, which moves this run aside, starts anew", error.what()));
   }
-  for (const auto& entry : entries_of(directory_)) {  // what a killed process was writing
+  for (const auto& entry : entries_of(directory_)) {  // left by a killed process
     std::error_code ignored;
     if (entry.extension() == ".tmp") fs::remove(entry, ignored);
   }
@@ -82,7 +82,7 @@ std::optional<RunPoint> CheckpointStore::load(const Log& log, const std::functio
     }
   }
   if (last_problem.empty()) return {};
-  throw Error(ExitCode::data, fmt::format("{}: no usable checkpoint; only --restart, which moves this run aside, starts anew", directory_.string()));
+  refuse(directory_, "no usable checkpoint; only --restart, which moves this run aside, starts anew");
 }
 
 }  // namespace mnemo

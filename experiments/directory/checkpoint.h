@@ -19,7 +19,7 @@ struct RunPoint {
   auto operator<=>(const RunPoint&) const = default;
 };
 
-/// checkpoints/step_<n>.<actions>.safetensors: the newest `keep`, and for ever those at a planned end, step_<steps>.0.
+/// checkpoints/step_<n>.<actions>.safetensors. Keeps the newest `keep`, and for ever those at a planned end, step_<steps>.0.
 class CheckpointStore {
  public:
   CheckpointStore(fs::path directory, std::int64_t keep) : directory_(std::move(directory)), keep_(keep) {}
@@ -27,12 +27,12 @@ class CheckpointStore {
   /// Points that have a file, newest first. Throws Error{io} when the directory cannot be listed.
   std::vector<RunPoint> points() const;
   fs::path path(RunPoint point) const;
-  /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose point (step, 0) stays.
+  /// Writes atomically, then drops the oldest beyond `keep`. `kept_steps`: steps whose checkpoint (step, 0) is kept.
   void save(RunPoint point, const NamedTensors& tensors, const std::map<std::string, std::string>& metadata,
             const std::set<std::int64_t>& kept_steps) const;
-  /// Hands `restore` the newest checkpoint that `wanted` accepts and that is whole; when it, too, finds fault (Error{data}), the one
-  /// before, and says so in the log. Returns the point, or nothing when there is none. Throws Error{data} when all are bad, Error{io} when
-  /// they cannot be listed, and what else `restore` throws: a full disk is no reason to go back.
+  /// Calls `restore` with the newest whole checkpoint that `wanted` accepts. If `restore` finds fault with it (Error{data}), logs that and tries the
+  /// one before. Returns the point, or nothing if there is no checkpoint. Throws Error{data} if all are damaged, Error{io} if they cannot be listed,
+  /// and any other error of `restore`: a full disk is no reason to go back.
   std::optional<RunPoint> load(const Log& log, const std::function<bool(RunPoint)>& wanted,
                                const std::function<void(RunPoint, const Safetensors&)>& restore) const;
 

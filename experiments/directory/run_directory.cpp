@@ -18,8 +18,6 @@ using nlohmann::json;
 
 namespace {
 
-std::vector<std::int64_t> widened(const std::vector<std::int32_t>& ranks) { return {ranks.begin(), ranks.end()}; }
-
 double resident_megabytes() {
   std::ifstream statm("/proc/self/statm");
   double total = 0, resident = 0;
@@ -53,7 +51,7 @@ void GrowingArrays::begin(const FileMarks& marks) {
     const auto mark = marks.find(path);
     mark == marks.end() ? file.begin() : file.rewind(mark->second);
   };
-  // Wherever a kill ends this, no row of the last column lacks its others: it shrinks first and appears last.
+  // Wherever a kill ends this, a row of the last column has all its others: that column shrinks first and appears last.
   for (auto entry = files_.rbegin(); entry != files_.rend(); ++entry) {
     if (path_exists(entry->second.path())) begin_file(entry->first, entry->second);
   }
@@ -69,8 +67,8 @@ NpyAppender* GrowingArrays::column(const std::string& name) {
   return found == files_.end() ? nullptr : &found->second;
 }
 
-/// Of rows that were written before there was such a column: the second of two at one step, and the first of a phase that a switch began,
-/// are after events.
+/// Fills `moment` for rows of an older version, which had no such column: the second row of a step, and the first of a phase that a switch began, are
+/// after events.
 void GrowingArrays::add_moments() {
   auto *moment = column("moment"), *step = column("step");
   if (moment == nullptr || moment->rows() == step->rows()) return;
@@ -100,9 +98,9 @@ std::vector<Column> columns_of_a_set(const Shape& row) {
 
 }  // namespace
 
-EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks)
-    : ranks_(std::move(ranks)), arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks_)})) {
-  const auto rank = widened(ranks_);
+EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks)
+    : arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks)})) {
+  const std::vector<std::int64_t> rank(ranks.begin(), ranks.end());
   write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}), /*durable=*/false);
 }
 
@@ -160,7 +158,7 @@ void StatusFile::write() {
                                  step_.load(), steps_, json_number(loss_), checkpoint_ ? std::to_string(*checkpoint_) : "null", now),
                      /*durable=*/false);
   } catch (const Error&) {
-    // a full disk shows in the next checkpoint; the heartbeat must not end a run
+    // the next checkpoint reports a full disk; the heartbeat must not end a run
   }
 }
 
@@ -206,7 +204,7 @@ void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   const auto npy_header_bytes = static_cast<std::int64_t>(npy_header(Dtype::u8, {}).size());
   RarePoll rare(poll);
   for (const auto& [name, mark] : marks) {
-    rare(static_cast<std::size_t>(mark.size >> 10));  // each 64 MB
+    rare(static_cast<std::size_t>(mark.size >> 10));  // about every 64 MB
     AppendFile(file(name), name == kMetrics ? 0 : npy_header_bytes).rewind(mark);
   }
   marks_ = marks;
@@ -259,7 +257,7 @@ void RunDirectory::append_measures(std::int64_t step, const std::vector<std::pai
 }
 
 FileMarks RunDirectory::commit() {
-  auto marks = marks_;  // of series that this session has not asked for yet
+  auto marks = marks_;  // also of series that this session has not opened yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
   const auto add = [&](GrowingArrays& arrays) {

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <limits>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -39,7 +38,7 @@ class GrowingArrays {
 
   /// A row for each column, in their order.
   void append(const std::vector<ArrayView>& rows);
-  /// Empty files, or back to the marks where the checkpoint knew them.
+  /// Starts empty files, or goes back to the marks of a checkpoint.
   void begin(const FileMarks& marks);
   void mark(FileMarks& marks) const;
   void sync();
@@ -55,20 +54,18 @@ class GrowingArrays {
 /// The rows of one evaluated set: eval/<set>/*.npy. `step.npy` is written last, so that its length is the number of whole rows.
 class EvaluationSeries {
  public:
-  EvaluationSeries(const fs::path& run_directory, const std::string& set, std::vector<std::int32_t> ranks);
+  EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks);
 
-  const std::vector<std::int32_t>& ranks() const { return ranks_; }
   void append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
               const std::vector<std::int64_t>& last_seen, const Scores& scores);
   GrowingArrays& arrays() { return arrays_; }
 
  private:
-  std::vector<std::int32_t> ranks_;
   GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, moment, step
 };
 
-/// status.json, renewed by a thread of its own so that a hung run shows: after seconds at first, then every ten. Says `running` when made,
-/// and `failed` in the end where nothing else was said. A failed write is only a warning's worth and is ignored.
+/// status.json, rewritten by a thread of its own so that a hung run shows: soon at first, then every ten seconds. Says `running` from the start, and
+/// `failed` at the end unless told another state. Failed writes are ignored.
 class StatusFile {
  public:
   /// `checkpoint`: the step of the newest one, where the run has any.
@@ -77,7 +74,7 @@ class StatusFile {
   StatusFile(const StatusFile&) = delete;
   StatusFile& operator=(const StatusFile&) = delete;
 
-  /// Waits for nothing.
+  /// Does not block.
   void progress(std::int64_t step, double loss);
   /// Writes now.
   void state(const std::string& state);
@@ -115,10 +112,10 @@ struct MetricsLine {
   std::vector<std::pair<std::string, double>> measures;  ///< of the model
 };
 
-/// A number as JSON has it: shortest, and null where it is not finite.
+/// A number for JSON: shortest, and null if it is not finite.
 std::string json_number(double value);
 
-/// cache/<group>/<run>/ and what stands in it (DESIGN 4). Text, .npy and safetensors; append-only between checkpoints.
+/// cache/<group>/<run>/ and its files (DESIGN 4). Text, .npy and safetensors; append-only between checkpoints.
 class RunDirectory {
  public:
   explicit RunDirectory(fs::path path);
@@ -126,16 +123,16 @@ class RunDirectory {
   const fs::path& path() const { return path_; }
   fs::path file(const std::string& name) const { return path_ / name; }
 
-  /// A file that shows that a run has got somewhere. Throws Error{io} where that cannot be seen.
+  /// A file with results of the run, if there is one. Throws Error{io} if that cannot be known.
   std::optional<fs::path> result() const;
-  /// Starts the append-only files, empty or from the marks of a checkpoint (Error{data} when they do not fit; nothing is changed then).
+  /// Starts the append-only files empty, or from the marks of a checkpoint. Throws Error{data} and changes nothing if they do not fit.
   void begin(const FileMarks& marks, const Poll& poll = {});
-  /// The series of a set; made, and brought to the marks of begin(), when first asked for.
+  /// The series of a set. The first call creates it or takes it back to the marks of begin().
   EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
   /// Further arrays of a folder, in the same way; append them before the series of that folder.
   GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns);
   void append_metrics(const MetricsLine& line);
-  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing where there are none.
+  /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing if there are none.
   void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
   /// fsyncs the append-only files and says where they stand.
   FileMarks commit();

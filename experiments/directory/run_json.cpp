@@ -11,9 +11,9 @@ namespace mnemo {
 namespace {
 
 using config_detail::Node;
-using Json = nlohmann::ordered_json;  // settings stand in the order of the configuration
+using Json = nlohmann::ordered_json;  // keeps the order of the settings
 
-/// A plain scalar of a configuration is text unless JSON knows it too: numbers, true and false are written alike.
+/// A plain scalar is text unless it is valid JSON: numbers, true and false are written alike.
 Json scalar_json(const Node& node) {
   if (node.quoted) return node.text;
   auto value = Json::parse(node.text, nullptr, /*allow_exceptions=*/false);
@@ -48,14 +48,14 @@ Json model_json(const ModelFacts& facts) {
           {"num_parameters", facts.num_parameters()},
           {"groups", groups},
           {"task", facts.task == Task::sequences ? "sequences" : "bits"},
-          {"first_position", facts.first_position},
+          {"first_position", facts.first_predicted_bit},
           {"attention_layers", facts.attention_layers},
           {"attention_heads", facts.attention_heads},
           {"hidden_widths", facts.hidden_widths},
           {"has_memory", facts.has_memory}};
 }
 
-/// What follows from an event's settings, beside them.
+/// Adds what follows from the settings of an event.
 void add_facts(Json& json, const EventConfig& event, const std::vector<ParameterSpec>& specs, std::int64_t steps) {
   const auto& schedule = schedule_of(event);
   if (schedule.at) {

@@ -10,12 +10,6 @@
 
 namespace mnemo {
 
-namespace {
-
-[[noreturn]] void refuse(const fs::path& path, const std::string& what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
-
-}  // namespace
-
 RunConfig stored_config(const fs::path& run_directory) {
   const auto path = run_directory / "config.yaml";
   if (!path_exists(path)) refuse(run_directory, "is no run directory (it has no config.yaml)");

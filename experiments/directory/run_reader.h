@@ -13,13 +13,13 @@
 
 namespace mnemo {
 
-/// The configuration that a run directory was made with. Throws Error{data} where there is none.
+/// The configuration that a run directory was made with. Throws Error{data} if there is none.
 RunConfig stored_config(const fs::path& run_directory);
 
 /// What a run directory holds, read only. Every function throws Error{data} or Error{io} where a file is missing or not whole.
 class RunReader {
  public:
-  /// Of a run whose settings its own config.yaml has.
+  /// With the settings of the directory's own config.yaml.
   explicit RunReader(fs::path directory) : RunReader(directory, stored_config(directory)) {}
   RunReader(fs::path directory, RunConfig config) : path_(std::move(directory)), config_(std::move(config)) {}
 
@@ -27,7 +27,7 @@ class RunReader {
   fs::path file(const std::string& name) const { return path_ / name; }
   const RunConfig& config() const { return config_; }
   Status status() const { return read_status(path_); }
-  /// What the run drew from; read once. Throws Error{data} where its ranks are not those that the configuration gives now.
+  /// What the run drew from; read once. Throws Error{data} if its ranks are not those that the configuration gives now.
   const RankLaw& law() const;
 
   /// Steps at which the phases so far began; the first is 0.
@@ -55,10 +55,10 @@ class RunReader {
   mutable std::optional<RankLaw> law_;
 };
 
-/// The updates after which weights were written. Throws Error{data} where the file does not say.
+/// The step at which weights were written. Throws Error{data} if the file does not say.
 std::int64_t step_of(const Safetensors& weights);
 
-/// Of a sorted list of steps, the last place of one.
+/// The last place of a step in a sorted list.
 std::optional<std::int64_t> last_place_of(const std::vector<std::int64_t>& steps, std::int64_t step);
 std::vector<std::int64_t> read_steps(const fs::path& path);
 

@@ -9,8 +9,8 @@
 
 namespace mnemo {
 
-/// What is known of a moment from the evaluations beside it: steps since a phase began, above `after` and at most `by`. Both are 0 where it
-/// was so from the start.
+/// When something happened, as far as evaluations can tell: more than `after` and at most `by` steps after a phase began. Both are 0 if it was so
+/// from the start.
 struct StepInterval {
   std::int64_t after, by;
 

@@ -37,7 +37,7 @@ void copy_from(const Safetensors& file, const std::string& name, const torch::Te
   torch::NoGradGuard no_grad;
   const auto& source = file.at(name);
   if (source.dtype != dtype_of(target) || source.shape != target.sizes().vec()) {
-    throw Error(ExitCode::data, fmt::format("{}: tensor '{}' has another type or shape than this model's", file.path().string(), name));
+    refuse(file.path(), fmt::format("tensor '{}' has another type or shape than this model's", name));
   }
   target.copy_(torch::from_blob(const_cast<std::byte*>(source.data), source.shape, target.options().device(torch::kCPU).requires_grad(false)));
 }

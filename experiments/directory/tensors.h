@@ -23,7 +23,7 @@ void write_tensors(const fs::path& path, const NamedTensors& tensors, const std:
 void copy_from(const Safetensors& file, const std::string& name, const torch::Tensor& target);
 
 torch::Tensor int64_tensor(const std::vector<std::int64_t>& values);
-/// Throws Error{data} for another type, or another size where one is given.
+/// Throws Error{data} for another type, or another size if one is given.
 std::vector<std::int64_t> int64_values(const Safetensors& file, const std::string& name, std::int64_t size = -1);
 
 }  // namespace mnemo

@@ -22,7 +22,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::int64_t kProbedLayers = 4;  // that readers of linear probes ask for, however few there are
+constexpr std::int64_t kProbedLayers = 4;  // that readers of linear probes expect, even of a model with fewer
 
 /// What the published records say of a transformer; other models have none.
 struct Transformer {
@@ -65,7 +65,7 @@ std::string resampling(const RunConfig& config) {
 
 const char* python_text(bool truth) { return truth ? "True" : "False"; }
 
-/// Whether the ranks that these rows are made of are scored; `why` says what would have to be.
+/// Whether the ranks of these rows are scored; `why` says what would make it so.
 bool are_scored(const std::string& rows, const RunConfig& config, std::string& why) {
   const auto& eval = config.eval;
   const auto K = config.data.num_sequences, stride = eval.validation_stride;
@@ -138,9 +138,7 @@ std::string notebook_run_name(const RunConfig& config) {
 
 namespace {
 
-[[noreturn]] void refuse(const fs::path& path, const std::string& what) { throw Error(ExitCode::data, fmt::format("{}: {}", path.string(), what)); }
-
-/// What `take` makes of a JSON text of this file.
+/// What `take` returns for the JSON text of this file.
 template <class Take>
 auto from_json(const fs::path& path, const std::string& text, Take&& take) {
   try {
@@ -150,7 +148,7 @@ auto from_json(const fs::path& path, const std::string& text, Take&& take) {
   }
 }
 
-/// Draws of each rank in the current phase, from the stream that the run drew from.
+/// Counts the draws of each rank in the current phase, by drawing them again.
 class Presentations {
  public:
   explicit Presentations(const RunReader& run)
@@ -158,7 +156,7 @@ class Presentations {
         draws_(run.law().sampler, data_seed(run.config()), run.config().train.batch_size),
         counts_(static_cast<std::size_t>(run.config().data.num_sequences)) {}
 
-  /// (K) before update number `step`, which must not fall. A phase begins at one of the steps asked for.
+  /// (K) before update number `step`. Steps must not decrease, and each start of a phase must be among them.
   const std::vector<double>& before(std::int64_t step) {
     for (; step_ < step; ++step_) {
       for (const auto rank : draws_.ranks(step_)) ++counts_[static_cast<std::size_t>(rank)];
@@ -183,10 +181,10 @@ std::vector<double> epoch_losses(const fs::path& run, std::int64_t epoch_steps, 
     from_json(run / "metrics.jsonl", text, [&](const json& line) {
       const auto epoch = static_cast<std::size_t>((line.at("step").get<std::int64_t>() - 1) / epoch_steps);
       const auto now_drawn = line.at("draws").get<std::int64_t>();
-      const auto weight = static_cast<double>(now_drawn - std::exchange(drawn, now_drawn));
+      const auto new_draws = static_cast<double>(now_drawn - std::exchange(drawn, now_drawn));
       if (epoch >= sum.size()) return;
-      sum[epoch] += weight * line.at("train_loss").get<double>();
-      draws[epoch] += weight;
+      sum[epoch] += new_draws * line.at("train_loss").get<double>();
+      draws[epoch] += new_draws;
     });
   }
   for (std::size_t epoch = 0; epoch < sum.size(); ++epoch) sum[epoch] /= draws[epoch];
@@ -252,12 +250,12 @@ class WeightWriter {
   WeightWriter(PickleWriter& out, const RunConfig& config, const NotebookSettings& settings)
       : out_(out), config_(config), torch_(settings.format != "numpy"), specs_(facts_of(config).parameters) {}
 
-  /// The parameters whose names begin with `prefix`, under the rest of their names.
+  /// The parameters whose names begin with `prefix`, without it.
   void group(const Safetensors& weights, std::string_view prefix) {
     out_.dict([&] { write(weights, prefix); });
   }
 
-  /// With the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
+  /// Includes the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
   void whole(const Safetensors& weights) {
     const auto width = weights.at("ln_f.bias").shape;
     const auto constant = [&]<class Real>(Real value) {
@@ -438,7 +436,7 @@ class Record {
       out_.item("length", 50);
       out_.item("logsoftmaxloss", view_of(rows.loss.data(), shape));
       out_.item("accuracy", view_of(rows.accuracy.data(), shape));
-      if (rule == "all_ranks") return;  // whose readers make a table of it, a column a key
+      if (rule == "all_ranks") return;  // its readers make a table of this, one column per key
       write_attention(step);
       write_linear_probes();
     });
@@ -505,11 +503,11 @@ class Record {
     std::vector<float> loss, accuracy;
   };
 
-  /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing where it was not evaluated.
+  /// Adds the scores of ranks first, first + stride, ... of a phase at a step; nothing if it was not evaluated.
   void take(Rows& rows, std::size_t phase, std::int64_t step, std::int64_t first, std::int64_t stride) {
     const auto* set = &sets_[phase];
     auto set_stride = config_.eval.validation_stride;
-    std::optional<RunReader::Set> train;  // holds every tenth rank of the current phase also where its own set does not
+    std::optional<RunReader::Set> train;  // holds every tenth rank of the current phase even if the phase's own set does not
     if (stride % set_stride != 0) {
       set = &train.emplace(run_.set("train"));
       set_stride = config_.eval.train_stride;

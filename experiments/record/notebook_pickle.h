@@ -27,11 +27,11 @@ struct NotebookSettings {
 /// where they are scored, else all_validation.
 NotebookSettings notebook_settings(const RunConfig& config);
 
-/// What keeps pickles from being made with these settings, as (key of `output`, what is wrong): an epoch must be a multiple of log_every,
-/// and divide the run's steps and those of its switches; the rows must be scored.
+/// Why pickles cannot be made with these settings, as (key of `output`, what is wrong): an epoch must be a multiple of log_every, and divide the
+/// run's steps and those of its switches; the rows must be scored.
 std::vector<std::pair<std::string, std::string>> notebook_problems(const RunConfig& config);
 
-/// Whether runs of this model have a record (<run>.pkl); sequences have all.
+/// Whether runs of this model have a record (<run>.pkl); all have sequences.
 bool has_notebook_record(const ModelConfig& model);
 
 /// Writes the record or the sequences of a run that is over, from the files of its directory, for the notebooks of the original experiments:

@@ -14,13 +14,13 @@ using torch::Tensor;
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kConstant = 1e-6;  // a row that varies less than this share of itself is constant but for rounding
+constexpr double kConstant = 1e-6;  // a row that varies less than this share of its size is constant up to rounding
 
-/// A mean over sequences that leaves out what is undefined.
+/// A mean over sequences that skips NaN.
 struct MeanWhereDefined {
   explicit MeanWhereDefined(const Shape& shape) : sum(torch::zeros(shape, torch::kFloat64)), count(torch::zeros(shape, torch::kFloat64)) {}
 
-  /// Values [B, ...] of the elements that `part` picks.
+  /// Adds values [B, ...] to the elements that `part` picks.
   template <class Part>
   void add(const Tensor& values, Part&& part) {
     part(sum).add_(values.nan_to_num(0).sum(0).cpu());
@@ -34,8 +34,7 @@ struct MeanWhereDefined {
   Tensor sum, count;
 };
 
-/// Rows [..., n] less their means, of norm 1, so that products of them are Pearson correlations (whatever the rows' scale, so that nothing
-/// needs to be renormalised); NaN where a row is constant.
+/// Rows [..., n] with mean 0 and norm 1, so that their products are Pearson correlations; NaN for a constant row.
 Tensor standardized(const Tensor& rows) {
   const auto exact = rows.to(torch::kFloat64);
   const auto centred = exact - exact.mean(-1, true);

@@ -10,7 +10,7 @@
 
 namespace mnemo {
 
-/// Positions that the measures look at lie this far apart, and there are this many of them (NaN where a sequence is shorter).
+/// Spacing and number of the positions that are measured (NaN where a sequence is shorter).
 inline constexpr std::int64_t kAttentionSpacing = 5, kAttentionPositions = 20;
 inline constexpr std::int64_t kAveragedSequences = 3840, kKeptAttentionMaps = 256;
 

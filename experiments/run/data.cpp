@@ -15,12 +15,12 @@ namespace mnemo {
 
 namespace {
 
-/// In the order of the file's rows.
-std::vector<double> own_weights(const DataConfig& data) {
+/// data.weights, probabilities but for their sum, in the order of the file's rows.
+std::vector<double> own_probabilities(const DataConfig& data) {
   const auto array = read_npy(*data.weights);
-  std::vector<double> weights;
+  std::vector<double> probabilities;
   const auto take = [&]<class T>() {
-    for (const auto value : array.view().as<T>()) weights.push_back(static_cast<double>(value));
+    for (const auto value : array.view().as<T>()) probabilities.push_back(static_cast<double>(value));
   };
   switch (array.dtype) {
     case Dtype::u8: take.template operator()<std::uint8_t>(); break;
@@ -30,14 +30,14 @@ std::vector<double> own_weights(const DataConfig& data) {
     case Dtype::f64: take.template operator()<double>(); break;
   }
   double total = 0;
-  for (std::size_t row = 0; row < weights.size(); ++row) {
-    if (!std::isfinite(weights[row]) || weights[row] < 0) {
-      throw Error(ExitCode::data, fmt::format("{}: weight {} of row {} is no probability", *data.weights, weights[row], row));
+  for (std::size_t row = 0; row < probabilities.size(); ++row) {
+    if (!std::isfinite(probabilities[row]) || probabilities[row] < 0) {
+      refuse(*data.weights, fmt::format("weight {} of row {} is no probability", probabilities[row], row));
     }
-    total += weights[row];
+    total += probabilities[row];
   }
-  if (!(total > 0) || !std::isfinite(total)) throw Error(ExitCode::data, fmt::format("{}: the weights sum to {}", *data.weights, total));
-  return weights;
+  if (!(total > 0) || !std::isfinite(total)) refuse(*data.weights, fmt::format("the weights sum to {}", total));
+  return probabilities;
 }
 
 }  // namespace
@@ -52,13 +52,13 @@ std::string RankLaw::digest() const {
 RankLaw rank_law(const RunConfig& config) {
   const auto& data = config.data;
   if (!data.weights) return {RankSampler::zipf(data.num_sequences, data.zipf_exponent), {}};
-  auto weights = own_weights(data);
-  std::vector<std::int64_t> rows(weights.size());
+  auto probabilities = own_probabilities(data);
+  std::vector<std::int64_t> rows(probabilities.size());
   std::iota(rows.begin(), rows.end(), 0);
   std::stable_sort(rows.begin(), rows.end(),
-                   [&](auto a, auto b) { return weights[static_cast<std::size_t>(a)] > weights[static_cast<std::size_t>(b)]; });
-  std::sort(weights.begin(), weights.end(), std::greater<>());
-  return {RankSampler(weights), std::move(rows)};
+                   [&](auto a, auto b) { return probabilities[static_cast<std::size_t>(a)] > probabilities[static_cast<std::size_t>(b)]; });
+  std::sort(probabilities.begin(), probabilities.end(), std::greater<>());
+  return {RankSampler(probabilities), std::move(rows)};
 }
 
 SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::int64_t phase, const Poll& poll) {
@@ -69,28 +69,28 @@ SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::i
   try {
     return SequenceTable::from_array(read_npy(*data.file).view(), law.rows, poll);
   } catch (const std::invalid_argument& error) {
-    throw Error(ExitCode::data, fmt::format("{}: {}", *data.file, error.what()));
+    refuse(*data.file, error.what());
   }
 }
 
 void check_ranks(const std::filesystem::path& run_directory, const RunConfig& config, const RankLaw& law) {
   if (law.rows.empty()) return;
   const auto path = run_directory / "data_rows.npy";
-  bool same = std::is_sorted(law.rows.begin(), law.rows.end());  // without the file: made when a rank was always its row
+  bool same = std::is_sorted(law.rows.begin(), law.rows.end());  // no file: a run of an older version, whose ranks are rows
   if (path_exists(path)) {
     const auto written = read_npy(path);
     same = written.dtype == Dtype::i64 && std::ranges::equal(written.view().as<std::int64_t>(), law.rows);
   }
   if (same) return;
-  throw Error(ExitCode::data, fmt::format("{}: its ranks are not those that {} gives now: the weights have changed since, or the run was made "
-                                          "when a rank was its row. Train it again",
-                                          run_directory.string(), *config.data.weights));
+  refuse(run_directory, fmt::format("its ranks are not those that {} gives now: the weights have changed since, or an older version made the run. "
+                                    "Train it again",
+                                    *config.data.weights));
 }
 
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll) {
   const auto bins = config.eval.by_position ? rank_bins(table.num_sequences()) : std::vector<RankBin>{};
   const auto facts = facts_of(config);
-  return bayes(table, sampler.probabilities(), facts.first_position, facts.task == Task::sequences, bins, poll);
+  return bayes(table, sampler.probabilities(), facts.first_predicted_bit, facts.task == Task::sequences, bins, poll);
 }
 
 }  // namespace mnemo

@@ -11,24 +11,24 @@
 
 namespace mnemo {
 
-/// What a run draws from.
+/// The law by which a run draws ranks.
 struct RankLaw {
   RankSampler sampler;
-  /// The row of data.weights (and of data.file) that each rank is, the largest weight first, of equal ones the earlier row. Empty without own
-  /// weights: rank = row. A run keeps it as data_rows.npy.
+  /// The row of data.weights (and data.file) that each rank stands for: the largest weight first, equal ones in the order of rows. Empty without
+  /// data.weights: rank = row. A run keeps it as data_rows.npy.
   std::vector<std::int64_t> rows;
 
-  /// Of own weights; empty without.
+  /// Hash of the law; empty without data.weights.
   std::string digest() const;
 };
 
-/// The law of a resolved configuration. Reads data.weights; throws Error{data} where they are no probabilities.
+/// The law of a resolved configuration. Reads data.weights; throws Error{data} if they cannot be probabilities.
 RankLaw rank_law(const RunConfig& config);
 
-/// The sequences of a phase; `law` is that of the configuration. Reads data.file; throws Error{data} where it holds anything but 0 and 1.
+/// The sequences of a phase; `law` is that of the configuration. Reads data.file; throws Error{data} if it holds anything but 0 and 1.
 SequenceTable table_of_phase(const RunConfig& config, const RankLaw& law, std::int64_t phase, const Poll& poll = {});
 
-/// Throws Error{data} where the ranks of a run directory are not those that its configuration gives now.
+/// Throws Error{data} if the ranks of a run directory are not those that its configuration gives now.
 void check_ranks(const std::filesystem::path& run_directory, const RunConfig& config, const RankLaw& law);
 
 /// The Bayes predictor of what the configured model predicts.

@@ -13,7 +13,7 @@ namespace mnemo {
 
 namespace {
 
-/// How often events that `is_counted` happen.
+/// How often the events happen for which `is_counted` holds.
 template <class IsCounted>
 double occurrences(const RunConfig& config, const IsCounted& is_counted) {
   std::int64_t total = 0;

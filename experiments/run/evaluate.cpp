@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <optional>
 
 namespace mnemo {
 
@@ -18,9 +17,9 @@ std::size_t rows_per_block(const Model& model, std::int64_t length) {
 }
 
 /// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.
-bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_position, const float* right) {
+bool completes(const SequenceTable& table, std::int32_t rank, std::int64_t prefix, std::int64_t first_predicted_bit, const float* right) {
   for (auto bit = prefix; bit < table.length(); ++bit) {
-    const auto hit = right[bit - first_position];
+    const auto hit = right[bit - first_predicted_bit];
     if (hit < 0.5F || (hit == 0.5F && table.bit(rank, bit))) return false;
   }
   return true;
@@ -76,7 +75,7 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
   });
 
   const auto& flat = model.parameters.flat_RP();
-  const auto first = model.facts.first_position, positions = table.length() - first;
+  const auto first = model.facts.first_predicted_bit, positions = table.length() - first;
   PositionMeans loss_means(table, positions), accuracy_means(table, positions);
   const auto block = rows_per_block(model, table.length());
   for (std::size_t begin = 0; begin < sorted.size(); begin += block) {
@@ -84,8 +83,8 @@ Scores score(Model& model, const SequenceTable& table, std::span<const std::int3
     const auto end = std::min(begin + block, sorted.size());
     std::vector<std::int32_t> block_ranks;
     for (auto i = begin; i < end; ++i) block_ranks.push_back(ranks[sorted[i]]);
-    const std::vector<double> weight(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
-    const auto cells = cells_of_rows(table, std::move(block_ranks), weight, options.sharing, first);
+    const std::vector<double> shares(block_ranks.size(), 1.0 / static_cast<double>(block_ranks.size()));
+    const auto cells = cells_of_rows(table, std::move(block_ranks), shares, options.sharing, first);
     const auto predictions = model.score(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     const auto loss_UP = predictions.loss_RUP[0].to(torch::kCPU, torch::kFloat32),
                right_UP = predictions.accuracy_RUP[0].to(torch::kCPU, torch::kFloat32);

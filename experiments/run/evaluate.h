@@ -6,7 +6,6 @@
 #include "models/model.h"
 
 #include <span>
-#include <string>
 #include <vector>
 
 namespace mnemo {
@@ -15,17 +14,17 @@ namespace mnemo {
 using RankBin = std::pair<std::int64_t, std::int64_t>;
 std::vector<RankBin> rank_bins(std::int64_t num_sequences);
 
-/// What is asked beside loss and accuracy.
+/// What to compute besides loss and accuracy.
 struct ScoreOptions {
   bool by_position = false;
-  std::int64_t completion_prefix = 0;  ///< > 0: whether greedy continuation from so many bits gives the sequence
+  std::int64_t completion_prefix = 0;  ///< > 0: also whether greedy continuation of so many bits gives the sequence
   Sharing sharing = Sharing::prefixes;
 };
 
 /// Per sequence, in the order of the ranks asked for: means over its predictions.
 struct Scores {
   std::vector<float> loss, accuracy;
-  std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN where it has none
+  std::vector<float> loss_by_position, accuracy_by_position;  ///< (rank bins, L-1) means over the ranks of a bin; NaN if it has none
   std::vector<std::uint8_t> completed;                        ///< 1 or 0
 };
 

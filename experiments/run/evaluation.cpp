@@ -20,11 +20,11 @@ std::vector<Evaluation::Set> Evaluation::sets() const {
   return list;
 }
 
-/// What `eval` asks for beside the arrays that every set has.
+/// Columns of a set besides those that every set has.
 std::vector<Column> Evaluation::further_columns(const ModelFacts& model, std::int64_t num_ranks, std::int64_t num_sequences) const {
   std::vector<Column> columns;
   if (config_.eval.by_position) {
-    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - model.first_position};
+    const Shape by_position{std::ssize(rank_bins(num_sequences)), config_.data.length - model.first_predicted_bit};
     columns = {{"by_position_loss", Dtype::f32, by_position}, {"by_position_accuracy", Dtype::f32, by_position}};
   }
   if (config_.eval.completion) columns.push_back({"completed", Dtype::u8, {num_ranks}});
@@ -54,7 +54,7 @@ void Evaluation::open(const ModelFacts& model) {
   directory_.arrays("attention", columns);
 }
 
-/// `train` is sliced from the current phase where it can be.
+/// Takes `train` out of the scores of the current phase where they contain it.
 std::map<std::string, Scores> Evaluation::score_all(Model& model, const std::vector<Set>& sets, const ScoreOptions& options, const Poll& poll) const {
   const auto& eval = config_.eval;
   const auto current = fmt::format("phase_{}", phases_.size() - 1);

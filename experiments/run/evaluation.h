@@ -14,14 +14,14 @@
 
 namespace mnemo {
 
-/// The evaluations of a run: which sets there are now (`phase_<k>`, `train`, `novel`), what is asked of them, and the files that each appends to.
+/// The evaluations of a run: its current sets (`phase_<k>`, `train`, `novel`), what is measured on them, and the files that each appends to.
 class Evaluation {
  public:
-  /// All of these must outlive it; phases are added by the run.
+  /// All arguments must outlive it. The run adds to `phases`.
   Evaluation(const RunConfig& config, RunDirectory& directory, const std::deque<Phase>& phases, const std::optional<SequenceTable>& novel)
       : config_(config), directory_(directory), phases_(phases), novel_(novel) {}
 
-  /// Begins the files of the sets that there are now, or brings them back to where a checkpoint knew them.
+  /// Starts the files of the current sets, or takes them back to a checkpoint.
   void open(const ModelFacts& model);
 
   /// When a row is written: after `step` updates, before (0) or after (1) events of that step that changed data or weights.
@@ -29,12 +29,12 @@ class Evaluation {
     std::int64_t step;
     std::uint8_t moment;
   };
-  /// Appends a row to eval/<set>/ of every set, with what the configuration asks beside loss and accuracy.
+  /// Scores every set and appends a row to its eval/<set>/, with everything that the configuration asks for.
   void evaluate(Model& model, At at, const Poll& poll);
-  /// Appends a row of the common arrays to eval/<name>.<set>/ of the sets named in `on`, or of all where it is empty.
+  /// Scores the sets named in `on` (all if empty) and appends a row of the common arrays to eval/<name>.<set>/.
   void evaluate_copy(Model& model, At at, const std::string& name, const std::vector<std::string>& on, const Poll& poll);
 
-  /// Mean accuracy over ranks below `top` and the Bayes ceiling of the same ranks, from the last evaluation of a set of a phase.
+  /// Mean accuracy over ranks below `top`, and the Bayes ceiling of the same ranks, from the last evaluation of a phase.
   struct Learned {
     double accuracy, ceiling;
     std::int64_t scored;  ///< ranks
@@ -46,7 +46,7 @@ class Evaluation {
     std::string name;
     const SequenceTable* table;
     std::vector<std::int32_t> ranks;
-    const Phase* history;  // none: never trained on
+    const Phase* history;  // null: never trained on
   };
   std::vector<Set> sets() const;
   std::map<std::string, Scores> score_all(Model& model, const std::vector<Set>& sets, const ScoreOptions& options, const Poll& poll) const;

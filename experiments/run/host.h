@@ -8,9 +8,9 @@
 
 namespace mnemo {
 
-/// What comes into a run from the process that carries it out. Nothing here changes its numbers.
+/// What a run gets from its process. Nothing here changes its numbers.
 struct Host {
-  std::string program = "mnemo";  ///< the name this program was called by
+  std::string program = "mnemo";  ///< as the program was called
   std::string command;            ///< as typed, for meta.json
   Log log;
   ProgressStyle progress = ProgressStyle::automatic;

@@ -14,7 +14,7 @@ namespace mnemo {
 
 namespace {
 
-/// Scalars, and what says where and how results are written: members may differ in these.
+/// Members may differ in scalars, and in where and how results are written.
 bool may_differ(std::string_view path) {
   constexpr std::string_view kScalars[] = {"seed",  "data.seed", "data.zipf_exponent", "train.lr", "train.eps", "train.weight_decay", "name",
                                            "group", "run"};
@@ -106,7 +106,7 @@ std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (runs[i]) members.push_back(i);
   }
-  // whatever ends one member, its own end or an error, ends it alone
+  // an end or an error ends only its own member
   const auto for_those_at = [&](std::int64_t step, const auto& goes_on) {
     std::erase_if(members, [&](std::size_t i) {
       if (runs[i]->step() != step) return false;

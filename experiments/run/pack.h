@@ -20,13 +20,13 @@ namespace mnemo {
 /// model(), or by its row.
 class Pack {
  public:
-  /// Throws Error{config} for runs that may not share a pack, naming the setting; Error{resources} when memory or device are missing.
+  /// Throws Error{config} for runs that may not share a pack, naming the setting; Error{resources} if memory or the device is missing.
   explicit Pack(std::span<const RunConfig> members);
 
   std::int64_t size() const { return std::ssize(laws_); }
   const DeviceChoice& device() const { return device_; }
   torch::Dtype dtype() const { return dtype_; }
-  /// What a member draws from.
+  /// The law by which a member draws ranks.
   const RankLaw& law(std::int64_t row) const { return laws_[static_cast<std::size_t>(row)]; }
 
   /// The member's weights and memory, as a model of one replica.
@@ -34,11 +34,11 @@ class Pack {
   void set_frozen(std::int64_t row, std::size_t parameter, bool frozen) { model_->parameters.set_frozen(row, parameter, frozen); }
   void reset_optimizer(std::int64_t row, const std::vector<std::size_t>& parameters) { adam_->reset(row, parameters); }
 
-  /// The next phase of a member: its sequences from now on, which must outlive the pack. After restart() it is phase 0.
+  /// Begins the next phase of a member, or phase 0 after restart(). The table must outlive the pack.
   void begin_phase(std::int64_t row, const SequenceTable& table, bool clear_memory = true) { trainer_->begin_phase(row, table, clear_memory); }
-  /// Forgets a member's phases, and that it was not finite.
+  /// Forgets a member's phases, and whether it was finite.
   void restart(std::int64_t row) { trainer_->restart(row); }
-  /// A member that takes no part is computed with the others, but nothing of it changes.
+  /// An inactive member is computed with the others, but nothing of it changes.
   void set_active(std::int64_t row, bool active) { trainer_->set_active(row, active); }
 
   /// One update of the active members: number `step`, counting from 0.
@@ -54,9 +54,9 @@ class Pack {
   torch::Tensor loss_sum(std::int64_t row) const { return loss_sum_R_[row]; }
   torch::Tensor accuracy_sum(std::int64_t row) const { return accuracy_sum_R_[row]; }
 
-  /// What decides the rest of a member's training, phases and step apart, for a checkpoint; most are views.
+  /// The state of a member for a checkpoint, phases and step apart. Most tensors are views.
   NamedTensors state(std::int64_t row);
-  /// Takes it from a checkpoint, after the same phases have begun. Throws Error{data} where it does not fit.
+  /// Restores state() from a checkpoint, after the same phases have begun. Throws Error{data} if it does not fit.
   void restore(std::int64_t row, const Safetensors& checkpoint);
 
  private:
@@ -72,20 +72,20 @@ class Pack {
 
 AdamScalars scalars_of(const TrainConfig& train);
 
-/// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty where there is none.
+/// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty if there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);
 /// A digest of all that they must share.
 std::string kind_of_pack(const RunConfig& config);
 
-/// What became of a member: the code of run.end(), or what it threw.
+/// How a member ended: the code of run.end(), or what it threw.
 struct MemberOutcome {
   ExitCode code = ExitCode::done;
   std::exception_ptr error;
 };
 
 class Run;
-/// Trains opened members of a pack to their ends: the only training loop. A member that is done, stays at chance, diverges or fails leaves alone;
-/// one that stands at a later step than others, after a crash, waits until they are there. A null entry: no run of this row takes part.
+/// The only training loop: trains the opened members of a pack to their ends. A member that is done, stays at chance, diverges or fails leaves alone.
+/// One that resumed at a later step waits for the others. A null entry: no run of this row takes part.
 std::vector<MemberOutcome> train(Pack& pack, std::span<const std::unique_ptr<Run>> runs);
 
 }  // namespace mnemo

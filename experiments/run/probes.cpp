@@ -19,7 +19,7 @@ using torch::Tensor;
 
 namespace {
 
-/// The weights of a model as they are now; puts them back at the end of the scope.
+/// Keeps the weights of a model and puts them back at the end of the scope.
 class KeptWeights {
  public:
   explicit KeptWeights(const Model& model) : weights_RP_(model.parameters.flat_RP()), kept_RP_(weights_RP_.clone()) {}
@@ -96,7 +96,7 @@ void ForkProbeEvent::apply(Run& run) const {
   const auto uniform = RankSampler::zipf(sequences, 0);
   Trainer trainer(*copy, adam, {{&table, DrawStream(uniform, seed, config.train.batch_size, Stream::probe_draws)}});
 
-  // a look at the device waits for it: after every step on the CPU, after some of them elsewhere
+  // reading a result waits for the device: after every step on the CPU, less often elsewhere
   const std::int64_t chunk = copy->parameters.flat_RP().is_cpu() ? 1 : 64;
   std::vector<float> accuracy;  // of each batch, before the update that it makes
   bool reached = false, diverged = false;
@@ -140,8 +140,8 @@ void FeaturesEvent::apply(Run& run) const {
     run.poll();
     std::vector<std::int32_t> ranks(static_cast<std::size_t>(std::min(kBlock, sequences - begin)));
     std::iota(ranks.begin(), ranks.end(), static_cast<std::int32_t>(begin));
-    const std::vector<double> weight(ranks.size());
-    const auto cells = cells_of_rows(table, std::move(ranks), weight, Sharing::none);  // every row, every position
+    const std::vector<double> shares(ranks.size());
+    const auto cells = cells_of_rows(table, std::move(ranks), shares, Sharing::none);  // every row, every position
     const auto layers = run.model().hidden_layers(CellBatch({{&cells, &table}}, flat.scalar_type(), flat.device()));
     blocks.resize(layers.size());
     for (std::size_t j = 0; j < layers.size(); ++j) {

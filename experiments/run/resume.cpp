@@ -36,10 +36,10 @@ FileMarks marks_from(const Safetensors& file) {
 
 void Run::prepare(const std::optional<RunConfig>& previous) {
   const auto old_steps = previous ? previous->train.steps : config_.train.steps;
-  // a run that grows goes on from its old end with no end action done
+  // a run that grows goes on from its old end, before the actions of that end
   const bool grows = old_steps != config_.train.steps;
   const auto wanted = [&](RunPoint point) { return !(grows && point.step >= old_steps && point.actions > 0); };
-  // Says `running` before any file goes back to a checkpoint: otherwise a run that was done and is killed on the way would still say `done`.
+  // Says `running` before any file goes back to a checkpoint: a finished run that is killed meanwhile must not still say `done`.
   const auto begin_status = [&](std::int64_t step, double loss, std::optional<std::int64_t> checkpoint) {
     if (!status_) status_ = std::make_unique<StatusFile>(directory_.file("status.json"), config_.train.steps, step, loss, checkpoint);
     status_->progress(step, loss);
@@ -51,7 +51,7 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
   });
   if (resumed) {
     if (grows) {
-      save_checkpoint();  // drops the points among the old end's actions: with more steps they mean others
+      save_checkpoint();  // drops checkpoints among the actions of the old end: with more steps there are others
       forget_outputs_of_the_end(old_steps);
     }
     write_config();
@@ -73,9 +73,9 @@ void Run::prepare(const std::optional<RunConfig>& previous) {
 
 void Run::start_anew() {
   directory_.begin({});
-  fs::remove_all(directory_.file("sequences"));  // of a start that did not reach a checkpoint, perhaps with other data
+  fs::remove_all(directory_.file("sequences"));  // left by a start that reached no checkpoint, perhaps with other data
   forget_phases();
-  write_config();  // from here on it resumes by its own config.yaml
+  write_config();  // from here on the run resumes by its own config.yaml
   start_phase(table_of_phase(config_, pack_.law(row_), 0, poller()));
 }
 
@@ -91,7 +91,7 @@ void Run::forget_phases() {
 }
 
 void Run::save_checkpoint() {
-  check_finite();  // on a GPU it may have come since the last line, and a resumed run would not know
+  check_finite();  // on a GPU NaN may be newer than the last look, and a resumed run would not know
   auto tensors = pack_.state(row_);
   std::vector<std::int64_t> starts;
   for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
@@ -105,7 +105,7 @@ void Run::save_checkpoint() {
   tensors.emplace_back("log.steps", int64_tensor({steps_since_log_}));
   tensors.emplace_back("log.last_loss", torch::full({}, last_loss_, torch::kFloat64));
   std::map<std::string, std::string> metadata{{"files", marks_text(directory_.commit())}, {"data", phases_.front().table.digest()}};
-  if (const auto weights = pack_.law(row_).digest(); !weights.empty()) metadata["weights"] = weights;
+  if (const auto digest = pack_.law(row_).digest(); !digest.empty()) metadata["weights"] = digest;
   checkpoints_.save(point_, tensors, metadata, planned_ends_);
   status_->checkpointed(point_.step);
   checkpointed_at_ = Clock::now();
@@ -114,8 +114,7 @@ void Run::save_checkpoint() {
 void Run::restore(RunPoint point, const Safetensors& file) {
   const auto stored = int64_values(file, "run.point", 2);
   const auto starts = int64_values(file, "run.phase_starts");
-  if (RunPoint{stored[0], stored[1]} != point || starts.empty())
-    throw Error(ExitCode::data, file.path().string() + ": is not the checkpoint that its name says");
+  if (RunPoint{stored[0], stored[1]} != point || starts.empty()) refuse(file.path(), "is not the checkpoint that its name says");
   point_ = point;
   opened_at_ = point.step;
   forget_phases();
@@ -136,9 +135,9 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   evaluation_.open(model().facts);
 }
 
-// ---- what would make the rest of a run another one
+// ---- refusals: what would change the rest of a run
 
-/// A run that was killed before its first checkpoint begins again; one whose checkpoints are gone would lose its results.
+/// A run that was killed before its first checkpoint starts again. One whose checkpoints are gone is refused: to start again would lose its results.
 void Run::refuse_lost_checkpoints() const {
   const auto result = directory_.result();
   if (!result || !read_status(directory_.path()).had_checkpoint) return;
@@ -155,9 +154,9 @@ void Run::refuse_other_data(const Safetensors& checkpoint) const {
   }
   const auto& law = pack_.law(row_);
   if (law.rows.empty()) return;
-  const auto weights = metadata.find("weights");
-  const bool same =
-      weights != metadata.end() ? weights->second == law.digest() : std::is_sorted(law.rows.begin(), law.rows.end());  // a rank was always its row
+  const auto digest = metadata.find("weights");
+  const bool same = digest != metadata.end() ? digest->second == law.digest()
+                                             : std::is_sorted(law.rows.begin(), law.rows.end());  // an older version, whose ranks are rows
   if (same) return;
   throw Error(ExitCode::config, fmt::format("{}: the weights, or the ranks that follow from them, are no longer those this run was started with; "
                                             "--restart starts anew",
@@ -177,11 +176,12 @@ void Run::refuse_fired_percentages(const RunConfig& previous, RunPoint point) co
   }
   if (pins.empty()) return;
   throw Error(ExitCode::config,
-              fmt::format("{}Give this longer run another name, or go on with this one and what happened where it did:\n  {} train.steps={}{}",
+              fmt::format("{}Give this longer run another name, or go on with this one and leave these events at the steps where they happened:\n  "
+                          "{} train.steps={}{}",
                           happened, command_line(host_.program, "train", directory_.file("config.yaml")), config_.train.steps, pins));
 }
 
-/// The files of `at: end` events happen again at the new end; those with a step in their name would stay.
+/// `at: end` events happen again at the new end: removes their files of the old one, which have its step in their names.
 void Run::forget_outputs_of_the_end(std::int64_t old_steps) const {
   std::error_code ignored;
   for (const auto& event : config_.events) {

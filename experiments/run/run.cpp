@@ -53,7 +53,7 @@ bool Run::act() {
   const auto steps = config_.train.steps;
   if (point_.step == steps && point_.actions == 0 && planned_ends_.insert(steps).second) save_checkpoint();
   const auto todo = actions_after(point_.step, config_);
-  if (!todo.empty()) check_finite();  // on a GPU it may have come since the last look, and nothing is written as if all were well
+  if (!todo.empty()) check_finite();  // on a GPU NaN may be newer than the last look, and nothing may be written as if all were well
   while (point_.actions < std::ssize(todo)) {
     poll();
     carry_out(todo[static_cast<std::size_t>(point_.actions)]);
@@ -101,7 +101,7 @@ ExitCode Run::end(std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);
       write_weights(directory_.file("final.safetensors"), model(), {{"step", std::to_string(point_.step)}});
-      // the end at chance has no checkpoint to come back to
+      // an end at chance has no checkpoint to come back to, so that nothing may interrupt its pickles
       write_notebook_pickles({directory_.path(), config_}, host_.log, at_chance_ ? Poll() : poller());
     } catch (const Interrupted&) {
       state = "stopped";
@@ -127,7 +127,7 @@ void Run::poll() const {
   if (out_of_time || (host_.stop && host_.stop())) throw Interrupted{};
 }
 
-/// At the one log line, the first action of a step, that decides.
+/// Decided once, at a log line, which is the first action of its step.
 bool Run::stays_at_chance() const {
   if (point_.step != decision_step(config_.train) || !(last_loss_ > config_.train.stop_if->train_loss_above)) return false;
   host_.log.info("step {}: the train loss is {:.4f}, still above {}: train.stop_if ends the run", point_.step, last_loss_,
@@ -172,7 +172,7 @@ void Run::log_metrics() {
 // ---- phases
 
 void Run::start_phase(SequenceTable table, bool clear_memory) {
-  auto theory = theory_of(config_, table, pack_.law(row_).sampler, poller());  // may stop: nothing has changed yet
+  auto theory = theory_of(config_, table, pack_.law(row_).sampler, poller());  // may be interrupted: nothing has changed yet
   const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
   phases_.push_back(
       {std::move(table), std::move(theory), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});

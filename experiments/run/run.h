@@ -31,20 +31,20 @@ class Run {
   /// Member `row` of a pack. Reads nothing from the directory yet.
   Run(RunConfig config, fs::path directory, Host host, Pack& pack, std::int64_t row);
 
-  /// From the newest usable checkpoint, or from the start. `previous` is the configuration the directory was made with.
-  /// False: it was stopped on the way, and loses nothing by it.
+  /// Resumes from the newest usable checkpoint, or starts. `previous` is the configuration the directory was made with. False: it was stopped
+  /// meanwhile, and loses nothing.
   bool open(const std::optional<RunConfig>& previous);
   /// Updates done.
   std::int64_t step() const { return point_.step; }
-  /// Does what is due at this step, and a checkpoint when it is time. False: the run is over.
+  /// Carries out the actions of this step, and saves a checkpoint if it is time. False: the run is over.
   bool act();
-  /// Update step() was made.
+  /// Records that update step() was made.
   void trained();
-  /// Ends a run: `error` is what stopped it, none when it came to its end. Returns done or stopped; throws what is neither, diverged among
-  /// it, with the last checkpoint intact.
+  /// Ends the run. `error` is what stopped it, null at its planned end. Returns done or stopped; throws any other error, such as divergence, with the
+  /// last checkpoint intact.
   ExitCode end(std::exception_ptr error);
 
-  // What events act on, and do. Names of files are relative to the run directory; `params` are groups or name patterns.
+  // For events. Names of files are relative to the run directory; `params` are groups or name patterns.
   const RunConfig& config() const { return config_; }
   const Log& log() const { return host_.log; }
   Model& model() const { return pack_.model(row_); }
@@ -57,11 +57,11 @@ class Run {
   void reset_optimizer(const std::vector<std::string>& params);
   /// Scores the model as it is now on the sets named in `on`, or on all, and appends to eval/<name>.<set>/.
   void evaluate_copy(const std::string& name, const std::vector<std::string>& on);
-  /// Of a snapshot of this run, or a file (names_a_file). Throws Error{data} when it is not whole.
+  /// The weights of a snapshot of this run, or of a file (names_a_file). Throws Error{data} if it is damaged.
   Safetensors weights_from(const std::string& from) const;
-  /// Another model with the weights of this one, all of them trainable, and what it has stored.
+  /// A copy of the model: the same weights, all trainable, and the same memory.
   std::unique_ptr<Model> copy_of_model() const;
-  /// To be called between blocks of work: throws when the run is to stop.
+  /// To be called between blocks of work; throws if the run is to stop.
   void poll() const;
 
  private:
@@ -102,7 +102,7 @@ class Run {
   std::optional<SequenceTable> novel_;
   Evaluation evaluation_;
   RunPoint point_;
-  std::uint8_t moment_ = 0;  // of what the action at hand scores
+  std::uint8_t moment_ = 0;  // of the current action
   std::set<std::int64_t> planned_ends_;
   std::int64_t steps_since_log_ = 0;
   std::int64_t opened_at_ = 0;  // step of this session's first update

@@ -19,8 +19,8 @@ struct Action {
   bool operator==(const Action&) const = default;
 };
 
-/// What is due after `step` updates, in order: the log line, the evaluation, the events in file order, and the evaluation once more
-/// where one of them changes data or weights. A pure function: a checkpoint needs no more than how many of them are done.
+/// What is due after `step` updates, in order: the log line, the evaluation, the events in file order, and the evaluation once more where one of them
+/// changes data or weights. A pure function: a checkpoint only says how many of them are done.
 std::vector<Action> actions_after(std::int64_t step, const RunConfig& config);
 
 /// The step of the log line at which train.stop_if decides.

@@ -30,7 +30,7 @@ std::string host_name() {
   return name;
 }
 
-/// The record so far; an empty one in place of a file that somebody edited.
+/// The record so far; an empty one if somebody damaged the file.
 json read_record(const std::filesystem::path& path) {
   json record;
   try {

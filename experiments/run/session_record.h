@@ -15,7 +15,7 @@ class SessionRecord {
  public:
   SessionRecord(std::filesystem::path path, const RunConfig& config, const torch::Device& device, std::string command);
 
-  /// Enters this session. Warns of what differs from the one before so that bytes may.
+  /// Adds this session. Warns if machine or libraries differ from the last session's, so that bytes may differ too.
   void begin(std::int64_t step, const Log& log) const;
   /// "done", "stopped", "diverged", "at_chance".
   void end(const std::string& result) const;

@@ -28,7 +28,7 @@ struct DistinctSequences {
 
 double minus_p_log_p(double p) { return p > 0 && p < 1 ? -p * std::log(p) : 0; }
 
-/// Sums over the ranks of each bin, position by position, of what is lost against a predictor that is certain.
+/// Sums of loss and of wrong predictions over the ranks of each bin, by position.
 class PositionSums {
  public:
   PositionSums(std::span<const std::pair<std::int64_t, std::int64_t>> bins, std::int64_t positions)
@@ -63,14 +63,14 @@ class PositionSums {
 
 }  // namespace
 
-Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_position, bool of_sequences,
+Theory bayes(const SequenceTable& table, std::span<const double> probability, std::int64_t first_predicted_bit, bool of_sequences,
              std::span<const std::pair<std::int64_t, std::int64_t>> bins, const Poll& poll) {
   const DistinctSequences distinct(table, probability);
   const auto order = table.order();
   const auto num_distinct = distinct.mass.size();
-  const double predictions = static_cast<double>(table.length() - first_position);
+  const double predictions = static_cast<double>(table.length() - first_predicted_bit);
   std::vector<double> loss(num_distinct), right(num_distinct, predictions);
-  PositionSums position_sums(bins, table.length() - first_position);
+  PositionSums position_sums(bins, table.length() - first_predicted_bit);
   Theory theory;
 
   // Groups [begin, end) of distinct sequences that share `prefix` bits. A sequence alone with its prefix is certain.
@@ -85,7 +85,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
     groups.pop_back();
     rare(end - begin);
     if (end - begin == 1) {
-      theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_position));
+      theory.retrieval += static_cast<double>(table.length() - std::max(prefix, first_predicted_bit));
       continue;
     }
     auto middle = begin;  // the first that goes on with 1
@@ -96,15 +96,14 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
       mass[next] += distinct.mass[i];
     }
     const double total = mass[0] + mass[1];
-    if (prefix == 0) theory.first_bit_entropy = minus_p_log_p(mass[0]) + minus_p_log_p(mass[1]);
-    if (prefix >= first_position) {
-      theory.retrieval += 1;  // one of the group is named
+    if (prefix >= first_predicted_bit) {
+      theory.retrieval += 1;  // one of the group is named right
       const auto likeliest =
           *std::max_element(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end));
       const auto ties =
           std::count(distinct.mass.begin() + static_cast<std::ptrdiff_t>(begin), distinct.mass.begin() + static_cast<std::ptrdiff_t>(end), likeliest);
       for (auto i = begin; i < end; ++i) {
-        double p, wrong;  // of the truth; the share of the prediction that is not
+        double p, wrong;  // probability of the truth; share of the prediction that is wrong
         if (of_sequences) {
           p = total > 0 ? distinct.mass[i] / total : 1 / static_cast<double>(end - begin);
           wrong = distinct.mass[i] == likeliest ? 1 - 1 / static_cast<double>(ties) : 1;
@@ -115,7 +114,7 @@ Theory bayes(const SequenceTable& table, std::span<const double> probability, st
         const double nats = -std::log(p);
         loss[i] += nats;
         right[i] -= wrong;
-        position_sums.add(order.subspan(distinct.first[i], distinct.first[i + 1] - distinct.first[i]), prefix - first_position, nats, wrong);
+        position_sums.add(order.subspan(distinct.first[i], distinct.first[i + 1] - distinct.first[i]), prefix - first_predicted_bit, nats, wrong);
       }
     }
     if (middle > begin) groups.push_back({begin, middle, prefix + 1});

@@ -50,9 +50,9 @@ Losses Trainer::step(std::int64_t step) {
     if (active_[r]) some_table = replicas_[r].table;
   }
   drawn_.resize(replicas_.size());
-  for (std::size_t r = 0; r < replicas_.size(); ++r) {  // one that takes no part has no cells, and perhaps no table yet
+  for (std::size_t r = 0; r < replicas_.size(); ++r) {  // an inactive replica has no cells, and perhaps no table yet
     auto& [table, draws, phase] = replicas_[r];
-    const auto first = model_.facts.first_position;
+    const auto first = model_.facts.first_predicted_bit;
     drawn_[r] = active_[r] ? draws.ranks(step) : std::span<const std::int32_t>();
     cells.push_back(active_[r] ? cells_of_batch(*table, drawn_[r], sharing_, first) : cells_of_rows(*some_table, {}, {}, sharing_, first));
   }

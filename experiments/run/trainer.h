@@ -5,7 +5,6 @@
 #include "core/zipf.h"
 #include "models/model.h"
 
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -13,7 +12,7 @@ namespace mnemo {
 
 /// What one replica learns from: its sequences, and its draws.
 struct TrainingData {
-  const SequenceTable* table;  ///< null: begin_phase() gives it before the first step
+  const SequenceTable* table;  ///< null until begin_phase(), which must come before the first step
   DrawStream draws;
   std::int64_t phase = -1;  ///< of the table
 };
@@ -28,11 +27,11 @@ class Trainer {
 
   /// The ranks that a replica drew in the last update.
   std::span<const std::int32_t> drawn(std::size_t replica) const { return drawn_[replica]; }
-  /// The next phase of a replica.
+  /// Begins the next phase of a replica.
   void begin_phase(std::int64_t replica, const SequenceTable& table, bool clear_memory = true);
-  /// The replica is to begin again, with phase 0.
+  /// Lets a replica begin again, with phase 0.
   void restart(std::int64_t replica);
-  /// Of a replica that takes no part in updates nothing changes, and its losses are 0.
+  /// An inactive replica does not change, and its losses are 0.
   void set_active(std::int64_t replica, bool active);
 
   /// uint8 [R] on the model's device: 0 from the first non-finite step on. Reading it waits for the device.

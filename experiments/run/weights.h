@@ -13,10 +13,10 @@ namespace mnemo {
 
 void write_weights(const fs::path& path, Model& model, const std::map<std::string, std::string>& metadata);
 
-/// Those weights that `params` name. Throws Error{data} when a tensor is missing or has another shape.
+/// Loads the weights that `params` name. Throws Error{data} when a tensor is missing or has another shape.
 void load_weights(Model& model, const Safetensors& file, const std::vector<std::string>& params = {"*"});
 
-/// What such a file says that a model with a memory has stored.
+/// Loads what a model with a memory has stored.
 void load_memory(Model& model, const Safetensors& file);
 
 }  // namespace mnemo

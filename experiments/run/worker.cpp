@@ -33,7 +33,7 @@ void move_aside(const fs::path& directory, const Log& log) {
   }
 }
 
-/// Anything of a run, as far as it got: else there is nothing to move aside.
+/// Whether there is anything of a run to move aside.
 bool holds_run(const fs::path& directory) {
   return path_exists(directory / "config.yaml") || path_exists(directory / "meta.json") || RunDirectory(directory).result();
 }
@@ -71,7 +71,7 @@ std::optional<RunConfig> earlier_config(const fs::path& directory, LoadedConfig&
   return previous;
 }
 
-/// A locked directory, and what it was made with.
+/// A directory, locked, and the configuration that it was made with.
 struct Place {
   std::optional<DirectoryLock> lock;
   std::optional<RunConfig> previous;
@@ -86,7 +86,7 @@ void take_place(Member& member, const Log& log, Place& place) {
   };
   try {
     place.lock.emplace(directory);
-  } catch (const Error& error) {  // what is over can be read where nothing can be written
+  } catch (const Error& error) {  // a finished run can be read even where nothing can be written
     if (error.code() == ExitCode::locked || member.restart) throw;
     look();
     if (!place.is_over) throw;
@@ -108,7 +108,7 @@ bool is_out_of_memory(const std::exception& error) {
          std::string_view(error.what()).find("not enough memory") != std::string_view::npos;
 }
 
-/// The error of a run as an Error, where it is no bug.
+/// The error of a run as an Error, unless it is a bug.
 std::exception_ptr as_error(std::exception_ptr error, const RunConfig& config, const std::string& device) {
   try {
     std::rethrow_exception(error);
@@ -138,7 +138,7 @@ bool is_over(const fs::path& directory, const RunConfig& config) {
 std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& host) {
   std::vector<MemberResult> results(members.size());
   std::vector<Place> places(members.size());
-  std::vector<std::size_t> rows;      // of the pack: which member each is
+  std::vector<std::size_t> rows;      // which member each row of the pack is
   std::optional<std::string> device;  // once there is one
   const auto told = [&](std::exception_ptr error, const RunConfig& config) { return as_error(error, config, device.value_or(config.device)); };
   const auto failed = [&](std::size_t i) { results[i].error = told(std::current_exception(), members[i].loaded.config); };
@@ -163,7 +163,7 @@ std::vector<MemberResult> carry_out(std::vector<Member> members, const Host& hos
       const auto i = rows[row];
       auto own = host;
       own.log = host.log.with_file(members[i].directory / "log.txt");
-      if (row > 0) own.progress = ProgressStyle::none;  // one line on the terminal
+      if (row > 0) own.progress = ProgressStyle::none;  // only one progress line on the terminal
       auto run = std::make_unique<Run>(results[i].config, members[i].directory, std::move(own), pack, static_cast<std::int64_t>(row));
       try {
         if (!run->open(places[i].previous)) {

@@ -17,11 +17,11 @@ struct Member {
   bool restart = false;  ///< move an existing run aside
 };
 
-/// What became of it.
+/// How it ended.
 struct MemberResult {
   RunConfig config;                ///< as it was carried out
   bool was_over = false;           ///< nothing was left to do
-  ExitCode code = ExitCode::done;  ///< done or stopped, where there is no error
+  ExitCode code = ExitCode::done;  ///< done or stopped, if there is no error
   std::exception_ptr error;        ///< an Error: refused (locked, other settings), diverged, failed
 };
 

@@ -18,13 +18,13 @@ struct AttentionTensors {
 /// Causal softmax attention over binary tokens, exactly, without a dot product or an exponential per sequence
 /// (MATHS 2.1).
 ///
-/// Only 2P different tokens (j, c), position j < P = L-1 and bit c, exist. With tables q, k, v = c_attn(wte[c] +
-/// wpe[j]):
-///   E[h, (i,a), (j,c)] = exp(q[(i,a), h] . k[(j,c), h] / sqrt(F) - row maximum)   for j < i, and for (j,c) = (i,a);
-///   else 0 num[s, h] = sum_j E[h, (i,a), (j,x_sj)] v[(j,x_sj), h],    z[s, h] = sum_j E[h, (i,a), (j,x_sj)],    o =
-///   num / z
-/// for a cell s at position i with bit a = x_si. Token (j, c) is row 2 j + c of every table. Heads are padded to whole
-/// vectors of Fp columns; a cell's output row is [num, H Fp columns | z, H columns padded to whole vectors].
+/// Only 2P different tokens (j, c), position j < P = L-1 and bit c, exist. With tables q, k, v = c_attn(wte[c] + wpe[j]):
+///   E[h, (i,a), (j,c)] = exp(q[(i,a), h] . k[(j,c), h] / sqrt(F) - row maximum) for j < i, and for (j,c) = (i,a); else 0
+///   num[s, h] = sum_j E[h, (i,a), (j,x_sj)] v[(j,x_sj), h]
+///   z[s, h] = sum_j E[h, (i,a), (j,x_sj)]
+///   o = num / z
+/// for a cell s at position i with bit a = x_si. Token (j, c) is row 2 j + c of every table. Heads are padded to whole vectors of Fp columns; a
+/// cell's output row is [num, H Fp columns | z, H columns padded to whole vectors].
 ///
 /// The order of calls: project(); weigh() of disjoint ranges of positions, by any threads; attend() of cells in those
 /// ranges; scatter() of their gradients; backward() of each range by the thread that scattered it; finish(). The first
@@ -32,14 +32,14 @@ struct AttentionTensors {
 template <class Real>
 class BinaryAttention {
  public:
-  /// What a thread needs of its own.
+  /// Buffers of one thread.
   struct Scratch {
     Matrix<Real> values;        ///< E v and E of one (position, bit), or their gradient
     Matrix<Real> pattern_sums;  ///< see selected_sums.h
     Matrix<Real> dkey, dvalue;  ///< [2P, H Fp] gradients of the tables, of the cells that this thread scattered
   };
-  /// A row of E whose own entries could all lie further than this below its maximum is refused: they would underflow
-  /// (MATHS 2.1).
+  /// The guard refuses a row of E if all entries that a sequence sees might lie further than this below its maximum: they would underflow (MATHS
+  /// 2.1).
   static constexpr Real kMaxGap = sizeof(Real) == 4 ? 65 : 650;
 
   BinaryAttention(std::int64_t heads, std::int64_t head_dim, std::int64_t length)
@@ -58,7 +58,7 @@ class BinaryAttention {
         key_(tokens_, value_columns()),
         value_(padded_tokens_, value_columns()),
         key_transposed_(value_columns(), padded_tokens_),
-        weight_(heads * tokens_, padded_tokens_),
+        E_(heads * tokens_, padded_tokens_),
         dscore_(heads * tokens_, padded_tokens_),
         dquery_(tokens_, value_columns()) {
     for (std::int64_t c = 0; c < width_; ++c) padded_column_.push_back(c / head_dim * padded_head_ + c % head_dim);
@@ -86,8 +86,8 @@ class BinaryAttention {
  private:
   static constexpr std::int64_t kBlock = 6;  // positions whose rows of E are made by one product
 
-  Real* weight(std::int64_t head, std::int64_t token) { return weight_[head * tokens_ + token]; }
-  const Real* weight(std::int64_t head, std::int64_t token) const { return weight_[head * tokens_ + token]; }
+  Real* E(std::int64_t head, std::int64_t token) { return E_[head * tokens_ + token]; }
+  const Real* E(std::int64_t head, std::int64_t token) const { return E_[head * tokens_ + token]; }
   Real* dscore(std::int64_t head, std::int64_t token) { return dscore_[head * tokens_ + token]; }
   bool weigh_row(Real* row, std::int64_t position, int bit) const;
   void weigh_values(std::int64_t position, int bit, Matrix<Real>& values) const;
@@ -98,7 +98,7 @@ class BinaryAttention {
   Matrix<Real> c_attn_, c_attn_transposed_;            // heads padded
   Matrix<Real> projected_;                             // c_attn of inputs_; later its gradient
   Matrix<Real> query_, key_, value_, key_transposed_;  // query divided by sqrt(F)
-  Matrix<Real> weight_, dscore_;                       // [H, 2P, 2P]: E, and the gradient by E, then by its exponent
+  Matrix<Real> E_, dscore_;                            // [H, 2P, 2P]: E, and the gradient by E, then by its exponent
   Matrix<Real> dquery_;
 };
 
@@ -134,7 +134,7 @@ void BinaryAttention<Real>::project(const AttentionTensors<const Real>& weights)
   }
 }
 
-/// E of the positions [begin, end). False where the guard refuses.
+/// E of the positions [begin, end). False if the guard refuses.
 template <class Real>
 bool BinaryAttention<Real>::weigh(std::int64_t begin, std::int64_t end) {
   bool safe = true;
@@ -144,9 +144,9 @@ bool BinaryAttention<Real>::weigh(std::int64_t begin, std::int64_t end) {
       const auto block_end = std::min(block + kBlock, end);
       multiply<Stored::plain>(2 * (block_end - block), 2 * block_end, all_of(head_dim_), query_[2 * block] + first, query_.stride(),
                               key_transposed_[first], key_transposed_.stride(),
-                              [&](auto row, auto column, auto sum) { store(weight(head, 2 * block + row) + column, sum); });
+                              [&](auto row, auto column, auto sum) { store(E(head, 2 * block + row) + column, sum); });
       for (auto position = block; position < block_end; ++position) {
-        for (int bit = 0; bit < 2; ++bit) safe = weigh_row(weight(head, 2 * position + bit), position, bit) && safe;
+        for (int bit = 0; bit < 2; ++bit) safe = weigh_row(E(head, 2 * position + bit), position, bit) && safe;
       }
     }
   }
@@ -181,12 +181,12 @@ template <class Real>
 void BinaryAttention<Real>::weigh_values(std::int64_t position, int bit, Matrix<Real>& values) const {
   const auto tokens = round_up(2 * position + 2, 8);
   for (std::int64_t head = 0; head < heads_; ++head) {
-    const Real* weights = weight(head, 2 * position + bit);
+    const Real* E_row = E(head, 2 * position + bit);
     const auto first = head * padded_head_;
     for (std::int64_t token = 0; token < tokens; ++token) {
       Real* to = values[token];
-      for (auto c = first; c < first + padded_head_; c += kLanes<Real>) store(to + c, load(value_[token] + c) * weights[token]);
-      to[value_columns() + head] = weights[token];
+      for (auto c = first; c < first + padded_head_; c += kLanes<Real>) store(to + c, load(value_[token] + c) * E_row[token]);
+      to[value_columns() + head] = E_row[token];
     }
   }
 }
@@ -219,8 +219,8 @@ void BinaryAttention<Real>::scatter(std::int64_t position, int bit, const Patter
   scatter_selected<kBits>(patterns, n, (position + kBits) / kBits, columns(), dout, stride, scratch.values[0], scratch.values.stride(),
                           scratch.pattern_sums[0]);
   for (std::int64_t head = 0; head < heads_; ++head) {
-    const Real* weights = weight(head, 2 * position + bit);
-    Real* dweights = dscore(head, 2 * position + bit);
+    const Real* E_row = E(head, 2 * position + bit);
+    Real* dE_row = dscore(head, 2 * position + bit);
     const auto first = head * padded_head_;
     for (std::int64_t token = 0; token < 2 * position + 2; ++token) {
       const Real* from = scratch.values[token];
@@ -229,9 +229,9 @@ void BinaryAttention<Real>::scatter(std::int64_t position, int bit, const Patter
       for (auto c = first; c < first + padded_head_; c += kLanes<Real>) {
         const auto weighted = load(from + c);
         product += weighted * load(value_[token] + c);
-        store(dvalue + c, load(dvalue + c) + weighted * weights[token]);
+        store(dvalue + c, load(dvalue + c) + weighted * E_row[token]);
       }
-      dweights[token] += sum_lanes(product)[0] + from[value_columns() + head];
+      dE_row[token] += sum_lanes(product)[0] + from[value_columns() + head];
     }
   }
 }
@@ -242,8 +242,8 @@ void BinaryAttention<Real>::backward(std::int64_t begin, std::int64_t end, Scrat
   for (std::int64_t head = 0; head < heads_; ++head) {
     const auto first = head * padded_head_;
     for (auto token = 2 * begin; token < 2 * end; ++token) {
-      Real *row = dscore(head, token), *weights = weight(head, token);
-      for (std::int64_t t = 0; t < token / 2 * 2 + 2; ++t) row[t] *= weights[t];
+      Real *row = dscore(head, token), *E_row = E(head, token);
+      for (std::int64_t t = 0; t < token / 2 * 2 + 2; ++t) row[t] *= E_row[t];
     }
     for (auto block = begin; block < end; block += kBlock) {
       const auto block_end = std::min(block + kBlock, end);

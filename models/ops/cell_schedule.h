@@ -13,7 +13,7 @@ enum class GroupCells {
   by_position_and_bit,  ///< and the bit there; a chunk holds whole groups where they fit
 };
 
-/// The cells of a batch in the order in which a step works on them: by position, bit there where asked, and row, cut into chunks whose
+/// The cells of a batch in the order in which a step works on them: by position, by the bit there if asked, and by row, cut into chunks whose
 /// activations fit the cache, a range of positions for each thread.
 template <class Real>
 struct CellSchedule {

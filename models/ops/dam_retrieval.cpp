@@ -31,7 +31,7 @@ class DamRetrieval<Real>::Impl {
 
   /// A tile's intermediate results, and a thread's share of the gradient.
   struct Worker {
-    Matrix<Real> A, dA;                                    // [H, n] of the position at hand
+    Matrix<Real> A, dA;                                    // [H, n] of the current position
     std::vector<std::int32_t> stored[2];                   // rows of the memory by their next bit
     Matrix<Real> cues, phi_hat, query;                     // by lane: zeta [n, width], [H, width], +-q' [2 L, width]
     Matrix<Real> cues_C, phi_hat_C, dphi_hat_C, dquery_C;  // by cell: [width, n], [width, H], [width, H], [width, L]
@@ -72,7 +72,7 @@ class DamRetrieval<Real>::Impl {
   Matrix<Real> B_;     // [H, L]
   Matrix<Real> zeta_;  // [U, L] +-1, the rows of the batch
   std::int64_t max_rows_ = 0;
-  std::int64_t first_position_ = 1;
+  std::int64_t first_predicted_bit_ = 1;
   CellSchedule<Real> schedule_{GroupCells::by_position, kMaxWidth};
   std::vector<std::int32_t> target_begin_;  // of each cell
   std::vector<Target> targets_;
@@ -133,7 +133,7 @@ DamRetrieval<Real>::Impl::Impl(const DamShape& shape, int threads) : shape_(shap
   }
 }
 
-// ---- what is done once a step
+// ---- once per step
 
 template <class Real>
 void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, std::span<const StoredSequence> memory, const Cells& cells,
@@ -148,7 +148,7 @@ void DamRetrieval<Real>::Impl::prepare(const DamTensors<const Real>& weights, st
   for (std::int64_t u = 0; u < cells.num_rows(); ++u) {
     for (std::int64_t i = 0; i < L; ++i) zeta_[u][i] = table.bit(cells.ranks[static_cast<std::size_t>(u)], i) ? 1 : -1;
   }
-  first_position_ = cells.first_position;
+  first_predicted_bit_ = cells.first_predicted_bit;
   schedule_.make(cells, table, static_cast<std::int64_t>(workers_.size()), fixed_work());
   if (shape_.retrieval) sort_targets(cells);
 }
@@ -181,7 +181,7 @@ void DamRetrieval<Real>::Impl::for_tiles(const DamTensors<const Real>& weights, 
     auto& worker = workers_[thread];
     auto next = schedule_.first_chunk[thread];
     for (auto position = schedule_.first_position[thread]; position < schedule_.first_position[thread + 1]; ++position) {
-      const auto n = position + first_position_;
+      const auto n = position + first_predicted_bit_;
       begin_position(worker, weights, n);
       for (; next < schedule_.first_chunk[thread + 1] && schedule_.runs[schedule_.chunks[next].first_run].position == position; ++next) {
         const auto& tile = schedule_.chunks[next];
@@ -389,7 +389,7 @@ void DamRetrieval<Real>::Impl::identify(const DamTensors<const Real>& weights, s
   prepare(weights, memory, cells, table);
   const auto tile_scores = [&]<int N>(Worker& worker, std::int64_t n, const Chunk& tile) {
     retrieve<N, false>(worker, cells, tile, [&](const Target& target, Real target_loss, Real target_accuracy) {
-      const auto at = target.row * cells.num_positions() + n - first_position_;
+      const auto at = target.row * cells.num_positions() + n - first_predicted_bit_;
       loss[at] = target_loss;
       accuracy[at] = target_accuracy;
     });

@@ -40,7 +40,7 @@ class OneLayerStep<Real>::Impl {
     std::vector<Matrix<Real>> hidden;     // [n, D] h_1 .. h_layers
     std::vector<Matrix<Real>> rectified;  // [n, D] relu(...) of layers 2..; then the gradient by its argument. Layer 1 uses hidden[0]
     Matrix<Real> dhidden;                 // [n, D] or [n, C]
-    LiveColumns live;                     // of the matrix at hand
+    LiveColumns live;                     // of the current matrix
     Matrix<Real> logit, dlogit;           // [1, n]
     std::vector<Matrix<Real>> dweight;    // [D, inputs] of each layer
     Matrix<Real> dbias, dhead;            // [layers, D], [1, D]

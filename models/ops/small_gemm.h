@@ -30,7 +30,7 @@ struct Listed {
   std::int64_t operator[](std::int64_t i) const { return index[i]; }
 };
 
-/// For each kTileRows rows of a matrix the columns that are not 0 in all of them.
+/// For each tile of kTileRows rows of a matrix, the columns that are not 0 in all of its rows.
 class LiveColumns {
  public:
   LiveColumns() = default;
@@ -84,7 +84,7 @@ template <Stored stored, int M, int N, class Real, class Depth>
     const auto k = depth[i];
     const auto left_of = [&](int m) { return broadcast(stored == Stored::plain ? a[m * a_stride + k] : a[k * a_stride + m]); };
     const auto right_of = [&](int n) { return load(b + k * b_stride + n * kLanes<Real>); };
-    if constexpr (M < N) {  // hold the fewer factors
+    if constexpr (M < N) {  // keep the fewer factors in registers
       Vec<Real> left[M];
       for (int m = 0; m < M; ++m) left[m] = in_register(left_of(m));
       for (int n = 0; n < N; ++n) {

@@ -42,7 +42,7 @@ class StoredPatterns {
   std::vector<Real> log_count_;
 };
 
-/// LSE(s) = maximum + ln sum, by lane; how many rows attain the maximum where asked.
+/// LSE(s) = maximum + ln sum, by lane; how many rows attain the maximum if asked.
 template <int N, class Real>
 struct LogSumExp {
   Vec<Real> maximum[N], sum[N], ties[N];
@@ -57,7 +57,7 @@ class SoftmaxOverStored {
       : groups_((length + kPatternBits - 1) / kPatternBits),
         scores_(1, kBlock * max_width),
         query_sums_(1, (groups_ << kPatternBits) * max_width),
-        weight_sums_(1, (groups_ << kPatternBits) * max_width),
+        exp_sums_(1, (groups_ << kPatternBits) * max_width),
         mean_(2 * groups_ * kPatternBits, max_width) {}
 
   /// `query`: rows 2 j and 2 j + 1 hold -q'_j and +q'_j of the N vectors of lanes; 0 beyond the length.
@@ -83,8 +83,8 @@ class SoftmaxOverStored {
       total.maximum[v] = broadcast(-std::numeric_limits<Real>::infinity());
       total.sum[v] = total.ties[v] = Vec<Real>{};
     }
-    if constexpr (kMean) std::memset(weight_sums_[0], 0, table_size<N>() * sizeof(Real));
-    // what is lighter than this beside the heaviest row cannot move the sum, even in full number: half a unit in the last place
+    if constexpr (kMean) std::memset(exp_sums_[0], 0, table_size<N>() * sizeof(Real));
+    // rows this far below the heaviest cannot change the sum, even all of them together: half a unit in the last place
     const Real too_light = std::log(std::numeric_limits<Real>::epsilon() / 4 / static_cast<Real>(rows.size() + 1));
     for (std::size_t begin = 0; begin < rows.size(); begin += kBlock) {
       const auto block = rows.subspan(begin, std::min<std::size_t>(kBlock, rows.size() - begin));
@@ -98,7 +98,7 @@ class SoftmaxOverStored {
   /// to[j] += sign * softmax mean of chi_j, j < length. Destroys what pass() left.
   template <int N>
   void add_mean(std::int64_t length, const LogSumExp<N, Real>& total, Real sign, Matrix<Real>& to) {
-    split_pattern_sums<kPatternBits, N>(weight_sums_[0], groups_, mean_[0], mean_.stride());
+    split_pattern_sums<kPatternBits, N>(exp_sums_[0], groups_, mean_[0], mean_.stride());
     for (int v = 0; v < N; ++v) {
       const auto scale = sign / total.sum[v];
       for (std::int64_t j = 0; j < length; ++j) {
@@ -138,7 +138,7 @@ class SoftmaxOverStored {
     return best;
   }
 
-  /// Where a block's maximum is above the running one, scales what was summed so far down to it.
+  /// If a block's maximum exceeds the running one, scales the sums so far to the new one.
   template <int N, bool kMean>
   void raise_maximum(const std::array<Vec<Real>, N>& best, LogSumExp<N, Real>& total) {
     bool raised = false, begun = false;
@@ -156,7 +156,7 @@ class SoftmaxOverStored {
       total.sum[v] *= factor[v];
     }
     if (!kMean || !begun) return;
-    Real* entry = weight_sums_[0];
+    Real* entry = exp_sums_[0];
     for (const Real* end = entry + table_size<N>(); entry < end; entry += N * kLanes<Real>) {
       for (int v = 0; v < N; ++v) store(entry + v * kLanes<Real>, load(entry + v * kLanes<Real>) * factor[v]);
     }
@@ -191,15 +191,15 @@ class SoftmaxOverStored {
   template <int N>
   void scatter_block(const StoredPatterns<Real>& stored, std::span<const std::int32_t> rows) {
     scatter_patterns<kPatternBits, N>(
-        std::ssize(rows), groups_, weight_sums_[0], [&](std::int64_t k) { return stored.pattern(rows[static_cast<std::size_t>(k)]); },
+        std::ssize(rows), groups_, exp_sums_[0], [&](std::int64_t k) { return stored.pattern(rows[static_cast<std::size_t>(k)]); },
         [&](std::int64_t k) { return score_of<N>(k); });
   }
 
   std::int64_t groups_ = 0;
-  Matrix<Real> scores_;       // [block, N vectors]
-  Matrix<Real> query_sums_;   // [groups, patterns, N vectors]
-  Matrix<Real> weight_sums_;  // the same
-  Matrix<Real> mean_;         // [2 L, N vectors]
+  Matrix<Real> scores_;      // [block, N vectors]
+  Matrix<Real> query_sums_;  // [groups, patterns, N vectors]
+  Matrix<Real> exp_sums_;    // the same
+  Matrix<Real> mean_;        // [2 L, N vectors]
   std::array<std::int32_t, kBlock> heavy_{};
 };
 

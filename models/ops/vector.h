@@ -42,7 +42,7 @@ template <class Real>
 Vec<Real> broadcast(Real value) {
   return value - Vec<Real>{};
 }
-/// Keeps the compiler from loading the value anew at each use.
+/// Keeps the compiler from loading the value again at each use.
 template <class V>
 V in_register(V value) {
   asm("" : "+x"(value));

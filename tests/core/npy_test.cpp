@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -209,21 +208,21 @@ TEST_F(NpyTest, AppenderKeepsAValidFile) {
   file.begin();
   EXPECT_EQ(read_npy(path).shape, (Shape{0, 2, 2}));
   for (int t = 1; t <= 5; ++t) {
-    file.append<float>(std::vector<float>(4, static_cast<float>(t)));
+    file.append(row_of(std::vector<float>(4, static_cast<float>(t))));
     EXPECT_EQ(file.rows(), t);
     const auto array = read_npy(path);
     ASSERT_EQ(array.shape, (Shape{t, 2, 2}));
     EXPECT_EQ(array.view().as<float>().back(), static_cast<float>(t));
   }
-  expect_error(ExitCode::bug, "a row of 3 float32", [&] { file.append<float>(std::vector<float>(3)); });
-  expect_error(ExitCode::bug, "a row of 4 int32", [&] { file.append<std::int32_t>(std::vector<std::int32_t>(4)); });
+  expect_error(ExitCode::bug, "a row of 3 float32", [&] { file.append(row_of(std::vector<float>(3))); });
+  expect_error(ExitCode::bug, "a row of 4 int32", [&] { file.append(row_of(std::vector<std::int32_t>(4))); });
   expect_error(ExitCode::bug, "a row without elements", [&] { NpyAppender(path, Dtype::f32, {3, 0}); });
 }
 
 TEST_F(NpyTest, AppenderTakesScalarRows) {
   NpyAppender file(path, Dtype::i64, {});
   file.begin();
-  for (std::int64_t step : {0, 10, 20}) file.append(std::span<const std::int64_t>(&step, 1));
+  for (std::int64_t step : {0, 10, 20}) file.append(view_of(&step, {}));
   file.sync();
   EXPECT_EQ(read_npy(path).shape, (Shape{3}));
   EXPECT_THAT(read_npy(path).view().as<std::int64_t>(), ::testing::ElementsAre(0, 10, 20));
@@ -233,9 +232,9 @@ TEST_F(NpyTest, AppenderRewindsWithoutShrinkingAMappedFile) {
   NpyAppender file(path, Dtype::i64, {512});
   const auto row = [](std::int64_t value) { return std::vector<std::int64_t>(512, value); };
   file.begin();
-  file.append<std::int64_t>(row(1));
+  file.append(row_of(row(1)));
   const auto mark = file.mark();
-  for (int t = 2; t <= 4; ++t) file.append<std::int64_t>(row(t));
+  for (int t = 2; t <= 4; ++t) file.append(row_of(row(t)));
   const auto whole = std::filesystem::file_size(path);
 
   const int descriptor = ::open(path.c_str(), O_RDONLY);
@@ -247,9 +246,9 @@ TEST_F(NpyTest, AppenderRewindsWithoutShrinkingAMappedFile) {
   EXPECT_EQ(std::filesystem::file_size(path), whole);
   EXPECT_EQ(read_npy(path, true).shape, (Shape{1, 512}));
   EXPECT_EQ(static_cast<unsigned char>(mapped[whole - 8]), 4);  // a SIGBUS where the file has shrunk
-  resumed.append<std::int64_t>(row(2));
+  resumed.append(row_of(row(2)));
   EXPECT_EQ(read_npy(path, true).shape, (Shape{2, 512}));
-  for (int t = 3; t <= 4; ++t) resumed.append<std::int64_t>(row(t));
+  for (int t = 3; t <= 4; ++t) resumed.append(row_of(row(t)));
   EXPECT_EQ(resumed.mark(), file.mark());
   EXPECT_EQ(read_npy(path).view().as<std::int64_t>()[3 * 512], 4);
 
@@ -264,7 +263,7 @@ TEST_F(NpyTest, AppenderRefusesADamagedOrOddMark) {
   NpyAppender file(path, Dtype::f64, {});
   file.begin();
   const double value = 1.0;
-  file.append(std::span(&value, 1));
+  file.append(view_of(&value, {}));
   const auto mark = file.mark();
   expect_error(ExitCode::data, "no whole number of rows", [&] { file.rewind({mark.size - 1, mark.hash}); });
   expect_error(ExitCode::data, "before the end of its header", [&] { file.rewind({0, mark.hash}); });

@@ -47,13 +47,12 @@ TEST(Pickle, NumbersTextAndContainers) {
                 out.item("d", -1);
                 out.item("e", std::int64_t{1} << 40);
                 out.item("f", 1.0);
-                out.item("g", true);
-                out.item("h");
-                out.list([&] { out.none(); });
+                out.item("g");
+                out.list([&] { out.value("h"); });
               });
             }),
             framed("}(X\x01\0\0\0aK\xffX\x01\0\0\0bM\0\x01X\x01\0\0\0cJ\0\0\x01\0X\x01\0\0\0dJ\xff\xff\xff\xff"s
-                   "X\x01\0\0\0e\x8a\x08\0\0\0\0\0\x01\0\0X\x01\0\0\0fG\x3f\xf0\0\0\0\0\0\0X\x01\0\0\0g\x88X\x01\0\0\0h](Neu."s));
+                   "X\x01\0\0\0e\x8a\x08\0\0\0\0\0\x01\0\0X\x01\0\0\0fG\x3f\xf0\0\0\0\0\0\0X\x01\0\0\0g](X\x01\0\0\0heu."s));
 }
 
 TEST(Pickle, AnArrayAsNumPyReducesIt) {

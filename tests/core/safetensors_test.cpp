@@ -7,7 +7,6 @@
 #include <malloc.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>

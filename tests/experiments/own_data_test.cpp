@@ -136,7 +136,7 @@ TEST(OwnWeights, OfADoneRunMustGiveItsRanks) {
     test::expect_error(ExitCode::data, "its ranks are not those that", [&] { check_ranks(place.run(), config, rank_law(config)); });
   };
   fs::remove(place.run() / "data_rows.npy");
-  refuses();  // made when a rank was its row
+  refuses();  // made by an older version, whose ranks are rows
   place.give(kFalling);
   check_ranks(place.run(), config, rank_law(config));
 }

@@ -12,7 +12,6 @@
 #include <torch/torch.h>
 #include <unistd.h>
 
-#include <cmath>
 #include <csignal>
 
 namespace mnemo {

@@ -16,7 +16,7 @@
 
 namespace mnemo::test {
 
-/// Files of a run that say when and how, not what.
+/// Files that record the process, not the results.
 inline bool is_record_of_the_process(const fs::path& relative) {
   const auto name = relative.filename();
   return name == "meta.json" || name == "status.json" || name == "timing.jsonl" || name == "log.txt" || name == "LOCK" ||
@@ -50,7 +50,7 @@ struct Outcome {
   std::string text;  ///< standard output and error, and an Error's message
 };
 
-/// In memory where there is such a place: nine tenths of the time would be fsync.
+/// Temporary files go to memory if possible: fsync would take nine tenths of the time.
 [[maybe_unused]] inline const bool in_memory = ::access("/dev/shm", W_OK) == 0 && ::setenv("TMPDIR", "/dev/shm", 0) == 0;
 
 /// A configuration that names the CPU, on the device under test.

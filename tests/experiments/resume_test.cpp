@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include <functional>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <sstream>

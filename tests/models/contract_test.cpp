@@ -116,7 +116,7 @@ TEST(ModelContract, NoLogitSeesItsOwnOrLaterBits) {
     SCOPED_TRACE(name);
     if (facts_of(config, 8).task == Task::sequences) continue;  // its memory is the sequences themselves
     const auto model = lively_model(config, length, torch::kFloat64);
-    const auto first = model->facts.first_position;
+    const auto first = model->facts.first_predicted_bit;
     torch::NoGradGuard no_grad;
     auto bits = SequenceTable::random(4, 0, 3, length).unpack_all();
     const auto logits_of = [&] {
@@ -185,7 +185,7 @@ TEST(ModelContract, EvaluationIsTheLossOfEachSequenceAndChangesNothing) {
     const auto scores = score(*model, data.table(), ranks);
     EXPECT_TRUE(torch::equal(weights, model->parameters.flat_RP()) && torch::equal(gradient, model->parameters.gradient_RP()));
     for (std::size_t i = 0; i < ranks.size(); ++i) {
-      const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->facts.first_position);
+      const auto cells = cells_of_batch(data.table(), std::span(ranks).subspan(i, 1), Sharing::prefixes, model->facts.first_predicted_bit);
       const auto& table = data.table();
       const auto alone = model->gradient(CellBatch({{&cells, &table}}, torch::kFloat64, test_device()));
       EXPECT_NEAR(scores.loss[i], alone.loss_R.item<double>(), 1e-6 * std::max(1.0, alone.loss_R.item<double>()));

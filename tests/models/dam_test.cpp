@@ -45,7 +45,7 @@ struct Problem {
   Cells cells;
 
   Problem(const Model& dam, SequenceTable t, const std::vector<std::int32_t>& drawn)
-      : table(std::move(t)), cells(cells_of_batch(table, drawn, Sharing::prefixes, dam.facts.first_position)) {}
+      : table(std::move(t)), cells(cells_of_batch(table, drawn, Sharing::prefixes, dam.facts.first_predicted_bit)) {}
   CellBatch rows(torch::Dtype dtype = torch::kFloat64) const { return CellBatch({{&cells, &table}}, dtype, torch::kCPU); }
 };
 
@@ -95,7 +95,7 @@ TEST(Dam, GoldenVectorsInEveryForm) {
           expect_gradient(*dam, file, fmt::format("{}.{}.", probabilities, positions));
         });
         const auto scores = dam->score(rows);  // rows in lexicographic order
-        const auto first = dam->facts.first_position;
+        const auto first = dam->facts.first_predicted_bit;
         auto loss = golden_tensor(file, probabilities + ".loss_per_position");
         for (std::size_t u = 0; u < problem.cells.ranks.size(); ++u)
           loss[problem.cells.ranks[u]].slice(0, first).copy_(scores.loss_RUP[0][static_cast<std::int64_t>(u)]);
