@@ -55,7 +55,7 @@ std::size_t max_array_size() {
   const auto begin = answer.text.find_first_of("0123456789", at);
   std::size_t size = 0;
   std::from_chars(answer.text.data() + begin, answer.text.data() + answer.text.size(), size);
-  return size > 1 ? size - 1 : kUsual;  // indices are below it
+  return size > 0 ? size : kUsual;  // indices are below it
 }
 
 fs::path new_submission(const SweepFolder& folder) {
