@@ -93,4 +93,17 @@ Theory theory_of(const RunConfig& config, const SequenceTable& table, const Rank
   return bayes(table, sampler.probabilities(), facts.first_predicted_bit, facts.task == Task::sequences, bins, poll);
 }
 
+PhaseData data_of_phase(const RunConfig& config, const RankLaw& law, std::int64_t phase, const Poll& poll) {
+  auto table = table_of_phase(config, law, phase, poll);
+  auto theory = theory_of(config, table, law.sampler, poll);
+  return {std::move(table), std::move(theory)};
+}
+
+std::string data_key(const RunConfig& config) {
+  const auto facts = facts_of(config);
+  auto data = config.data;
+  data.seed = data_seed(config);
+  return fmt::format("{}{} {} {}", to_yaml(data), facts.first_predicted_bit, facts.task == Task::sequences, config.eval.by_position);
+}
+
 }  // namespace mnemo

@@ -34,4 +34,14 @@ void check_ranks(const std::filesystem::path& run_directory, const RunConfig& co
 /// The Bayes predictor of what the configured model predicts.
 Theory theory_of(const RunConfig& config, const SequenceTable& table, const RankSampler& sampler, const Poll& poll = {});
 
+/// The sequences of a phase, and the best that can be predicted of them.
+struct PhaseData {
+  SequenceTable table;
+  Theory theory;
+};
+PhaseData data_of_phase(const RunConfig& config, const RankLaw& law, std::int64_t phase, const Poll& poll = {});
+
+/// What data_of_phase() depends on, but for the phase: runs of one key may share its results.
+std::string data_key(const RunConfig& config);
+
 }  // namespace mnemo

@@ -76,7 +76,7 @@ void Run::start_anew() {
   fs::remove_all(directory_.file("sequences"));  // left by a start that reached no checkpoint, perhaps with other data
   forget_phases();
   write_config();  // from here on the run resumes by its own config.yaml
-  start_phase(table_of_phase(config_, pack_.law(row_), 0, poller()));
+  start_phase(0);
 }
 
 void Run::write_config() {
@@ -119,7 +119,7 @@ void Run::restore(RunPoint point, const Safetensors& file) {
   opened_at_ = point.step;
   forget_phases();
   for (std::size_t phase = 0; phase < starts.size(); ++phase) {
-    start_phase(table_of_phase(config_, pack_.law(row_), static_cast<std::int64_t>(phase), poller()));
+    start_phase(static_cast<std::int64_t>(phase));
     auto& history = phases_.back();
     history.begin = starts[phase];
     history.presentations = int64_values(file, fmt::format("phase.{}.presentations", phase), config_.data.num_sequences);

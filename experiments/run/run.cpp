@@ -171,16 +171,18 @@ void Run::log_metrics() {
 
 // ---- phases
 
-void Run::start_phase(SequenceTable table, bool clear_memory) {
-  auto theory = theory_of(config_, table, pack_.law(row_).sampler, poller());  // may be interrupted: nothing has changed yet
-  const auto num_sequences = static_cast<std::size_t>(table.num_sequences());
-  phases_.push_back(
-      {std::move(table), std::move(theory), point_.step, std::vector<std::int64_t>(num_sequences, 0), std::vector<std::int64_t>(num_sequences, -1)});
+void Run::start_phase(std::int64_t phase, bool clear_memory) {
+  auto prepared = host_.prepared ? host_.prepared(config_, phase) : std::nullopt;
+  auto data =
+      prepared ? *std::move(prepared) : data_of_phase(config_, pack_.law(row_), phase, poller());  // may be interrupted: nothing has changed yet
+  const auto num_sequences = static_cast<std::size_t>(data.table.num_sequences());
+  phases_.push_back({std::move(data.table), std::move(data.theory), point_.step, std::vector<std::int64_t>(num_sequences, 0),
+                     std::vector<std::int64_t>(num_sequences, -1)});
   pack_.begin_phase(row_, phases_.back().table, clear_memory);
 }
 
 void Run::begin_next_phase(bool clear_memory) {
-  start_phase(table_of_phase(config_, pack_.law(row_), std::ssize(phases_), poller()), clear_memory);
+  start_phase(std::ssize(phases_), clear_memory);
   write_phase_files();
 }
 

@@ -1,7 +1,9 @@
 #include "experiments/sweep/local.h"
 
 #include "experiments/directory/run_directory.h"
+#include "experiments/run/data.h"
 #include "experiments/run/pack.h"
+#include "experiments/run/schedule.h"
 #include "experiments/sweep/plan.h"
 #include "experiments/sweep/workers.h"
 
@@ -137,6 +139,50 @@ class Board {
   Clock::time_point begun_at_ = Clock::now(), shown_at_ = begun_at_;
 };
 
+/// Data that several runs of a sweep have in common, made once, before the first of them is forked.
+class PreparedData {
+ public:
+  explicit PreparedData(const std::vector<RunConfig>& configs) {
+    for (const auto& config : configs) ++users_[data_key(config)];
+  }
+
+  /// Of a run that is about to be forked. More than a gigabyte is not kept, and what only one run needs is left to it.
+  void prepare(const RunConfig& config, const std::function<bool()>& stop) {
+    struct Stopped {};
+    const auto poll = [&] {
+      if (stop && stop()) throw Stopped{};
+    };
+    constexpr double kMaxBytes = 1e9;
+    const auto key = data_key(config);
+    const auto& data = config.data;
+    const auto phases = num_phases(config);
+    const double sequences = static_cast<double>(phases) * static_cast<double>(data.num_sequences);
+    const double bytes = sequences * (static_cast<double>(data.length) / 8 + 2 * sizeof(double));
+    if (users_[key] < 2 || phases_.count(key) != 0 || bytes_ + bytes > kMaxBytes) return;
+    bytes_ += bytes;
+    auto& prepared = phases_[key];
+    try {
+      const auto law = rank_law(config);
+      for (std::int64_t phase = 0; phase < phases; ++phase) prepared.push_back(data_of_phase(config, law, phase, poll));
+    } catch (const Error&) {
+      prepared.clear();  // each run will say what is wrong with its data
+    } catch (const Stopped&) {
+      prepared.clear();
+    }
+  }
+
+  std::optional<PhaseData> find(const RunConfig& config, std::int64_t phase) const {
+    const auto found = phases_.find(data_key(config));
+    if (found == phases_.end() || phase >= std::ssize(found->second)) return {};
+    return found->second[static_cast<std::size_t>(phase)];
+  }
+
+ private:
+  std::map<std::string, std::size_t> users_;
+  std::map<std::string, std::vector<PhaseData>> phases_;
+  double bytes_ = 0;
+};
+
 std::string message_of(const std::exception_ptr& error, ExitCode& code) {
   try {
     std::rethrow_exception(error);
@@ -186,6 +232,7 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
   }
   if (open.size() < members.size()) host.log.info("{}", board.counts());
   const auto packs = packs_of(configs, starts, launcher.max_pack);
+  PreparedData prepared(configs);
   PoolTasks tasks;
   tasks.count = packs.size();
   tasks.work = [&](std::size_t task) {
@@ -194,7 +241,11 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
     auto quiet = host;
     quiet.log = Log(LogLevel::warning);
     quiet.progress = ProgressStyle::none;
+    quiet.prepared = [&](const RunConfig& config, std::int64_t phase) { return prepared.find(config, phase); };
     return carry_out_pack(own, quiet);
+  };
+  tasks.before = [&](std::size_t task) {
+    for (const auto i : packs[task]) prepared.prepare(configs[i], host.stop);
   };
   tasks.started = [&](std::size_t task) {
     for (const auto i : packs[task]) board.start(open[i]);

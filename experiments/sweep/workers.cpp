@@ -161,6 +161,7 @@ void run_workers(const PoolTasks& tasks, std::size_t jobs) {
       for (const auto& worker : workers) ::kill(worker.process, SIGTERM);
     }
     for (; next < tasks.count && workers.size() < jobs; ++next) {
+      if (tasks.before) tasks.before(next);
       workers.push_back(start(tasks, next));
       if (tasks.started) tasks.started(next);
     }

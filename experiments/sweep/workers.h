@@ -29,6 +29,7 @@ struct PoolTasks {
   /// Runs in the worker, a fork of this process.
   std::function<std::vector<RunReport>(std::size_t task)> work;
   // in this process:
+  std::function<void(std::size_t task)> before;  ///< right before its worker is forked
   std::function<void(std::size_t task)> started;
   std::function<void(std::size_t task, const WorkerEnd&)> ended;
   std::function<void()> tick;  ///< a few times a second

@@ -1,4 +1,4 @@
-"""`mnemo sweep --launcher slurm` on a real cluster: arrays, time limits, requeue, scancel, resume of what is not done."""
+"""`mnemo sweep --launcher slurm` on a real cluster: arrays, time limits, requeue, scancel, resume of the rest."""
 
 from __future__ import annotations
 
