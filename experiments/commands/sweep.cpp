@@ -25,12 +25,14 @@ struct SweepRequest {
   SweepArguments arguments;
   fs::path cache, directory;  // of sweep; of resume
   std::int64_t jobs = 0, max_pack = 1;
+  std::vector<std::string> gpus;
   bool dry_run = false, wait = false;
   Host host;
 };
 
 /// Workers at a time, where the user does not say: as many as the cores can feed.
 std::size_t jobs_of(const SweepRequest& request, const std::vector<Member>& members) {
+  if (!request.gpus.empty()) return request.gpus.size() * static_cast<std::size_t>(std::max<std::int64_t>(1, request.jobs));
   if (request.jobs > 0) return static_cast<std::size_t>(request.jobs);
   std::int64_t threads = 1;
   for (const auto& member : members) threads = std::max(threads, member.loaded.config.threads);
@@ -77,7 +79,7 @@ ExitCode carry_out_and_tell(std::vector<Member> members, const SweepFolder& fold
   std::int64_t threads = 1;
   for (const auto& member : members) threads = std::max(threads, member.loaded.config.threads);
   wait_without_spinning(threads);
-  const LocalLauncher launcher{jobs_of(request, members), static_cast<std::size_t>(request.max_pack), request.host.progress};
+  const LocalLauncher launcher{jobs_of(request, members), static_cast<std::size_t>(request.max_pack), request.gpus, request.host.progress};
   const auto& program = request.host.program;
   const auto code = carry_out_here(std::move(members), launcher, request.host);
   if (code == ExitCode::done) {
@@ -174,6 +176,8 @@ void add_common(CLI::App* command, const std::shared_ptr<SweepRequest>& request,
       ->check(CLI::IsMember({"local", "slurm"}));
   command->add_flag("--wait", request->wait, "with slurm: wait until the jobs have ended");
   add_number(command, "--jobs", request->jobs, in_range(1, 4096), "workers at a time (default: cores / threads of a run)")->default_str("");
+  command->add_option("--gpus", request->gpus, "GPUs to spread the workers over, each seeing one: 0,1; --jobs is then of each, one by default")
+      ->delimiter(',');
   add_number(command, "--max-pack", request->max_pack, in_range(1, 4096), "runs of one shape that a worker trains together");
   add_number(command, "--max-hours", request->host.max_hours, in_range(0, 1e6, true, /*include_low=*/false),
              "stop each run, resumable, after this long")

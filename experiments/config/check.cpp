@@ -34,6 +34,7 @@ class Checker {
   Checker(ConfigSource& source, const RunConfig& config, bool with_weights) : source_(source), config_(config), with_weights_(with_weights) {}
 
   void check() {
+    check_group();
     check_device();
     check_precision();
     check_sizes();
@@ -47,6 +48,15 @@ class Checker {
   }
 
  private:
+  /// Folders that scripts keep in the cache.
+  void check_group() {
+    for (const auto* reserved : {"processed_data", "zipf_figs"}) {
+      const char* path = source_.contains("group") ? "group" : "name";
+      if (config_.group == reserved)
+        source_.fail(path, fmt::format("'{}' is a folder that analysis scripts keep in the cache; choose another", reserved));
+    }
+  }
+
   void check_device() {
     const auto& device = config_.device;
     const auto number = device.starts_with("cuda:") ? device.substr(5) : std::string();

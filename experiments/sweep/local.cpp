@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <map>
 
 namespace mnemo {
@@ -207,6 +208,14 @@ std::vector<RunReport> carry_out_pack(const std::vector<Member>& members, const 
   return reports;
 }
 
+/// Whether a pack of several runs was too large.
+bool lacked_memory(const WorkerEnd& end, std::size_t size) {
+  const auto lacks = [](const RunReport& report) {
+    return report.code == ExitCode::resources && report.message.find("out of memory") != std::string::npos;
+  };
+  return size > 1 && end.reports.size() == size && std::all_of(end.reports.begin(), end.reports.end(), lacks);
+}
+
 /// The code of a run whose worker did not say what came of it.
 ExitCode code_of_death(const std::string& death) { return death.find("signal 9") != death.npos ? ExitCode::resources : ExitCode::bug; }
 
@@ -231,11 +240,12 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
     }
   }
   if (open.size() < members.size()) host.log.info("{}", board.counts());
-  const auto packs = packs_of(configs, starts, launcher.max_pack);
+  auto packs = packs_of(configs, starts, launcher.max_pack);
   PreparedData prepared(configs);
   PoolTasks tasks;
   tasks.count = packs.size();
-  tasks.work = [&](std::size_t task) {
+  tasks.work = [&](std::size_t task, std::size_t place) {
+    if (!launcher.gpus.empty()) ::setenv("CUDA_VISIBLE_DEVICES", launcher.gpus[place % launcher.gpus.size()].c_str(), 1);
     std::vector<Member> own;
     for (const auto i : packs[task]) own.push_back(members[open[i]]);
     auto quiet = host;
@@ -251,6 +261,15 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
     for (const auto i : packs[task]) board.start(open[i]);
   };
   tasks.ended = [&](std::size_t task, const WorkerEnd& end) {
+    if (lacked_memory(end, packs[task].size())) {
+      const auto half = std::ssize(packs[task]) / 2;
+      host.log.warning("{} runs do not fit into memory together: as two packs", packs[task].size());
+      packs.emplace_back(packs[task].begin(), packs[task].begin() + half);
+      packs.emplace_back(packs[task].begin() + half, packs[task].end());
+      for (const auto i : packs[task]) board.set(open[i], Board::State::waiting);
+      tasks.count = packs.size();
+      return;
+    }
     std::vector<bool> reported(packs[task].size());
     for (const auto& report : end.reports) {
       reported[report.member] = true;
@@ -282,7 +301,7 @@ std::optional<double> seconds_of_step(const RunConfig& config) {
   std::optional<double> seconds;
   PoolTasks tasks;
   tasks.count = 1;
-  tasks.work = [&](std::size_t) -> std::vector<RunReport> {
+  tasks.work = [&](std::size_t, std::size_t) -> std::vector<RunReport> {
     at::set_num_threads(static_cast<int>(config.threads));
     Pack pack(std::vector<RunConfig>{config});
     const auto table = table_of_phase(config, pack.law(0), 0);

@@ -14,8 +14,9 @@ namespace mnemo {
 
 /// How the runs of a sweep are spread over this machine.
 struct LocalLauncher {
-  std::size_t jobs = 1;      ///< workers at a time
-  std::size_t max_pack = 1;  ///< runs that a worker trains together
+  std::size_t jobs = 1;           ///< workers at a time
+  std::size_t max_pack = 1;       ///< runs that a worker trains together; fewer where they do not fit into memory
+  std::vector<std::string> gpus;  ///< a worker sees one of them alone; empty: all see what this process sees
   ProgressStyle progress = ProgressStyle::automatic;
 };
 

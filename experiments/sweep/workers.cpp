@@ -66,7 +66,7 @@ void write_all(int descriptor, const std::string& text) {
 
 /// A forked process.
 struct Worker {
-  std::size_t task;
+  std::size_t task, place;
   pid_t process;
   int reports, words;  // read ends of its pipes
   std::string report_text, word_text;
@@ -92,7 +92,7 @@ std::string death_of(int status) {
 }
 
 /// What the worker does after fork(): never returns.
-[[noreturn]] void be_worker(const PoolTasks& tasks, std::size_t task, pid_t parent, const Pipe& reports, const Pipe& words) {
+[[noreturn]] void be_worker(const PoolTasks& tasks, std::size_t task, std::size_t place, pid_t parent, const Pipe& reports, const Pipe& words) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(1);  // it died already
   stop_on_signals(/*over_bar=*/false, /*silently=*/true);
@@ -100,7 +100,7 @@ std::string death_of(int status) {
   ::dup2(words.write_end, STDERR_FILENO);
   int code = 0;
   try {
-    for (const auto& report : tasks.work(task)) {
+    for (const auto& report : tasks.work(task, place)) {
       const json line{{"member", report.member}, {"code", static_cast<int>(report.code)}, {"message", report.message}};
       write_all(reports.write_end, line.dump(-1, ' ', false, json::error_handler_t::replace) + "\n");
     }
@@ -112,17 +112,17 @@ std::string death_of(int status) {
   ::_exit(code);  // what the parent has made is the parent's to destroy
 }
 
-Worker start(const PoolTasks& tasks, std::size_t task) {
+Worker start(const PoolTasks& tasks, std::size_t task, std::size_t place) {
   const auto reports = Pipe::open(), words = Pipe::open();
   std::fflush(nullptr);
   const auto parent = ::getpid();
   const auto process = ::fork();
   if (process < 0) fail("fork");
-  if (process == 0) be_worker(tasks, task, parent, reports, words);
+  if (process == 0) be_worker(tasks, task, place, parent, reports, words);
   ::close(reports.write_end);
   ::close(words.write_end);
   for (const int end : {reports.read_end, words.read_end}) ::fcntl(end, F_SETFL, O_NONBLOCK);
-  return {task, process, reports.read_end, words.read_end, {}, {}};
+  return {task, place, process, reports.read_end, words.read_end, {}, {}};
 }
 
 /// Reads what a worker says; whether it has ended, and how.
@@ -137,6 +137,12 @@ std::optional<WorkerEnd> look_after(Worker& worker) {
   ::close(worker.reports);
   ::close(worker.words);
   return WorkerEnd{reports_in(worker.report_text), death_of(status), worker.word_text};
+}
+
+std::size_t free_place(const std::vector<Worker>& workers) {
+  for (std::size_t place = 0;; ++place) {
+    if (std::none_of(workers.begin(), workers.end(), [&](const Worker& worker) { return worker.place == place; })) return place;
+  }
 }
 
 /// Waits until a worker says something or ends, or for a tick.
@@ -162,7 +168,7 @@ void run_workers(const PoolTasks& tasks, std::size_t jobs) {
     }
     for (; next < tasks.count && workers.size() < jobs; ++next) {
       if (tasks.before) tasks.before(next);
-      workers.push_back(start(tasks, next));
+      workers.push_back(start(tasks, next, free_place(workers)));
       if (tasks.started) tasks.started(next);
     }
     if (!workers.empty()) wait_for(workers);

@@ -25,9 +25,9 @@ struct WorkerEnd {
 
 /// What a pool of workers asks of whoever has the work.
 struct PoolTasks {
-  std::size_t count = 0;
-  /// Runs in the worker, a fork of this process.
-  std::function<std::vector<RunReport>(std::size_t task)> work;
+  std::size_t count = 0;  ///< may grow while they are carried out
+  /// Runs in the worker, a fork of this process. `place` is below `jobs`; no two workers at a time have the same.
+  std::function<std::vector<RunReport>(std::size_t task, std::size_t place)> work;
   // in this process:
   std::function<void(std::size_t task)> before;  ///< right before its worker is forked
   std::function<void(std::size_t task)> started;
