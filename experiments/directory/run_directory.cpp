@@ -1,6 +1,7 @@
 #include "experiments/directory/run_directory.h"
 
 #include "core/error.h"
+#include "experiments/run/evaluate.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -87,27 +88,6 @@ void GrowingArrays::mark(FileMarks& marks) const {
 
 void GrowingArrays::sync() {
   for (auto& [path, file] : files_) file.sync();
-}
-
-namespace {
-
-std::vector<Column> columns_of_a_set(const Shape& row) {
-  return {{"presentations", Dtype::i64, row}, {"last_seen", Dtype::i64, row}, {"loss", Dtype::f32, row}, {"accuracy", Dtype::f32, row},
-          {"phase", Dtype::i64, {}},          {"moment", Dtype::u8, {}},      {"step", Dtype::i64, {}}};
-}
-
-}  // namespace
-
-EvaluationSeries::EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks)
-    : arrays_(run_directory, "eval/" + set, columns_of_a_set({std::ssize(ranks)})) {
-  const std::vector<std::int64_t> rank(ranks.begin(), ranks.end());
-  write_npy(run_directory / "eval" / set / "rank.npy", view_of(rank.data(), {std::ssize(rank)}), /*durable=*/false);
-}
-
-void EvaluationSeries::append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
-                              const std::vector<std::int64_t>& last_seen, const Scores& scores) {
-  arrays_.append({row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}), view_of(&moment, {}),
-                  view_of(&step, {})});
 }
 
 // ---- StatusFile
@@ -211,29 +191,36 @@ void RunDirectory::begin(const FileMarks& marks, const Poll& poll) {
   const auto mark = marks.find(kMetrics);
   if (mark != marks.end()) metrics_.rewind(mark->second);
   metrics_.truncate();
-  series_.clear();
   arrays_.clear();
   new_folders_ = {path_};
-}
-
-EvaluationSeries& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks) {
-  auto found = series_.find(set);
-  if (found == series_.end()) {
-    found = series_.emplace(set, EvaluationSeries(path_, set, ranks)).first;
-    new_folders_.insert({path_ / "eval" / set, path_ / "eval"});
-    found->second.arrays().begin(marks_);
-  }
-  return found->second;
 }
 
 GrowingArrays& RunDirectory::arrays(const std::string& folder, const std::vector<Column>& columns) {
   auto found = arrays_.find(folder);
   if (found == arrays_.end()) {
     found = arrays_.emplace(folder, GrowingArrays(path_, folder, columns)).first;
-    new_folders_.insert(path_ / folder);
+    new_folders_.insert({file(folder), file(folder).parent_path()});
     found->second.begin(marks_);
   }
   return found->second;
+}
+
+GrowingArrays& RunDirectory::series(const std::string& set, const std::vector<std::int32_t>& ranks, const std::vector<Column>& further) {
+  const auto folder = "eval/" + set;
+  if (arrays_.contains(folder)) return arrays(folder);
+  make_directories(file(folder));
+  const std::vector<std::int64_t> rank(ranks.begin(), ranks.end());
+  write_npy(file(folder) / "rank.npy", row_of(rank), /*durable=*/false);
+  const Shape row{std::ssize(ranks)};
+  auto columns = further;
+  columns.insert(columns.end(), {{"presentations", Dtype::i64, row},
+                                 {"last_seen", Dtype::i64, row},
+                                 {"loss", Dtype::f32, row},
+                                 {"accuracy", Dtype::f32, row},
+                                 {"phase", Dtype::i64, {}},
+                                 {"moment", Dtype::u8, {}},
+                                 {"step", Dtype::i64, {}}});
+  return arrays(folder, columns);
 }
 
 void RunDirectory::append_metrics(const MetricsLine& line) {
@@ -260,12 +247,10 @@ FileMarks RunDirectory::commit() {
   auto marks = marks_;  // also of series that this session has not opened yet
   metrics_.sync();
   marks[kMetrics] = metrics_.mark();
-  const auto add = [&](GrowingArrays& arrays) {
+  for (auto& [folder, arrays] : arrays_) {
     arrays.sync();
     arrays.mark(marks);
-  };
-  for (auto& [folder, arrays] : arrays_) add(arrays);
-  for (auto& [set, series] : series_) add(series.arrays());
+  }
   for (const auto& folder : std::exchange(new_folders_, {})) sync_directory(folder);
   return marks;
 }

@@ -3,7 +3,6 @@
 #include "core/files.h"
 #include "core/npy.h"
 #include "core/sequences.h"
-#include "experiments/run/evaluate.h"
 #include "experiments/run/theory.h"
 
 #include <atomic>
@@ -49,19 +48,6 @@ class GrowingArrays {
 
   std::string folder_;
   std::vector<std::pair<std::string, NpyAppender>> files_;  // by path in the run directory
-};
-
-/// The rows of one evaluated set: eval/<set>/*.npy. `step.npy` is written last, so that its length is the number of whole rows.
-class EvaluationSeries {
- public:
-  EvaluationSeries(const fs::path& run_directory, const std::string& set, const std::vector<std::int32_t>& ranks);
-
-  void append(std::int64_t step, std::uint8_t moment, std::int64_t phase, const std::vector<std::int64_t>& presentations,
-              const std::vector<std::int64_t>& last_seen, const Scores& scores);
-  GrowingArrays& arrays() { return arrays_; }
-
- private:
-  GrowingArrays arrays_;  // presentations, last_seen, loss, accuracy, phase, moment, step
 };
 
 /// status.json, rewritten by a thread of its own so that a hung run shows: soon at first, then every ten seconds. Says `running` from the start, and
@@ -127,10 +113,11 @@ class RunDirectory {
   std::optional<fs::path> result() const;
   /// Starts the append-only files empty, or from the marks of a checkpoint. Throws Error{data} and changes nothing if they do not fit.
   void begin(const FileMarks& marks, const Poll& poll = {});
-  /// The series of a set. The first call creates it or takes it back to the marks of begin().
-  EvaluationSeries& series(const std::string& set, const std::vector<std::int32_t>& ranks);
-  /// Further arrays of a folder, in the same way; append them before the series of that folder.
-  GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns);
+  /// The arrays of a folder. The first call creates them, or takes them back to the marks of begin().
+  GrowingArrays& arrays(const std::string& folder, const std::vector<Column>& columns = {});
+  /// Those of an evaluated set, eval/<set>: `further` columns, then presentations, last_seen, loss, accuracy, phase, moment and step. `step.npy` is
+  /// written last, so that its length is the number of whole rows.
+  GrowingArrays& series(const std::string& set, const std::vector<std::int32_t>& ranks, const std::vector<Column>& further = {});
   void append_metrics(const MetricsLine& line);
   /// A row of measures/<name>.npy (T, L) for each, and of measures/step.npy, last. Nothing if there are none.
   void append_measures(std::int64_t step, const std::vector<std::pair<std::string, std::vector<float>>>& vectors);
@@ -147,7 +134,6 @@ class RunDirectory {
   std::set<fs::path> new_folders_;  // whose entries are not durable yet
   AppendFile metrics_;
   FileMarks marks_;
-  std::map<std::string, EvaluationSeries> series_;
   std::map<std::string, GrowingArrays> arrays_;  // by folder
 };
 

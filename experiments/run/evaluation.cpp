@@ -33,10 +33,7 @@ std::vector<Column> Evaluation::further_columns(const ModelFacts& model, std::in
 
 void Evaluation::open(const ModelFacts& model) {
   for (const auto& [name, table, ranks, history] : sets()) {
-    directory_.series(name, ranks);
-    if (const auto columns = further_columns(model, std::ssize(ranks), table->num_sequences()); !columns.empty()) {
-      directory_.arrays("eval/" + name, columns);
-    }
+    directory_.series(name, ranks, further_columns(model, std::ssize(ranks), table->num_sequences()));
     const auto bins_file = directory_.file("eval/" + name + "/by_position_bins.npy");
     if (!config_.eval.by_position || path_exists(bins_file)) continue;
     std::vector<std::int64_t> edges;
@@ -83,12 +80,13 @@ void Evaluation::append(const std::string& prefix, const Set& set, At at, const 
     presentations.push_back(set.history ? set.history->presentations[static_cast<std::size_t>(rank)] : 0);
     last_seen.push_back(set.history ? set.history->last_seen[static_cast<std::size_t>(rank)] : -1);
   }
-  std::vector<ArrayView> further;
-  if (!scores.loss_by_position.empty()) further = {row_of(scores.loss_by_position), row_of(scores.accuracy_by_position)};
-  if (!scores.completed.empty()) further.push_back(row_of(scores.completed));
-  if (!further.empty()) directory_.arrays("eval/" + set.name, {}).append(further);
-  directory_.series(prefix + set.name, set.ranks)
-      .append(at.step, at.moment, static_cast<std::int64_t>(phases_.size()) - 1, presentations, last_seen, scores);
+  const auto phase = static_cast<std::int64_t>(phases_.size()) - 1;
+  std::vector<ArrayView> row;
+  if (!scores.loss_by_position.empty()) row = {row_of(scores.loss_by_position), row_of(scores.accuracy_by_position)};
+  if (!scores.completed.empty()) row.push_back(row_of(scores.completed));
+  row.insert(row.end(), {row_of(presentations), row_of(last_seen), row_of(scores.loss), row_of(scores.accuracy), view_of(&phase, {}),
+                         view_of(&at.moment, {}), view_of(&at.step, {})});
+  directory_.series(prefix + set.name, set.ranks).append(row);
 }
 
 // Everything is scored before anything is written: an interrupted evaluation leaves no rows.
@@ -111,7 +109,7 @@ void Evaluation::evaluate(Model& model, At at, const Poll& poll) {
   for (const auto& measure : attention) measures.push_back(row_of(measure));
   measures.push_back(view_of(&at.moment, {}));
   measures.push_back(view_of(&at.step, {}));
-  directory_.arrays("attention", {}).append(measures);
+  directory_.arrays("attention").append(measures);
 }
 
 void Evaluation::evaluate_copy(Model& model, At at, const std::string& name, const std::vector<std::string>& on, const Poll& poll) {

@@ -2,6 +2,7 @@
 
 #include "experiments/config/config.h"
 #include "experiments/directory/run_directory.h"
+#include "experiments/run/evaluate.h"
 #include "experiments/run/phase.h"
 #include "models/model.h"
 
