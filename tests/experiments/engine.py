@@ -25,6 +25,7 @@ import mnemo_io  # noqa: E402
 
 BINARY = Path(os.environ.get("MNEMO_BINARY", REPOSITORY / "build" / "release" / "mnemo")).resolve()
 DONE, USAGE, DATA, LOCKED, CANNOT_CREATE, IO, STOPPED, CONFIG = 0, 64, 65, 69, 73, 74, 75, 78
+Mount = Callable[[str], Path]  # fixture `mount`: a disk of these options
 PATIENCE = 60.0  # seconds that a busy machine is given before a test gives up
 
 # Everything that can meet meets at the step of the switch; log_every divides nothing.

@@ -21,6 +21,7 @@ from engine import (
     DONE,
     IO,
     LOCKED,
+    Mount,
     Place,
     assert_same_results,
     assert_whole,
@@ -34,35 +35,11 @@ from engine import (
 
 STEPS = 200
 NOBODY = 65534
-Mount = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return uninterrupted(tmp_path_factory.mktemp("uninterrupted"), STEPS)
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Mount]:
-    """Mounts a tmpfs with these options on a new folder, or remounts it with others."""
-    folder = tmp_path / "disk"
-    mounted = False
-
-    def mount_with(options: str) -> Path:
-        nonlocal mounted
-        folder.mkdir(exist_ok=True)
-        options = f"remount,{options}" if mounted else options
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0 and not mounted:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
-        mounted = True
-        return folder
-
-    yield mount_with
-    if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 # Full disk ------------------------------------------------------------------------------------------------------------

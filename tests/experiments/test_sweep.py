@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from engine import (
     BINARY,
+    CANNOT_CREATE,
     CONFIG,
     DATA,
     DONE,
+    IO,
     LOCKED,
     STOPPED,
     USAGE,
+    Mount,
     assert_whole,
     call,
     make_place,
@@ -135,23 +138,37 @@ def test_a_changed_setting_that_is_no_axis_is_refused(place: Sweep) -> None:
     assert more.returncode == CONFIG and "events" in more.stderr
 
 
-def test_killed_again_and_again_it_comes_to_the_same_bytes(place: Sweep) -> None:
-    settings = ("train.lr=logspace(1e-4,1e-2,10)", "seed=range(0,3)", "output.checkpoint_minutes=1e-4")
-    steps = f"train.steps={10 * STEPS}"
-    for turn in range(4):
-        process = start(place.command(*settings, steps, "--jobs", "3"))
-        place.wait_for_done(2 + 6 * turn, process)
-        for child in children_of(process)[: turn % 2]:  # a worker alone, then the parent
+@pytest.mark.parametrize("turns", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_again_and_again_it_comes_to_the_same_bytes(place: Sweep, turns: int) -> None:
+    settings = ["train.lr=logspace(1e-4,1e-2,20)", "seed=range(0,3)", "output.checkpoint_minutes=1e-4"]
+    settings += [f"train.steps={10 * STEPS}"]
+    for turn in range(turns):
+        process = start(place.command(*settings, "--jobs", "3"))
+        place.wait_for_done(2 + 5 * turn, process)
+        for child in children_of(process)[: turn % 3]:  # workers alone, then the parent
             os.kill(child, signal.SIGKILL)
         process.kill()
         process.communicate()
     done = place.mnemo("resume", place.folder, "--jobs", "2", "--progress", "plain")
     assert done.returncode == DONE, done.stderr
     status = place.status()
-    assert len(status) == 30 and {run["state"] for run in status.values()} == {"done"}
-    for name in list(status)[::4]:
+    assert len(status) == 60 and {run["state"] for run in status.values()} == {"done"}
+    for name in list(status)[:: 60 // turns]:
         assert_whole(place.run(name))
         assert results(place.run(name)) == alone(place.run(name), place.root / "alone"), name
+
+
+def test_a_full_disk_in_mid_sweep_loses_nothing(place: Sweep, mount: Mount) -> None:
+    disk = mount("size=400k")
+    settings = ["train.lr=logspace(1e-4,1e-2,10)", "--cache", str(disk)]
+    full = call([*place.command()[:3], *settings, "--progress", "plain", "--jobs", "2"])
+    assert full.returncode in (CANNOT_CREATE, IO), full.stderr
+    assert "No space left on device" in full.stderr and "this is a bug" not in full.stderr
+    mount("size=100m")
+    done = call([*place.command()[:3], *settings, "--progress", "plain", "--jobs", "2"])
+    assert done.returncode == DONE, done.stderr
+    name = "train.lr=0.0001"
+    assert results(disk / "tiny" / name) == alone(disk / "tiny" / name, place.root / "alone")
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(place: Sweep) -> None:
