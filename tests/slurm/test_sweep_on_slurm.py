@@ -42,8 +42,9 @@ class SlurmSweep:
         return self.cluster.jobs[before:]
 
     def states(self) -> dict[str, str]:
-        shown = json.loads(self.mnemo("status", self.folder, "--format", "json").stdout)
-        return {run["run"]: run["state"] for run in shown}
+        """Of the runs that have begun; `mnemo status` takes a second each time."""
+        files = self.folder.glob("*/status.json")
+        return {file.parent.name: json.loads(file.read_text())["state"] for file in files}
 
     def wait_for_states(self, *states: str, seconds: float = 40) -> None:
         wait_for(lambda: sorted(self.states().values()) == sorted(states), f"{states}", seconds)
@@ -75,7 +76,7 @@ def test_an_array_carries_out_every_point_and_wait_says_what_came_of_them(sweep:
     assert "#SBATCH --array=0-2%2\n" in script and script.splitlines()[-1].startswith("exec ")
     run = sweep.folder / "train.lr=0.01"
     assert results(run) == alone(run, sweep.cluster.folder / "alone")
-    assert "diverged" in sweep.log(1, 2)
+    assert "loss or gradient is not finite" in sweep.log(1, 2)
 
 
 def test_before_the_time_limit_a_task_saves_and_is_queued_again(sweep: SlurmSweep) -> None:
@@ -107,7 +108,7 @@ def test_scancel_saves_and_resume_submits_what_is_not_done(sweep: SlurmSweep) ->
     wait_for(lambda: len(list(sweep.folder.glob("*/metrics.jsonl"))) == 2, "both to train")
     sweep.cluster.call("scancel", f"{jobs[0]}_1")
     sweep.wait_for_states("running", "stopped")
-    assert sweep.cluster.show(f"{jobs[0]}_1")["JobState"] == "CANCELLED"
+    sweep.cluster.wait_state(f"{jobs[0]}_1", "CANCELLED")
     sweep.cluster.call("scancel", jobs[0])
     sweep.wait_for_states("stopped", "stopped")
     done = sweep.mnemo("resume", sweep.folder)
