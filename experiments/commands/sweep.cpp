@@ -202,7 +202,7 @@ void add_sweep(CLI::App& app, const Invocation& invocation, Command& chosen) {
   auto* command = app.add_subcommand("sweep", "Run every point of a grid of settings, or go on with it");
   command->footer(
       "Axes are in the file (sweep: {train.lr: [1.0e-3, 3.0e-3], seed: [0, 1, 2]}) or on the command line, where they replace those of the file:\n"
-      "  train.lr=1e-3,3e-3      seed=range(0,3)      train.lr=logspace(1e-4,1e-1,7)      model.heads=1,5 model.init_std=.01,.1 --zip "
+      "  train.lr=1e-3,3e-3      seed=range(0,3)      train.lr=logspace(1e-4,1e-1,7)      model.heads=1,5 model.init_std=0.01,0.1 --zip "
       "model.heads,model.init_std\n"
       "Examples:\n"
       "  mnemo sweep configs/sweep_lr.yaml\n"

@@ -287,6 +287,7 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
   tasks.tick = [&] { board.tick(); };
   tasks.stop = host.stop;
   run_workers(tasks, launcher.jobs);
+  if (tasks.count > 0) host.log.info("{}", board.counts());
   return board.code();
 }
 

@@ -81,7 +81,7 @@ TEST(SweepPlan, ZippedSettingsVaryTogether) {
   };
   const std::string base = "name: a\nmodel: {kind: dam}\n";
   const auto in_file = plan_of(
-      base + "sweep:\n  zip: [{model.heads: 1, model.init_std: .01e0}, {model.heads: 5, model.init_std: 1e-1}]\n  seed: [0, 1]\n", {"model.eta=3"});
+      base + "sweep:\n  zip: [{model.heads: 1, model.init_std: 1e-2}, {model.heads: 5, model.init_std: 1e-1}]\n  seed: [0, 1]\n", {"model.eta=3"});
   EXPECT_EQ(in_file.points.size(), 4u);
   const auto typed = plan_of(base, {"model.heads=1,5", "seed=0,1", "model.init_std=0.01,0.1"}, {"model.heads,model.init_std"});
   EXPECT_EQ(sorted(runs_of(typed)), expected);
@@ -109,7 +109,7 @@ TEST(SweepPlan, Refused) {
   };
   refused("train.lrr", "sweep: {train.lrr: [1, 2]}");
   refused("did you mean 'lr'", "name: a", {"train.lrr=1,2"});
-  refused("f.yaml:1:19: sweep.seed: expected a list of values, at least one", "sweep: {seed: [], train.lr: [1]}");
+  refused("f.yaml:1:15: sweep.seed: expected a list of values, at least one", "sweep: {seed: [], train.lr: [1]}");
   refused("sweep: varies seed twice", "sweep:\n  seed: [0]\n  zip: [{seed: 1, train.lr: 1}]");
   refused("sweep.zip.1: has seed; the first point has seed, train.lr", "sweep: {zip: [{seed: 1, train.lr: 1}, {seed: 2}]}");
   refused("seed is given twice", "name: a", {"seed=0,1", "seed=2"});
