@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Draw one run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
+"""Draw a run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
 
 After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten.
-Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the same bytes.
+Works on a run in flight. sweep_figure.py draws the folder of a sweep. Needs NumPy and Matplotlib; the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def draw_title(figure: Any, run: dict[str, Any]) -> None:
 
 def title(figure: Any, name: str, settings: str) -> None:
     """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
-    figure.text(0.014, 0.962, _cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
+    figure.text(0.014, 0.962, cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
     figure.text(0.014, 0.92, _lines(settings, 130), va="center", fontsize=8, color="#555555")
 
 
@@ -273,7 +273,8 @@ def _lines(settings: str, length: int) -> str:
     return "\n".join(textwrap.wrap(bound, length, max_lines=2, placeholder="...", break_on_hyphens=False))
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """A text without what is too long of it."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -294,7 +295,7 @@ def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curve
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
     for marker, event in zip(itertools.cycle(MARKERS), swap_tests(run, name)):
-        label = _cut(f"{event}: first" if has_old else event, 24)
+        label = cut(f"{event}: first" if has_old else event, 24)
         handles.append(Line2D([], [], color=INK, marker=marker, label=label, **SWAPPED))
     if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
         handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
@@ -315,7 +316,7 @@ def legend(figure: Any, run: dict[str, Any], name: str, handles: Sequence[Any]) 
     """The column beside the panels, under the name of a set and how many of its ranks were scored."""
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
-        title=_cut(f"{name}, {sampling(run, name)}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5,
+        title=cut(f"{name}, {sampling(run, name)}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5,
         handlelength=2.2, labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +25,12 @@ MAX_WRITTEN = (9, 16)  # columns and rows of a heat map in whose cells the value
 DECADE = 10.0  # values that span more are on a logarithmic axis
 OFF_SCALE = 2.0  # times chance: a loss above it would leave no room for the others
 CHARACTER, LINE = 0.078, 0.15  # inches of a label
+MAX_LABEL = 21  # characters
 DOT = {"linestyle": "none", "marker": "o", "markersize": 4.6, "markeredgecolor": "none", "alpha": 0.5, "zorder": 3}
 MEAN = {"linewidth": 1.7, "zorder": 2.5}
 BAR = {"linestyle": "none", "marker": "_", "markersize": 22.0, "markeredgewidth": 1.7, "zorder": 2.5}
-EDGE = {"linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.3, "clip_on": False, "zorder": 4}
+EDGE = {"linestyle": "none", "markersize": 5.5, "clip_on": False, "zorder": 4}
+OFF = {"marker": "^", "markeredgecolor": "none"}
 BEST = {"color": "#555555", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}
 
 Cells = dict  # {(place on x, place on y): Measure}
@@ -43,7 +46,11 @@ class View(NamedTuple):
     x: Axis
     y: Axis | None  # heat maps
     others: list[Axis]
-    over: list[str]
+    over: list[str]  # settings of which the mean is taken
+
+    def is_line(self) -> bool:
+        """Whether there is something between the values of x."""
+        return self.x.numbers() is not None and "seed" not in self.x.keys
 
 
 def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any] | int:
@@ -59,30 +66,39 @@ def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any] | int
     for key in [*wanted, *over]:
         if key not in varying and key != "seed":
             return mnemo_io.usage_error(f"{key} does not vary in {folder}; {', '.join(varying) or 'nothing'} does")
-    axes = sweep_runs.axes_of(runs, over) or sweep_runs.axes_of(runs)  # of seeds alone each is its own point
-    axes.sort(key=lambda axis: -len(axis.values))
+    if set(varying) <= set(over):  # of seeds alone each is its own point
+        over = []
+    axes = sweep_runs.axes_of(runs, over)
     if not axes:
         return mnemo_io.usage_error(f"{folder} is a sweep of one run; plot that: {folder / runs[0].name}")
-    x, y = (next((axis for axis in axes if key in axis.keys), None) for key in (options.x, options.y))
-    free = [axis for axis in axes if axis not in (x, y)]
+    x, y, others = _arrange(axes, options.x, options.y)
     if x is None:
-        y = y or (free[1] if len(free) > 1 else None)
-        x = free[0]
-    others = [axis for axis in axes if axis not in (x, y)]
+        return mnemo_io.usage_error(f"beside {options.y} no other setting varies that --x could name")
     lines = math.prod(len(axis.values) for axis in others)
-    if x == y:
-        return mnemo_io.usage_error("--x and --y name settings that vary together; name another")
     if y is None and lines > MAX_LINES:
         return mnemo_io.usage_error(f"at most {MAX_LINES} lines can be told apart, got {lines}; give --y KEY, too")
     runs, first = sweep_runs.read_results(folder, runs, set_name)
-    view = View(folder.resolve().name, set_name, first, runs, x, y, others, over)
-    return lambda: (draw_lines if y is None else draw_maps)(view, options.log)
+    means = [key for key in over if key in varying]
+    view = View(folder.resolve().name, set_name, first, runs, x, y, others, means)
+    return lambda: (draw_maps if y else draw_lines)(view, options.log)
+
+
+def _arrange(axes: Sequence[Axis], x_key: str | None, y_key: str | None) -> tuple[Axis | None, Axis | None, list[Axis]]:
+    """The axes along x and y, and the others; without keys those with most values.
+
+    x is None where no axis is left for it, y where there is no second one or only x is named.
+    """
+    x, y = (next((axis for axis in axes if key in axis.keys), None) for key in (x_key, y_key))
+    free = sorted((axis for axis in axes if axis not in (x, y)), key=lambda axis: -len(axis.values))
+    if x is None and free:
+        x = free.pop(0)
+        y = y or (free.pop(0) if free else None)
+    return (None if x == y else x), y, free
 
 
 def _title(figure: Any, view: View, *remarks: str) -> None:
-    averaged = [key for key in view.over if len({run.values.get(key) for run in view.runs}) > 1]
-    if averaged and averaged[0] not in view.x.keys:
-        remarks = (*remarks, f"mean over {', '.join(averaged)}")
+    if view.over:
+        remarks = (*remarks, f"mean over {', '.join(view.over)}")
     words = [sweep_runs.counts_text(view.runs), *remarks, *sweep_runs.common_settings(view.runs)]
     plot_run.title(figure, view.name, " · ".join(words))
 
@@ -98,27 +114,26 @@ def draw_lines(view: View, log: bool = False) -> Any:
     lines = sorted({place[1:] for place in points})
     colors = dict(zip(lines, plot_run.bin_colors(len(lines))))
     positions = view.x.numbers() or list(range(len(view.x.values)))
-    edges = _lay_out_x(panels["accuracy"], view.x, positions)
+    _lay_out_x(panels["accuracy"], view.x, positions)
     top = math.inf if log else _top(view.runs)
+    has_means = any(len(runs) > 1 for runs in points.values())
+    style = MEAN if view.is_line() else BAR if has_means else None
+    for line, color in reversed(colors.items()):  # the first on top
+        here = {positions[place[0]]: runs for place, runs in points.items() if place[1:] == line}
+        for key, panel in panels.items():
+            _draw_line(panel, key, here, color, style, top)
+    if len(lines) == 1 and len(positions) <= MAX_WRITTEN[0]:
+        _count_diverged(panels["loss"], here)
     best = []
     for key, panel in panels.items():
         means = sweep_runs.means_of(points, key)
-        for line, color in reversed(colors.items()):  # the first on top
-            there = {positions[place[0]]: mean for place, mean in means.items() if place[1:] == line}
-            _draw_means(panel, there, edges, color, BAR if view.x.numbers() is None else MEAN)
-            for place, runs in points.items():
-                if place[1:] == line:
-                    _draw_runs(panel, key, positions[place[0]], runs, color, top)
         place = sweep_runs.best_place(means, key)
         panel.axvline(positions[place[0]], **BEST)
-        shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        panel.annotate("best", (positions[place[0]], 1.0), xycoords=panel.get_xaxis_transform(), **shift,
-                       fontsize=8, color=BEST["color"])  # fmt: skip
-        best.append("\n".join([f"best {key} {means[place].value:.4f}", *_settings(axes, place)]))
-    panels["accuracy"].set_xlabel(", ".join(view.x.keys))
+        _note(panel, positions[place[0]], "best", (0, 3), ha="center", fontsize=8)
+        best.append(_narrow([f"best {key} {means[place].value:.4f}", *_settings(axes, place)]))
     plot_run.finish_values(panels, log, 1.15 * top)
     _title(figure, view)
-    handles = [_handle("\n".join(_settings(view.others, line)), color=colors[line], linewidth=2.2)
+    handles = [_handle(_narrow(_settings(view.others, line)), color=colors[line], linewidth=2.2)
                for line in lines if line]  # fmt: skip
     handles += [_handle(" ", linestyle="none")] if handles else []
     plot_run.legend(figure, view.first, view.set_name, [*handles, *_marks(view, points, top, best)])
@@ -126,13 +141,18 @@ def draw_lines(view: View, log: bool = False) -> Any:
 
 
 def _settings(axes: Sequence[Axis], place: Sequence[int]) -> list[str]:
-    """A line of a legend for each setting of a point."""
+    """A line for each setting of a point."""
     short = sweep_runs.short_keys([key for axis in axes for key in axis.keys])
     return [
         f"{short[key]} = {value}"
         for axis, index in zip(axes, place)
         for key, value in zip(axis.keys, axis.values[index])
     ]
+
+
+def _narrow(lines: Sequence[str]) -> str:
+    """Text for the legend, whose column is narrow."""
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, MAX_LABEL, break_on_hyphens=False))
 
 
 def _top(runs: Sequence[Run]) -> float:
@@ -142,36 +162,48 @@ def _top(runs: Sequence[Run]) -> float:
     return max(chance, *(loss.value for loss in losses if loss.value <= OFF_SCALE * chance), 0.0)
 
 
-def _draw_means(panel: Any, means: dict[float, Measure], edges: Sequence[float], color: Any, style: dict) -> None:
-    """A line's means, and their Bayes limits and chance from one edge of the panel to the other."""
-    if not means:
-        return
-    x = list(means)
-    value, limit, chance = (plot_run.finite(np.array(column)) for column in zip(*means.values()))
-    panel.plot(x, value, color=color, **style)
-    for level, look in ((limit, {"color": color, "zorder": 2, **plot_run.DOTTED}),
-                        (chance, {"color": plot_run.FAINT, "zorder": 0.5, "linewidth": 1.0})):  # fmt: skip
-        panel.plot([edges[0], *x, edges[1]], [level[0], *level, level[-1]], **look)
+def _draw_line(panel: Any, key: str, points: dict[float, list[Run]], color: Any, style: Any, top: float) -> None:
+    """The runs of one combination of other settings by x: limits, means in a style unless it is None, and dots."""
+    means = sweep_runs.means_of(points, key)
+    if means:
+        low, high = panel.get_xlim()
+        value, limit, chance = zip(*means.values())
+        x = [low, *means, high]  # levels go from edge to edge
+        panel.plot(x, [limit[0], *limit, limit[-1]], color=color, zorder=2, **plot_run.DOTTED)
+        panel.plot(x, [chance[0], *chance, chance[-1]], color=plot_run.FAINT, zorder=0.5, linewidth=1.0)
+        if style:
+            panel.plot(list(means), plot_run.finite(np.array(value)), color=color, **style)
+    for at, runs in points.items():
+        _draw_runs(panel, key, at, runs, color, top)
 
 
 def _draw_runs(panel: Any, key: str, x: float, runs: Sequence[Run], color: Any, top: float) -> None:
     """A point's runs: dots, and over the loss what diverged or is off the scale."""
     values = [run.measures[key].value for run in runs if run.measures]
-    if key == "accuracy":
-        panel.plot([x] * len(values), values, color=color, **DOT)
-        return
-    inside = [value for value in values if _is_on_scale(value, top)]
+    inside = [value for value in values if key == "accuracy" or _is_on_scale(value, top)]
     panel.plot([x] * len(inside), inside, color=color, **DOT)
     edge = {"color": color, "transform": panel.get_xaxis_transform(), **EDGE}
     if len(inside) < len(values):
-        panel.plot([x], [1.0], marker="^", markeredgecolor="none", **edge)
-    diverged = sum(run.state == "diverged" for run in runs)
-    if diverged:
+        panel.plot([x], [0.965], **edge, **OFF)
+    if key == "loss" and _diverged(runs):
         panel.plot([x], [1.0], marker="x", **edge)
-    if diverged and len(runs) > 1:
-        shift = {"xytext": (5, 0), "textcoords": "offset points", "ha": "left", "va": "bottom"}
-        panel.annotate(f"{diverged} of {len(runs)}", (x, 1.0), xycoords=panel.get_xaxis_transform(), **shift,
-                       fontsize=7, color=BEST["color"])  # fmt: skip
+
+
+def _diverged(runs: Sequence[Run]) -> int:
+    return sum(run.state == "diverged" for run in runs)
+
+
+def _count_diverged(panel: Any, points: dict[float, list[Run]]) -> None:
+    """`2 of 3` beside the mark of what diverged."""
+    for x, runs in points.items():
+        if _diverged(runs) and len(runs) > 1:
+            _note(panel, x, f"{_diverged(runs)} of {len(runs)}", (-5, 0), ha="right", fontsize=7)
+
+
+def _note(panel: Any, x: float, text: str, shift: tuple[float, float], **style: Any) -> None:
+    """A text over the top edge of a panel, shifted by so many points."""
+    panel.annotate(text, (x, 1.0), shift, xycoords=panel.get_xaxis_transform(), textcoords="offset points",
+                   va="bottom", color=BEST["color"], **style)  # fmt: skip
 
 
 def _is_on_scale(loss: float, top: float) -> bool:
@@ -183,12 +215,12 @@ def _marks(view: View, points: sweep_runs.Points, top: float, best: Sequence[str
     losses = [run.measures["loss"] for run in view.runs if run.measures]
     ink = {"color": plot_run.INK}
     handles = [_handle("a run", **ink, **DOT)]
-    if len(points) < len(losses):
-        handles.append(_handle("mean", **ink, **({**BAR, "markersize": 14.0} if view.x.numbers() is None else MEAN)))
-    if any(run.state == "diverged" for run in view.runs):
+    if any(len(runs) > 1 for runs in points.values()):
+        handles.append(_handle("mean", **ink, **(MEAN if view.is_line() else {**BAR, "markersize": 14.0})))
+    if _diverged(view.runs):
         handles.append(_handle("diverged", **ink, marker="x", **EDGE))
     if not all(_is_on_scale(loss.value, top) for loss in losses):
-        handles.append(_handle("loss off the scale", **ink, marker="^", markeredgecolor="none", **EDGE))
+        handles.append(_handle("loss off the scale", **ink, **OFF, **EDGE))
     if not all(math.isnan(loss.limit) for loss in losses):
         handles.append(_handle("Bayes limit,\nunweighted mean\nover the same ranks", **ink, **plot_run.DOTTED))
     handles.append(_handle("chance", color=plot_run.FAINT, linewidth=1.0))
@@ -204,8 +236,8 @@ def _handle(label: str, **style: Any) -> Any:
 # Labels of settings ---------------------------------------------------------------------------------------------------
 
 
-def _lay_out_x(panel: Any, axis: Axis, positions: Sequence[float]) -> tuple[float, float]:
-    """Scale, ticks and labels of a horizontal axis; its ends."""
+def _lay_out_x(panel: Any, axis: Axis, positions: Sequence[float]) -> None:
+    """Scale, ticks and labels of a horizontal axis."""
     numbers = axis.numbers()
     low, high = min(positions), max(positions)
     is_log = numbers is not None and low > 0 and high > DECADE * low
@@ -215,33 +247,50 @@ def _lay_out_x(panel: Any, axis: Axis, positions: Sequence[float]) -> tuple[floa
     panel.set_xscale("log" if is_log else "linear")
     panel.set_xlim(*edges)
     fractions = (forth(positions) - forth(edges[0])) / (forth(edges[1]) - forth(edges[0]))
-    _label(panel.xaxis, axis, positions, fractions, panel)
-    return edges
+    _label_x([panel], axis, positions, fractions)
 
 
-def _label(ticks: Any, axis: Axis, positions: Sequence[float], fractions: Sequence[float], panel: Any) -> None:
-    """Names the values on a horizontal axis, as many as there is room for; words are turned where they would touch."""
+def _label_x(panels: Sequence[Any], axis: Axis, positions: Sequence[float], fractions: Sequence[float]) -> None:
+    """Names the values on horizontal axes, as many as there is room for, and makes room below for them.
+
+    Numbers that would touch are left out; words are turned.
+    """
     from matplotlib.ticker import NullLocator
 
     texts = _texts(axis)
-    inches = panel.get_position().width * plot_run.SIZE_INCHES[0] * np.asarray(fractions)
-    kept = _with_room(inches, [CHARACTER * max(map(len, text.split("\n"))) for text in texts])
-    turned = axis.numbers() is None and not all(kept)
-    if turned:
+    figure, (width, height) = panels[0].figure, plot_run.SIZE_INCHES
+    inches = panels[0].get_position().width * width * np.asarray(fractions)
+    kept = _with_room(inches, [CHARACTER * _longest([text]) for text in texts])
+    is_turned = axis.numbers() is None and not all(kept)
+    if is_turned:
         texts = [text.replace("\n", ", ") for text in texts]
         kept = _with_room(inches, [LINE] * len(texts))
-    ticks.set_minor_locator(NullLocator())
-    ticks.set_ticks(positions, [text if keep else "" for text, keep in zip(texts, kept)])
-    if turned:
-        for label in ticks.get_ticklabels():
-            label.set(rotation=30, ha="right", rotation_mode="anchor")
+    for panel in panels:
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xticks(positions, [text if keep else "" for text, keep in zip(texts, kept)])
+        panel.tick_params(axis="x", labelrotation=90 if is_turned else 0)
+        panel.set_xlabel(_name(axis))
+    below = CHARACTER * _longest(texts) if is_turned else LINE * (1 + max(text.count("\n") for text in texts))
+    figure.subplots_adjust(bottom=figure.subplotpars.bottom + (below - LINE) / height)
+
+
+def _name(axis: Axis) -> str:
+    """What is written beside an axis; nothing for a zip, whose values say it."""
+    return axis.keys[0] if len(axis.keys) == 1 else ""
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(len(line) for text in texts for line in text.split("\n"))
 
 
 def _texts(axis: Axis) -> list[str]:
     """What an axis has at its values: a value alone, or a line for each setting of a zip."""
     if len(axis.keys) == 1:
-        return [value for (value,) in axis.values]
-    return ["\n".join(_settings([axis], [place])) for place in range(len(axis.values))]
+        return [plot_run.cut(value, MAX_LABEL) for (value,) in axis.values]
+    return [
+        "\n".join(plot_run.cut(line, MAX_LABEL) for line in _settings([axis], [place]))
+        for place in range(len(axis.values))
+    ]
 
 
 def _with_room(centres: Sequence[float], widths: Sequence[float]) -> list[bool]:
@@ -260,31 +309,36 @@ def draw_maps(view: View, log: bool = False) -> Any:
     """Heat maps of loss and accuracy, side by side, over `view.x` and `view.y`."""
     from matplotlib.figure import Figure
 
-    rows, columns = len(view.y.values), len(view.x.values)
-    left = min(0.35, (0.5 + CHARACTER * _longest(_texts(view.y))) / plot_run.SIZE_INCHES[0])
+    shape = rows, columns = len(view.y.values), len(view.x.values)
+    left = (0.5 + CHARACTER * _longest(_texts(view.y))) / plot_run.SIZE_INCHES[0]
     figure = Figure(figsize=plot_run.SIZE_INCHES, dpi=plot_run.DPI, facecolor="white")
-    figure.subplots_adjust(left=left, right=0.93, top=0.83, bottom=0.19, wspace=0.2)
-    points = sweep_runs.points_of(view.runs, [view.x, view.y, *view.others])
-    for key, panel in zip(sweep_runs.BETTER, figure.subplots(1, 2, sharey=True)):
-        cells = _cells(sweep_runs.means_of(points, key), key)
-        image = _draw_map(panel, cells, key, (rows, columns), _colors(key, cells, view.runs, log))
-        best = sweep_runs.best_place(cells, key)
-        panel.add_patch(_frame(best))
+    figure.subplots_adjust(left=left, right=0.93, top=0.845, bottom=0.165, wspace=0.2)
+    panels = dict(zip(sweep_runs.BETTER, figure.subplots(1, 2, sharey=True)))
+    axes = [view.x, view.y, *view.others]
+    points = sweep_runs.points_of(view.runs, axes)
+    framed = []
+    for key, panel in panels.items():
+        means = sweep_runs.means_of(points, key)
+        cells = _cells(means, key)
+        image = _draw_map(panel, cells, key, shape, _colors(key, cells, view.runs, log))
+        best = sweep_runs.best_place(means, key)
+        panel.add_patch(_frame(best[:2]))
+        framed.append(f"{key} {means[best].value:.4f} at {', '.join(_settings(axes, best))}")
         if columns <= MAX_WRITTEN[0] and rows <= MAX_WRITTEN[1]:
             for cell, mean in cells.items():
                 remark = "" if view.others else _unfinished(points[cell])
-                _write(panel, image, cell, mean.value, remark, "bold" if cell == best else "normal")
-        _mark_diverged(panel, points, cells)
+                _write(panel, image, cell, mean.value, remark, "bold" if cell == best[:2] else "normal")
+        _mark_diverged(panel, points, cells, columns)
         panel.set_title(_heading(key, cells), loc="left", color=plot_run.INK)
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
-        panel.set_xlabel(", ".join(view.x.keys))
-        _label(panel.xaxis, view.x, range(columns), (np.arange(columns) + 0.5) / columns, panel)
-    _label_rows(figure.axes[0], view.y)
+    _label_x(list(panels.values()), view.x, range(columns), (np.arange(columns) + 0.5) / columns)
+    _label_rows(panels["loss"], view.y)
     _title(figure, view, *(f"each cell at its best {', '.join(axis.keys)}" for axis in view.others))
     scored = plot_run.sampling(view.first, view.set_name)
-    note = f"Unweighted mean over set {view.set_name} ({scored}); Bayes limit: of the same ranks, unweighted. "
-    figure.text(0.014, 0.025, note + "Framed: the best.", va="center", fontsize=8, color=BEST["color"])
+    notes = [plot_run.cut(f"Best, framed: {'; '.join(framed)}", 130)]
+    notes += [f"Unweighted means over set {view.set_name} ({scored}); Bayes limit: of the same ranks, unweighted too"]
+    figure.text(0.014, 0.014, "\n".join(notes), va="bottom", fontsize=8, color=BEST["color"])
     return figure
 
 
@@ -306,10 +360,6 @@ def _draw_map(panel: Any, cells: Cells, key: str, shape: tuple[int, int], colors
     else:
         bar.ax.yaxis.set_major_locator(MaxNLocator(6))
     return image
-
-
-def _longest(texts: Sequence[str]) -> int:
-    return max(len(line) for text in texts for line in text.split("\n"))
 
 
 def _cells(means: dict[tuple[int, ...], Measure], key: str) -> Cells:
@@ -362,11 +412,12 @@ def _write(panel: Any, image: Any, cell: tuple[int, int], value: float, remark: 
     panel.annotate(remark, cell, (0, -6), va="top", fontsize=7, **style)
 
 
-def _mark_diverged(panel: Any, points: sweep_runs.Points, cells: Cells) -> None:
+def _mark_diverged(panel: Any, points: sweep_runs.Points, cells: Cells, columns: int) -> None:
     """A cross where all that ended diverged; cells without a finished run stay white."""
-    diverged = {place[:2] for place, runs in points.items() if any(run.state == "diverged" for run in runs)}
+    diverged = {place[:2] for place, runs in points.items() if _diverged(runs)}
+    size = min(6.0, 120.0 / columns)  # points: half a cell
     for cell in sorted(diverged - set(cells)):
-        panel.plot(*cell, marker="x", color=plot_run.GREY, markersize=6, markeredgewidth=1.3)
+        panel.plot(*cell, marker="x", color=plot_run.GREY, markersize=size)
 
 
 def _label_rows(panel: Any, axis: Axis) -> None:
@@ -375,4 +426,4 @@ def _label_rows(panel: Any, axis: Axis) -> None:
     centres = (np.arange(len(texts)) + 0.5) / len(texts) * height
     kept = _with_room(centres, [LINE * (text.count("\n") + 1) for text in texts])
     panel.yaxis.set_ticks(range(len(texts)), [text if keep else "" for text, keep in zip(texts, kept)])
-    panel.set_ylabel(", ".join(axis.keys))
+    panel.set_ylabel(_name(axis))
