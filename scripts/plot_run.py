@@ -2,7 +2,8 @@
 """Draw a run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
 
 After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten.
-Works on a run in flight. sweep_figure.py draws the folder of a sweep. Needs NumPy and Matplotlib; the same run gives the same bytes.
+The folder of a sweep: see sweep_figure.py. Works on what is in flight. Needs NumPy and Matplotlib; the same run gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -345,8 +346,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemo plot",
         usage="%(prog)s [options] RUN\n       %(prog)s [options] SWEEP",
-        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits; or a "
-        "sweep: final loss and accuracy against the settings that it varies.",
+        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.\n"
+        "Draw a sweep: final loss and accuracy against the settings that it varies.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png

@@ -63,8 +63,8 @@ def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any] | int
     wanted = [key for key in (options.x, options.y) if key]
     over = [key for key in options.over or ["seed"] if key not in wanted]
     varying = sweep_runs.varying_keys(runs)
-    for key in [*wanted, *over]:
-        if key not in varying and key != "seed":
+    for key in wanted + [key for key in over if key != "seed"]:
+        if key not in varying:
             return mnemo_io.usage_error(f"{key} does not vary in {folder}; {', '.join(varying) or 'nothing'} does")
     if set(varying) <= set(over):  # of seeds alone each is its own point
         over = []
@@ -172,7 +172,8 @@ def _draw_line(panel: Any, key: str, points: dict[float, list[Run]], color: Any,
         panel.plot(x, [limit[0], *limit, limit[-1]], color=color, zorder=2, **plot_run.DOTTED)
         panel.plot(x, [chance[0], *chance, chance[-1]], color=plot_run.FAINT, zorder=0.5, linewidth=1.0)
         if style:
-            panel.plot(list(means), plot_run.finite(np.array(value)), color=color, **style)
+            shown = [mean if key == "accuracy" or _is_on_scale(mean, top) else np.nan for mean in value]
+            panel.plot(list(means), shown, color=color, **style)
     for at, runs in points.items():
         _draw_runs(panel, key, at, runs, color, top)
 

@@ -139,6 +139,7 @@ def test_one_setting_dots_means_limits_and_best(make_sweep):
     expected = [np.mean([bowl({"train.lr": lr, "seed": seed}) for seed in range(3)]) for lr in LR[1:6]]
     np.testing.assert_allclose(mean.get_ydata()[1:6], expected, rtol=1e-6)
     np.testing.assert_allclose(mean.get_ydata()[0], bowl({"train.lr": LR[0], "seed": 0}) + 0.01, rtol=1e-6)  # 2 of 3
+    assert np.isnan(mean.get_ydata()[6])  # off the scale
     for panel, limit in ((loss, FLOOR), (accuracy, CEILING)):
         dotted = [line for line in panel.lines if line.is_dashed() and len(line.get_xdata()) == len(LR) + 2]
         np.testing.assert_allclose(dotted[0].get_ydata(), limit[RANKS].mean(), rtol=1e-12)  # unweighted, scored ranks
@@ -246,6 +247,7 @@ def test_further_settings_are_at_their_best_or_lines(make_sweep):
 def test_usage_errors_name_what_is_there(make_sweep, run_dir, capsys):
     folder = make_sweep({"train.lr": LR[:5], "model.heads": [1, 2, 3, 4, 5], "train.steps": [1, 2, 3]})
     wrong = {("--x", "train.eps"): "train.eps does not vary in",
+             ("--x", "seed"): "seed does not vary in",
              ("--over", "data.seed"): "train.lr, model.heads, train.steps does",
              ("--x", "train.lr", "--y", "train.lr"): "beside train.lr no other setting",
              ("--x", "train.lr"): "at most 12 lines can be told apart, got 15; give --y KEY, too",
@@ -312,6 +314,6 @@ def test_no_label_lies_on_another(make_sweep, count, options):
 
 def test_a_thousand_runs_take_seconds(make_sweep):
     folder = make_sweep({"train.steps": list(range(100, 140)), "model.heads": list(range(25))})
-    start = time.monotonic()
+    start = time.process_time()  # of this process alone: the machine may be busy
     assert plot_run.main([str(folder)]) == 0
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 5
