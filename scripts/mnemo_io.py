@@ -365,7 +365,7 @@ def read_sets(run: PathLike) -> dict[str, dict[str, np.ndarray]]:
     """All sets of a run by name: train, phase_0, phase_1, ..., novel, then others (`EVENT.SET` of swap tests)."""
     folders = [folder for folder in (Path(run) / "eval").glob("*") if (folder / "step.npy").is_file()]
     folders = [folder for folder in folders if (folder / "rank.npy").is_file()]
-    return {folder.name: read_set(folder) for folder in sorted(folders, key=lambda folder: _set_order(folder.name))}
+    return {folder.name: read_set(folder) for folder in sorted(folders, key=lambda folder: set_order(folder.name))}
 
 
 def read_by_position(run: PathLike, sets: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
@@ -407,7 +407,8 @@ def read_series(folder: PathLike) -> dict[str, np.ndarray]:
     return result
 
 
-def _set_order(name: str) -> tuple[int, int, str]:
+def set_order(name: str) -> tuple[int, int, str]:
+    """Sorts names of sets as `read_sets` has them."""
     match = re.fullmatch(r"phase_([0-9]{1,9})", name)
     if match:
         return 1, int(match.group(1)), name

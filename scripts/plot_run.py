@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Draw one run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
+"""Draw a run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
 
 After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten.
-Works on a run in flight. Needs NumPy and Matplotlib; the same run gives the same bytes.
+The folder of a sweep: see sweep_figure.py. Works on what is in flight. Needs NumPy and Matplotlib; the same run gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import curves
 import mnemo_io
 import numpy as np
+import sweep_runs
 
 METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 SIZE_INCHES, DPI = (9.0, 6.0), 150
@@ -217,13 +219,18 @@ def _draw_switches(axes: dict[str, Any], run: dict[str, Any], last_step: int) ->
 
 
 def finish_axes(axes: dict[str, Any], span: tuple[int, int], label: str, log: bool, highest: float) -> None:
-    axes["loss"].set_ylabel("loss (nats)")
-    axes["accuracy"].set_ylabel("accuracy")
     axes["accuracy"].set_xlabel(label)
     beside = 0.012 * (span[1] - span[0]) or 0.5
     axes["accuracy"].set_xlim(span[0] - beside, span[1] + beside)
     axes["accuracy"].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes["accuracy"].xaxis.get_major_locator().set_params(integer=True)
+    finish_values(axes, log, highest)
+
+
+def finish_values(axes: dict[str, Any], log: bool, highest: float) -> None:
+    """Labels, limits and grid of the two vertical axes."""
+    axes["loss"].set_ylabel("loss (nats)")
+    axes["accuracy"].set_ylabel("accuracy")
     if log:
         axes["loss"].set_yscale("log")
         log_ticks(axes["loss"].yaxis, lambda value: f"{value:g}")
@@ -250,11 +257,14 @@ def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
 
 
 def draw_title(figure: Any, run: dict[str, Any]) -> None:
-    """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
-    name, settings = mnemo_io.run_name(run), mnemo_io.settings_line(run, " · ")
-    state = run["status"].get("state")
+    name, state = mnemo_io.run_name(run), run["status"].get("state")
     name += f"   ({state})" if isinstance(state, str) and state != "done" else ""
-    figure.text(0.014, 0.962, _cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
+    title(figure, name, mnemo_io.settings_line(run, " · "))
+
+
+def title(figure: Any, name: str, settings: str) -> None:
+    """Name, and settings in a line or two, over the whole figure; what is too long is cut."""
+    figure.text(0.014, 0.962, cut(name, 80), va="center", fontsize=12, fontweight="bold", color=INK)
     figure.text(0.014, 0.92, _lines(settings, 130), va="center", fontsize=8, color="#555555")
 
 
@@ -264,7 +274,8 @@ def _lines(settings: str, length: int) -> str:
     return "\n".join(textwrap.wrap(bound, length, max_lines=2, placeholder="...", break_on_hyphens=False))
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
+    """A text without what is too long of it."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -285,7 +296,7 @@ def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curve
         handles.append(Line2D([], [], color=INK, label="current sequences", **SOLID))
         handles.append(Line2D([], [], color=INK, label="first sequences", **DASHED))
     for marker, event in zip(itertools.cycle(MARKERS), swap_tests(run, name)):
-        label = _cut(f"{event}: first" if has_old else event, 24)
+        label = cut(f"{event}: first" if has_old else event, 24)
         handles.append(Line2D([], [], color=INK, marker=marker, label=label, **SWAPPED))
     if any(mnemo_io.limits(run, name, phase) is not None for phase in run["theory"]):
         handles.append(Line2D([], [], color=INK, label="Bayes limit", **DOTTED))
@@ -295,15 +306,19 @@ def _draw_legend(figure: Any, run: dict[str, Any], name: str, colors: dict[curve
     legend(figure, run, name, handles)
 
 
-def legend(figure: Any, run: dict[str, Any], name: str, handles: Sequence[Any]) -> None:
-    """The column beside the panels, under the name of a set and how many of its ranks were scored."""
+def sampling(run: dict[str, Any], name: str) -> str:
+    """How many of a set's ranks were scored."""
     rank = run["sets"][name]["rank"]
     step, whole = curves.stride(rank), "all ranks" if len(rank) == num_ranks(run, name) else "ranks that are drawn"
-    sampling = whole if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
+    return whole if step == 1 else "some ranks" if step is None else f"1 rank in {step}"
+
+
+def legend(figure: Any, run: dict[str, Any], name: str, handles: Sequence[Any]) -> None:
+    """The column beside the panels, under the name of a set and how many of its ranks were scored."""
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
-        title=_cut(f"{name}, {sampling}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5, handlelength=2.2,
-        labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
+        title=cut(f"{name}, {sampling(run, name)}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5,
+        handlelength=2.2, labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
     )  # fmt: skip
 
 
@@ -330,7 +345,9 @@ def save(figure: Any, path: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mnemo plot",
-        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.",
+        usage="%(prog)s [options] RUN\n       %(prog)s [options] SWEEP",
+        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.\n"
+        "Draw a sweep: final loss and accuracy against the settings that it varies.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
@@ -338,12 +355,17 @@ def _parser() -> argparse.ArgumentParser:
   mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
   mnemo plot cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
   mnemo plot cache/zipf/zipf --by-position              loss and accuracy against the position in a sequence
+  mnemo plot cache/sweep_lr                             writes cache/sweep_lr/figure.png; two settings: heat maps
+  mnemo plot cache/sweep_lr_width --x train.lr          a line for each combination of the other settings
 
-The run may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
+The run or sweep may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
     parser.add_argument(
-        "run", metavar="RUN", type=mnemo_io.path_argument, help="run directory, such as cache/GROUP/RUN"
+        "run",
+        metavar="RUN",
+        type=mnemo_io.path_argument,
+        help="run directory, such as cache/GROUP/RUN, or a sweep's, cache/GROUP",
     )
     parser.add_argument(
         "-o",
@@ -352,13 +374,26 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
         type=mnemo_io.path_argument,
         help=".png, .pdf or .svg (default RUN/figure.png, RUN/by_position.png)",
     )
-    parser.add_argument("--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn)")
+    parser.add_argument(
+        "--set",
+        metavar="NAME",
+        help="set to draw (default current: phase_0, phase_1, ... in turn; of a sweep train)",
+    )
     bin_edges = mnemo_io.argument(lambda text: curves.parse_edges(text, MAX_BINS))
     parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
     parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
     parser.add_argument(
         "--by-position", action="store_true", help="against the predicted bit, of a run with eval.by_position"
     )
+    sweep = parser.add_argument_group("of a sweep")
+    sweep.add_argument(
+        "--over",
+        metavar="KEY,...",
+        type=lambda text: text.split(","),
+        help="settings whose values are averaged over (default seed)",
+    )
+    sweep.add_argument("--x", metavar="KEY", help="setting along the horizontal axis; without --y a line each")
+    sweep.add_argument("--y", metavar="KEY", help="setting along the vertical axis of heat maps")
     return parser
 
 
@@ -390,13 +425,29 @@ def _figure_by_step(run: dict[str, Any], arguments: argparse.Namespace) -> Calla
     return lambda: draw(run, name, bins, arguments.log)
 
 
+def _figure_of_run(arguments: argparse.Namespace) -> Callable[[], Any] | int:
+    """What draws it, or an exit code."""
+    if arguments.over or arguments.x or arguments.y:
+        return mnemo_io.usage_error(f"--over, --x and --y are for the folder of a sweep, which {arguments.run} is not")
+    run = curves.only_drawn(mnemo_io.read_run(arguments.run))
+    return (_figure_by_position if arguments.by_position else _figure_by_step)(run, arguments)
+
+
+def _figure_of_sweep(arguments: argparse.Namespace) -> Callable[[], Any] | int:
+    """What draws it, or an exit code."""
+    import sweep_figure
+
+    if arguments.bins or arguments.by_position:
+        return mnemo_io.usage_error(f"--bins and --by-position are for one run; {arguments.run} is a sweep")
+    return sweep_figure.choose(arguments.run, arguments)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = mnemo_io.parse_arguments(_parser(), argv)
     output = arguments.output or Path(arguments.run) / ("by_position.png" if arguments.by_position else "figure.png")
     if output.suffix.lower() not in METADATA:
         return mnemo_io.usage_error(f"{output}: the format must be one of {', '.join(METADATA)}")
-    run = curves.only_drawn(mnemo_io.read_run(arguments.run))
-    figure = (_figure_by_position if arguments.by_position else _figure_by_step)(run, arguments)
+    figure = (_figure_of_sweep if sweep_runs.manifest(arguments.run).is_file() else _figure_of_run)(arguments)
     if isinstance(figure, int):
         return figure
     with matplotlib_style():
