@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <functional>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace mnemo {
 
@@ -46,6 +47,7 @@ void add_argument(Grid& grid, const std::string& argument, std::vector<std::stri
   const auto key = argument.substr(0, argument.find('='));
   if (std::find(given.begin(), given.end(), key) != given.end()) refuse(argument, fmt::format("{} is given twice", key));
   given.push_back(key);
+  if (key == "run") refuse(argument, "names one run; a sweep names its runs after its axes");
   auto* of_file = grid.axis_of(key);
   if (of_file != nullptr && of_file->keys.size() > 1) {
     refuse(argument, fmt::format("{} is zipped with {} in the file; sweep={{}} leaves the file's axes out", key, fmt::join(of_file->keys, ", ")));
@@ -107,7 +109,13 @@ SweepPlan plan_sweep(const SweepArguments& arguments, const std::function<Earlie
     auto overrides = grid.common;
     const auto assignments = assignments_at(grid, point);
     overrides.insert(overrides.end(), assignments.begin(), assignments.end());
-    return load_config(source, folder, overrides, {.with_weights = true, .cores = 1, .named_after = plan.keys});
+    try {
+      return load_config(source, folder, overrides, {.with_weights = true, .cores = 1, .named_after = plan.keys});
+    } catch (const ConfigError& error) {
+      const std::string text = error.what();
+      if (text.find("=[") == text.npos || !text.ends_with("got a list")) throw;
+      throw ConfigError(text + "; an axis is a list without brackets, as in train.lr=1e-3,3e-3");
+    }
   };
   plan.group = *load(0).config.group;
   const auto before = earlier ? earlier(plan.group) : EarlierSweep{};
@@ -121,12 +129,16 @@ SweepPlan plan_sweep(const SweepArguments& arguments, const std::function<Earlie
                     arguments.config_path.string()));
   }
   std::unordered_map<std::string, std::string> seen;
+  std::unordered_set<std::string> names;
   for (std::size_t i = 0; i < static_cast<std::size_t>(grid.size()); ++i) {
     SweepPoint point{load(i), {}};
     auto& config = point.loaded.config;
     if (!config.output.pickle) config.output.pickle = "none";
     const auto id = identity(config);
     if (const auto known = before.runs.find(id); known != before.runs.end()) config.run = known->second;
+    if (!names.insert(*config.run).second && seen.count(id) == 0) {
+      throw ConfigError(fmt::format("sweep: two points would be called {}: an axis has no effect on one of them", *config.run));
+    }
     if (const auto [other, fresh] = seen.emplace(id, *config.run); !fresh) {
       plan.duplicates.push_back(fmt::format("{} is the same run as {}", fmt::join(assignments_at(grid, i), ","), other->second));
       continue;

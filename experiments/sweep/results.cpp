@@ -38,6 +38,17 @@ RunState run_state(const fs::path& directory, SweepRow row) {
 
 bool is_run(const fs::path& directory) { return path_exists(directory / "config.yaml"); }
 
+/// Of the ranks of a set, the places of those that are ever drawn: own weights may be zero.
+std::vector<std::size_t> drawn_ranks(const fs::path& run, const std::string& set, const std::vector<std::int64_t>& ranks) {
+  std::vector<std::size_t> places(ranks.size());
+  std::iota(places.begin(), places.end(), 0);
+  if (set == "novel" || !path_exists(run / "data_rows.npy")) return places;
+  const RunReader reader(run);
+  const auto& probabilities = reader.law().sampler.probabilities();
+  std::erase_if(places, [&](std::size_t i) { return probabilities[static_cast<std::size_t>(ranks[i])] == 0; });
+  return places;
+}
+
 /// The last line of a file; empty where there is none.
 std::string last_line(const fs::path& path) {
   constexpr std::uint64_t kLongest = 1 << 16;
@@ -159,12 +170,21 @@ double Metric::of(const fs::path& run) const {
     if (!line.is_object() || !line.contains(column_)) throw Error(ExitCode::data, fmt::format("{}: no {} in metrics.jsonl", run.string(), column_));
     return line[column_].is_number() ? line[column_].get<double>() : std::numeric_limits<double>::infinity();
   }
+  if (!path_exists(run / "eval" / set_)) {
+    std::vector<std::string> sets;
+    for (const auto& folder : entries_of(run / "eval")) sets.push_back(folder.filename().string());
+    std::sort(sets.begin(), sets.end());
+    throw Error(ExitCode::usage, fmt::format("{}: has no set '{}'; it has {}", run.string(), set_, fmt::join(sets, ", ")));
+  }
   const auto set = RunReader(run, {}).set(set_);
   if (set.steps.empty()) throw Error(ExitCode::data, fmt::format("{}: set {} was never evaluated", run.string(), set_));
   const auto last = static_cast<std::int64_t>(set.steps.size()) - 1;
   const auto row = (column_ == "loss" ? set.loss : set.accuracy)[last];
   const auto values = row.view().as<float>();
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  const auto drawn = drawn_ranks(run, set_, set.ranks);
+  double sum = 0;
+  for (const auto i : drawn) sum += values[i];
+  return sum / static_cast<double>(drawn.size());
 }
 
 double BestPoint::mean() const {
@@ -229,6 +249,28 @@ Table BestRuns::table(const Metric& metric) const {
   return table;
 }
 
+namespace {
+
+/// Whether the values of one key say those of another: they vary together, and there is no going on with one alone.
+bool is_function_of(const BestRuns& best, std::size_t k, std::size_t of) {
+  std::map<std::string, std::set<std::string>> values;
+  std::set<std::string> all;
+  for (const auto& point : best.points) {
+    values[point.values[of]].insert(point.values[k]);
+    all.insert(point.values[k]);
+  }
+  return all.size() > 1 && std::all_of(values.begin(), values.end(), [](const auto& entry) { return entry.second.size() == 1; });
+}
+
+bool is_zipped(const BestRuns& best, std::size_t k) {
+  for (std::size_t other = 0; other < best.keys.size(); ++other) {
+    if (other != k && (is_function_of(best, k, other) || is_function_of(best, other, k))) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 std::vector<GridEdge> grid_edges(const BestRuns& best) {
   std::vector<GridEdge> edges;
   if (best.points.empty() || best.points[0].metrics.empty()) return edges;
@@ -241,7 +283,7 @@ std::vector<GridEdge> grid_edges(const BestRuns& best) {
       numeric = numeric && value.has_value();
       if (value) tried.insert(*value);
     }
-    if (!numeric || tried.size() < 2) continue;
+    if (!numeric || tried.size() < 2 || is_zipped(best, k)) continue;
     const double value = *number_of(winner.values[k]);
     const bool is_largest = value == *tried.rbegin();
     if (!is_largest && value != *tried.begin()) continue;

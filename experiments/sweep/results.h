@@ -69,7 +69,7 @@ struct BestRuns {
 BestRuns best_runs(const std::filesystem::path& directory, const std::vector<RunState>& runs, const Metric& metric,
                    const std::vector<std::string>& over);
 
-/// A numeric setting whose best value is the smallest or the largest tried, and two values beyond it.
+/// A numeric setting whose best value is the smallest or the largest tried, and two values beyond it; none of settings that are zipped.
 struct GridEdge {
   std::string key, value;
   bool is_largest;

@@ -117,6 +117,8 @@ TEST(SweepPlan, Refused) {
   refused("--zip seed,train.lr: seed has 2 values, train.lr has 3", "name: a", {"seed=0,1", "train.lr=1,2,3"}, {"seed,train.lr"});
   refused("model.heads is no axis", "name: a", {"seed=0,1"}, {"seed,model.heads"});
   refused("names one run", "run: b", {"seed=0,1"});
+  refused("names one run", "name: a", {"run=b", "seed=0,1"});
+  refused("an axis is a list without brackets", "name: a", {"train.lr=[1e-3,2e-3]", "seed=0,1"});
   refused("threads cannot vary", "name: a", {"threads=1,2"});
   refused("nothing varies", "name: a");
   refused("100001 points; the limit is 100000", "name: a", {"seed=range(11)", "data.num_sequences=range(1,9092)"});
@@ -203,6 +205,8 @@ TEST(GridEdges, ANumberAtTheEndOfItsAxisIsNamedWithTwoBeyond) {
   EXPECT_THAT(low[0].beyond, ElementsAre("1"));
   EXPECT_THAT(edges_of({"1", "2"}, 0), IsEmpty());  // half a head is none
   EXPECT_THAT(edges_of({"0.001", "0.003", "0.01"}, 1), IsEmpty());
+  BestRuns zipped{{"heads", "std"}, {{{"100", "0.1"}, 1, {0.0}, 0}, {{"1", "0.01"}, 1, {1.0}, 0}, {{"5", "0.1"}, 1, {1.0}, 0}}};
+  EXPECT_THAT(grid_edges(zipped), IsEmpty());
   EXPECT_THAT(edges_of({"exact", "clamped"}, 0), IsEmpty());
   EXPECT_THAT(edges_of({"0.001"}, 0), IsEmpty());
 }

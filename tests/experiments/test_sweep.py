@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from engine import (
     BINARY,
@@ -264,6 +265,8 @@ def test_best_counts_what_is_not_done_and_warns_at_the_edge(place: Sweep) -> Non
     counted = sorted((point["seed"], point["runs"], point["done"]) for point in json.loads(by_seed.stdout))
     assert counted == [(0, 3, 2), (1, 3, 2)]
     assert place.mnemo("best", place.folder, "--metric", "los").returncode == USAGE
+    nowhere = place.mnemo("best", place.folder, "--metric", "eval.phase_7.loss")
+    assert nowhere.returncode == USAGE and "it has novel, phase_0, phase_1, train" in nowhere.stderr
     assert place.mnemo("best", place.folder, "--over", "model.heads").returncode == USAGE
 
 
@@ -276,6 +279,15 @@ def test_the_command_that_widens_the_grid_runs(place: Sweep) -> None:
     wider = call(["bash", "-c", f"{command} --progress none"])
     assert wider.returncode == DONE, wider.stderr
     assert len(place.status()) == 8
+
+
+def test_best_leaves_out_sequences_that_are_never_drawn(place: Sweep) -> None:
+    np.save(place.root / "weights.npy", np.array([0.0] * 5 + [1.0] * 15))
+    own = f"data.weights={place.root / 'weights.npy'}"
+    assert place.sweep("train.lr=0.001,0.01", own, "eval.train_stride=1").returncode == DONE
+    for point in json.loads(place.mnemo("best", place.folder, "--format", "json").stdout):
+        loss = np.load(place.run(f"train.lr={point['train.lr']}") / "eval/train/loss.npy")[-1]
+        assert point["eval.train.loss"] == pytest.approx(loss[:15].mean(), rel=1e-5)  # ranks: the largest weight first
 
 
 def test_status_and_logs(place: Sweep) -> None:
