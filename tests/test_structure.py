@@ -73,7 +73,7 @@ def test_only_cmake_chooses_between_cuda_and_none():
 
 def test_readme_is_short_and_its_files_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 205
     for name in re.findall(r"\b(?:configs|scripts|docs|tests)/[\w/.-]+\.\w+", text):
         assert (ROOT / name).exists(), name
 
