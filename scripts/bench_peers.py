@@ -266,8 +266,10 @@ def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, thr
     if benchmark == "dam":
         data["memory"] = np.load(folder / "memory.npy").astype(np.int64)
     run = peers_of(benchmark)[peer](data, heads, device)
-    runs = len(RATES) if benchmark == "sweep" else 1
-    print(json.dumps({"losses": run(24 if trains else 1)}), flush=True)
+    sweeps = benchmark == "sweep"
+    runs = len(RATES) if sweeps else 1
+    losses = run(24 if trains else 1)
+    print(json.dumps({"losses": bench_sweep_peers.compared(losses) if sweeps else losses}), flush=True)
     steps = SCAN if trains else 1
 
     def rate() -> float:
@@ -331,8 +333,7 @@ def disagreement(losses: list[float], reference: np.ndarray, tolerance: float = 
         return f"only {len(losses)} losses"
     difference = np.abs(np.asarray(losses[: len(reference)]) - reference) / np.abs(reference)
     worst = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
-    largest = difference.flat[worst]
-    return "" if largest <= tolerance else f"loss {worst} differs by {largest:.1e}"
+    return "" if difference[worst] <= tolerance else f"loss {worst} differs by {difference[worst]:.1e}"
 
 
 def race(
@@ -436,7 +437,7 @@ def run_sweep(options: argparse.Namespace, config: str, cores: int, peers: list[
     tmpfs = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=tmpfs) as folder:
         losses = bench_sweep_peers.prepare(options.mnemo, Path(folder), config, HEADS[config], cores, steps)
-        problem = disagreement(losses[:, RATES.index(ADAM["lr"])].tolist(), np.load(f"{folder}/losses.npy"))
+        problem = disagreement(losses[:, bench_sweep_peers.BENCH_RUN].tolist(), np.load(f"{folder}/losses.npy"))
         if problem:
             raise ValueError(f"mnemo sweep trains otherwise than mnemo bench: {problem}")
         common = [
@@ -444,7 +445,7 @@ def run_sweep(options: argparse.Namespace, config: str, cores: int, peers: list[
             "--seconds", str(options.seconds), "--steps", str(steps), "--mnemo", options.mnemo, "--worker",
         ]  # fmt: skip
         commands = {form: [*common, form] for form in [*bench_sweep_peers.OWN_FORMS, *peers]}
-        rows = race(commands, lambda form: losses[: bench_sweep_peers.CHECKED].tolist(), cores, options.rounds)
+        rows = race(commands, lambda form: bench_sweep_peers.compared(losses), cores, options.rounds)
     facts = {"name": "sweep", "config": config, "threads": cores, "device": "cpu", "runs": len(RATES), "steps": steps}
     for row in rows:
         row.pop("peak_rss_mb", None)  # that of one process, where many work

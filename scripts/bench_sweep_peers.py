@@ -24,12 +24,19 @@ from time import perf_counter
 import mnemo_io
 import numpy as np
 
-RATES = [float(f"{10 ** (n / 5 - 5):.3g}") for n in range(16)]  # 1e-5 to 1e-2; 1e-3, that of `mnemo bench`, is one
-CHECKED = 10  # first losses of each run; the large rates amplify rounding, beyond the tolerance after some more
+RATES = [float(f"{10 ** (n / 5 - 5):.3g}") for n in range(16)]  # 1e-5 to 1e-2
+BENCH_RUN = RATES.index(1e-3)  # the one that `mnemo bench --dump` trains
 STEPS = {"A": 200, "C": 1000}  # of each run in a timed job: about 3 s of `mnemo sweep`
 SWEEP, PARALLEL, SERIAL = OWN_FORMS = "mnemo sweep", "mnemo train, one a core", "mnemo train, in turn"
 Data = dict
 Run = Callable[[int], list]  # takes n more steps of every run, and returns their losses (n, R)
+
+
+def compared(losses: Sequence) -> list[float]:
+    """Of losses (n, R): 20 of the run that `mnemo bench` knows, and 4 of each; later, large rates amplify rounding."""
+    table = np.asarray(losses)
+    return [*table[:20, BENCH_RUN].tolist(), *table[:4].flatten().tolist()]
+
 
 # mnemo ----------------------------------------------------------------------------------------------------------------
 
@@ -107,10 +114,11 @@ def prepare(mnemo: str, folder: Path, config: str, heads: int, cores: int, steps
 # The peers ------------------------------------------------------------------------------------------------------------
 
 
-def _serve_share(pipe, core: int, make: Callable[[float], Run], rates: Sequence[float]) -> None:
+def _serve_share(pipe, parents, core: int, make: Callable[[float], Run], rates: Sequence[float]) -> None:
+    parents.close()  # a pipe ends with the process at its other end, where no other holds a copy
     os.sched_setaffinity(0, {core})
     runs = [make(rate) for rate in rates]
-    with contextlib.suppress(EOFError):  # the parent has ended
+    with contextlib.suppress(EOFError):
         while True:
             steps = pipe.recv()
             pipe.send([run(steps) for run in runs])
@@ -122,9 +130,9 @@ def one_a_core(make: Callable[[float], Run], rates: Sequence[float] = RATES) -> 
     pipes = []
     for index, core in enumerate(cores):
         pipe, childs = fork.Pipe()
-        share = (childs, core, make, rates[index :: len(cores)])
+        share = (childs, pipe, core, make, rates[index :: len(cores)])
         fork.Process(target=_serve_share, args=share, daemon=True).start()
-        childs.close()  # so that the end of the child is the end of the pipe
+        childs.close()
         pipes.append(pipe)
 
     def run(steps: int) -> list:

@@ -83,6 +83,19 @@ def test_one_a_core_shares_the_runs_out():
     assert len(processes) == min(3, len(os.sched_getaffinity(0))) and os.getpid() not in processes
 
 
+def test_a_wrong_rate_is_seen():
+    runs = len(bench_sweep_peers.RATES)
+    losses = np.full((24, runs), 0.5)
+    reference = np.asarray(bench_sweep_peers.compared(losses))
+    late, early = losses.copy(), losses.copy()
+    late[19, bench_sweep_peers.RATES.index(1e-3)] = early[3, runs - 1] = 0.6
+    for other in (late, early):
+        assert "differs by 2.0e-01" in bench_peers.disagreement(bench_sweep_peers.compared(other), reference)
+    rounding = losses.copy()
+    rounding[4:, 0] = 0.6
+    assert bench_peers.disagreement(bench_sweep_peers.compared(rounding), reference) == ""
+
+
 @pytest.mark.parametrize("package", ["torch", "jax"])
 def test_a_pack_trains_as_single_runs(package):
     pytest.importorskip("torch")
