@@ -12,7 +12,7 @@ own losses differ by more than 1e-4 (5e-4 of an associative memory) gets no rati
 rounds are measured in turn, so that all see the same machine; a ratio is the median over rounds of (the peer's time /
 mnemo's time). All run on the same number of processors (by affinity) and with the same malloc settings. PyTorch: eager
 with fused Adam, and torch.compile of the whole step with the optimizer. JAX (pip install jax): jit of a scan over
-steps.
+steps. A step of a sweep is one of one run: whole jobs of mnemo, with launch, beside the steady steps of the peers.
 """
 
 from __future__ import annotations
@@ -231,6 +231,7 @@ PEERS = {
 
 
 def torch_pack(data: Data, heads: int, device: str, compiled: bool) -> Run:
+    """PyTorch: the runs of a sweep as one."""
     loss_of = functools.partial(torch_loss, heads=heads)
     return bench_sweep_peers.torch_pack(data, device, loss_of, ADAM, compiled)
 

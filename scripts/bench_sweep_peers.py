@@ -26,7 +26,7 @@ import numpy as np
 
 RATES = [float(f"{10 ** (n / 5 - 5):.3g}") for n in range(16)]  # 1e-5 to 1e-2
 BENCH_RUN = RATES.index(1e-3)  # the one that `mnemo bench --dump` trains
-STEPS = {"A": 200, "C": 1000}  # of each run in a timed job: about 3 s of `mnemo sweep`
+STEPS = {"A": 400, "C": 2000}  # of each run in a timed job: about 9 s of `mnemo sweep` on two idle cores
 SWEEP, PARALLEL, SERIAL = OWN_FORMS = "mnemo sweep", "mnemo train, one a core", "mnemo train, in turn"
 Data = dict
 Run = Callable[[int], list]  # takes n more steps of every run, and returns their losses (n, R)
