@@ -5,18 +5,20 @@
     scripts/bench_peers.py one_layer --config A C --threads 2
     scripts/bench_peers.py evaluate --out results.json
     scripts/bench_peers.py dam --config S
+    scripts/bench_peers.py sweep --threads 2                   # 16 learning rates of A and of C: run-steps per second
 
 `mnemo bench --dump` hands out initial weights, sequences, batch ids and the losses of the first 20 steps. A peer whose
 own losses differ by more than 1e-4 (5e-4 of an associative memory) gets no ratio, and the exit status is 65. Then
 rounds are measured in turn, so that all see the same machine; a ratio is the median over rounds of (the peer's time /
 mnemo's time). All run on the same number of processors (by affinity) and with the same malloc settings. PyTorch: eager
 with fused Adam, and torch.compile of the whole step with the optimizer. JAX (pip install jax): jit of a scan over
-steps.
+steps. A step of a sweep is one of one run: whole jobs of mnemo, with launch, beside the steady steps of the peers.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -29,12 +31,13 @@ from statistics import median
 from time import perf_counter
 
 import bench_dam_peers
+import bench_sweep_peers
 import mnemo_io
 import numpy as np
 
 TOLERANCE = 1e-4  # relative, of each of the first losses
 DAM_TOLERANCE = 5e-4  # its peers take logarithms of float32 probabilities, which near 1 are 6e-8 apart
-CONFIGS = {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"]}
+CONFIGS = {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"], "sweep": ["A", "C"]}
 OWN_FORMS = {"mnemo": [], "mnemo, all units": ["--all-units"], "mnemo, all cells": ["--plain-cells"]}
 HEADS = {"A": 1, "B": 2, "C": 4, "L16": 4}
 ADAM = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -66,18 +69,45 @@ def torch_logits(weights: dict, bits, heads: int):
     return z[..., 1] - z[..., 0]
 
 
-def torch_peer(data: Data, heads: int, device: str, compiled: bool) -> Run:
+def torch_loss(weights: dict, bits, heads: int):
+    """Mean loss of the next bit."""
+    from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+    return bce(torch_logits(weights, bits[:, :-1], heads), bits[:, 1:].float())
+
+
+@functools.cache
+def compiled_step(heads: int) -> Callable:
+    """The whole step as one compiled graph, which runs share."""
+    import torch
+
+    gradient = torch.func.grad_and_value(functools.partial(torch_loss, heads=heads))
+
+    @torch.compile(fullgraph=True)
+    def step(weights: dict, state: dict, bits, rate, correction1, correction2):
+        gradients, loss = gradient(weights, bits)
+        new_weights, new_state = {}, {}
+        for name, g in gradients.items():
+            m, v = state[name]
+            m = ADAM["beta1"] * m + (1 - ADAM["beta1"]) * g
+            v = ADAM["beta2"] * v + (1 - ADAM["beta2"]) * g * g
+            update = (m / correction1) / ((v / correction2).sqrt() + ADAM["eps"])
+            new_weights[name], new_state[name] = weights[name] - rate * update, (m, v)
+        return new_weights, new_state, loss
+
+    return step
+
+
+def torch_peer(data: Data, heads: int, device: str, compiled: bool, rate: float = ADAM["lr"]) -> Run:
     """PyTorch; eager with torch.optim.Adam(fused=True), or the whole step as one compiled graph."""
     import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     sequences = torch.from_numpy(data["sequences"]).to(device)
-    weights = {name: torch.from_numpy(array).to(device) for name, array in data["weights"].items()}
+    weights = {name: torch.tensor(array, device=device) for name, array in data["weights"].items()}
     batches = torch.from_numpy(data["batches"]).to(device)
 
-    def loss_of(weights: dict, bits):
-        return bce(torch_logits(weights, bits[:, :-1], heads), bits[:, 1:].float())
+    loss_of = functools.partial(torch_loss, heads=heads)
 
     if not data["trains"]:
         block_loss = torch.compile(loss_of) if compiled else loss_of
@@ -92,23 +122,10 @@ def torch_peer(data: Data, heads: int, device: str, compiled: bool) -> Run:
 
     if compiled:
         state = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
-        gradient = torch.func.grad_and_value(loss_of)
-
-        @torch.compile(fullgraph=True)
-        def step(weights: dict, state: dict, bits, correction1, correction2):
-            gradients, loss = gradient(weights, bits)
-            new_weights, new_state = {}, {}
-            for name, g in gradients.items():
-                m, v = state[name]
-                m = ADAM["beta1"] * m + (1 - ADAM["beta1"]) * g
-                v = ADAM["beta2"] * v + (1 - ADAM["beta2"]) * g * g
-                update = (m / correction1) / ((v / correction2).sqrt() + ADAM["eps"])
-                new_weights[name], new_state[name] = weights[name] - ADAM["lr"] * update, (m, v)
-            return new_weights, new_state, loss
-
+        step, learning_rate = compiled_step(heads), torch.tensor(rate, device=device)
     else:
         weights = {name: w.requires_grad_() for name, w in weights.items()}
-        adam = torch.optim.Adam(weights.values(), lr=ADAM["lr"], eps=ADAM["eps"], fused=True)
+        adam = torch.optim.Adam(weights.values(), lr=rate, eps=ADAM["eps"], fused=True)
 
     done = 0
 
@@ -120,7 +137,7 @@ def torch_peer(data: Data, heads: int, device: str, compiled: bool) -> Run:
             done += 1
             if compiled:
                 corrections = (torch.tensor(1 - ADAM[name] ** done, device=device) for name in ("beta1", "beta2"))
-                weights, state, loss = step(weights, state, bits, *corrections)
+                weights, state, loss = step(weights, state, bits, learning_rate, *corrections)
             else:
                 loss = loss_of(weights, bits)
                 adam.zero_grad()
@@ -134,8 +151,8 @@ def torch_peer(data: Data, heads: int, device: str, compiled: bool) -> Run:
     return run
 
 
-def jax_peer(data: Data, heads: int) -> Run:
-    """JAX: jit of a scan over SCAN steps; the evaluation, jit of a map over blocks."""
+def jax_peer(data: Data, heads: int, rate: float | list[float] = ADAM["lr"]) -> Run:
+    """JAX: jit of a scan over SCAN steps, of many rates by vmap; the evaluation, jit of a map over blocks."""
     import jax
     import jax.numpy as jnp
 
@@ -174,20 +191,24 @@ def jax_peer(data: Data, heads: int) -> Run:
         return run_evaluations
 
     def step(carry, ids):
-        weights, first, second, n = carry
+        weights, first, second, n, rate = carry
         loss, gradients = jax.value_and_grad(loss_of)(weights, sequences[ids])
         first = jax.tree.map(lambda m, g: ADAM["beta1"] * m + (1 - ADAM["beta1"]) * g, first, gradients)
         second = jax.tree.map(lambda v, g: ADAM["beta2"] * v + (1 - ADAM["beta2"]) * g * g, second, gradients)
         correction1, correction2 = 1 - ADAM["beta1"] ** (n + 1), 1 - ADAM["beta2"] ** (n + 1)
         weights = jax.tree.map(
-            lambda w, m, v: w - ADAM["lr"] * (m / correction1) / (jnp.sqrt(v / correction2) + ADAM["eps"]),
+            lambda w, m, v: w - rate * (m / correction1) / (jnp.sqrt(v / correction2) + ADAM["eps"]),
             weights, first, second,
         )  # fmt: skip
-        return (weights, first, second, n + 1), loss
+        return (weights, first, second, n + 1, rate), loss
 
-    scan = jax.jit(lambda carry, ids: jax.lax.scan(step, carry, ids))
+    scan = functools.partial(jax.lax.scan, step)
     zeros = jax.tree.map(jnp.zeros_like, weights)
-    carry, done = (weights, zeros, zeros, jnp.float32(0)), 0
+    carry, done = (weights, zeros, zeros, jnp.float32(0), jnp.float32(rate)), 0
+    if np.ndim(rate):
+        scan = jax.vmap(scan, in_axes=(0, None), out_axes=(0, 1))
+        carry = (*jax.tree.map(lambda x: jnp.broadcast_to(x, (len(rate), *x.shape)), carry[:-1]), carry[-1])
+    scan = jax.jit(scan)
 
     def run(steps: int) -> list[float]:
         nonlocal carry, done
@@ -209,13 +230,30 @@ PEERS = {
 }
 
 
+def torch_pack(data: Data, heads: int, device: str, compiled: bool) -> Run:
+    """PyTorch: the runs of a sweep as one."""
+    loss_of = functools.partial(torch_loss, heads=heads)
+    return bench_sweep_peers.torch_pack(data, device, loss_of, ADAM, compiled)
+
+
+one_a_core, RATES = bench_sweep_peers.one_a_core, bench_sweep_peers.RATES
+SWEEP_PEERS = {
+    "torch eager, one a core": lambda *of: one_a_core(lambda rate: torch_peer(*of, compiled=False, rate=rate)),
+    "torch compile, one a core": lambda *of: one_a_core(lambda rate: torch_peer(*of, compiled=True, rate=rate)),
+    "torch eager, pack": lambda *of: torch_pack(*of, compiled=False),
+    "torch compile, pack": lambda *of: torch_pack(*of, compiled=True),
+    "jax, one a core": lambda data, heads, device: one_a_core(lambda rate: jax_peer(data, heads, rate)),
+    "jax, pack": lambda data, heads, device: jax_peer(data, heads, RATES),
+}
+
+
 def peers_of(benchmark: str) -> dict:
     """By name: functions of (data, heads, device)."""
-    return bench_dam_peers.PEERS if benchmark == "dam" else PEERS
+    return {"dam": bench_dam_peers.PEERS, "sweep": SWEEP_PEERS}.get(benchmark, PEERS)
 
 
 def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, threads: int, seconds: float) -> None:
-    """One peer as a process: prints its first losses, then a rate for each line that it reads."""
+    """One peer as a process: prints its first losses, then serves its rate."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     trains = len(np.load(folder / "losses.npy")) > 1
     data = {
@@ -229,7 +267,10 @@ def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, thr
     if benchmark == "dam":
         data["memory"] = np.load(folder / "memory.npy").astype(np.int64)
     run = peers_of(benchmark)[peer](data, heads, device)
-    print(json.dumps({"losses": run(24 if trains else 1)}), flush=True)
+    sweeps = benchmark == "sweep"
+    runs = len(RATES) if sweeps else 1
+    losses = run(24 if trains else 1)
+    print(json.dumps({"losses": bench_sweep_peers.compared(losses) if sweeps else losses}), flush=True)
     steps = SCAN if trains else 1
 
     def rate() -> float:
@@ -239,10 +280,15 @@ def worker(benchmark: str, peer: str, folder: Path, heads: int, device: str, thr
             run(steps)
             passed = perf_counter() - start
             if passed >= seconds / 2:
-                return steps / passed
+                return runs * steps / passed
             steps *= 2
 
     rate()
+    serve(rate)
+
+
+def serve(rate: Callable[[], float]) -> None:
+    """Says that it is ready, then measures a rate for each line that it reads."""
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         print(json.dumps({"steps_per_s": rate()}), flush=True)
@@ -386,12 +432,33 @@ def run_config(options: argparse.Namespace, config: str, threads: int, peers: li
     ]
 
 
+def run_sweep(options: argparse.Namespace, config: str, cores: int, peers: list[str]) -> list[dict]:
+    """As run_config, of whole sweeps: the rates are of all runs together."""
+    steps = options.steps or bench_sweep_peers.STEPS[config]
+    tmpfs = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=tmpfs) as folder:
+        losses = bench_sweep_peers.prepare(options.mnemo, Path(folder), config, HEADS[config], cores, steps)
+        problem = disagreement(losses[:, bench_sweep_peers.BENCH_RUN].tolist(), np.load(f"{folder}/losses.npy"))
+        if problem:
+            raise ValueError(f"mnemo sweep trains otherwise than mnemo bench: {problem}")
+        common = [
+            sys.executable, __file__, "sweep", "--config", config, "--threads", str(cores), "--data", folder,
+            "--seconds", str(options.seconds), "--steps", str(steps), "--mnemo", options.mnemo, "--worker",
+        ]  # fmt: skip
+        commands = {form: [*common, form] for form in [*bench_sweep_peers.OWN_FORMS, *peers]}
+        rows = race(commands, lambda form: bench_sweep_peers.compared(losses), cores, options.rounds)
+    facts = {"name": "sweep", "config": config, "threads": cores, "device": "cpu", "runs": len(RATES), "steps": steps}
+    for row in rows:
+        row.pop("peak_rss_mb", None)  # that of one process, where many work
+    return [{**facts, **row} for row in rows]
+
+
 def print_table(rows: list[dict]) -> None:
     """Milliseconds, and how many times slower than mnemo; the best peer is marked."""
-    peers = [row for row in rows if row["form"] not in OWN_FORMS and "refused" not in row]
+    peers = [row for row in rows if not row["form"].startswith("mnemo") and "refused" not in row]
     best = max(peers, key=lambda row: row["steps_per_s"], default=None)
     for row in rows:
-        title = f"{row['name']} {row['config']:<4} {row['threads']} threads  {row['form']:<18}"
+        title = f"{row['name']} {row['config']:<4} {row['threads']} threads  {row['form']:<25}"
         if "refused" in row:
             print(f"{title} refused: {row['refused']}")
             continue
@@ -406,10 +473,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", nargs="?", choices=list(CONFIGS), default="one_layer")
     parser.add_argument("--config", dest="configs", nargs="+", help="default: all of the benchmark")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1; of a sweep, its cores, 2")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a round, at least half of this")
+    parser.add_argument("--steps", type=int, help="of a sweep: those of each run in mnemo's timed jobs, 20 or more")
     parser.add_argument("--peers", nargs="*", help="some of those that a run without this shows; default: all")
     parser.add_argument("--mnemo", default=str(Path(__file__).parent.parent / "build/release/mnemo"))
     parser.add_argument("--out", type=Path, help="JSON file; what it holds of other configurations stays")
@@ -417,6 +485,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     options = mnemo_io.parse_arguments(parser, None)
     configs = options.configs or CONFIGS[options.benchmark]
+    sweeps = options.benchmark == "sweep"
+    options.threads = options.threads or [2 if sweeps else 1]
+    if options.worker in bench_sweep_peers.OWN_FORMS:
+        job = options.worker, options.mnemo, options.data, options.threads[0], options.steps
+        serve(functools.partial(bench_sweep_peers.job_rate, *job))
+        return 0
     if options.worker:
         worker(
             options.benchmark,
@@ -432,14 +506,16 @@ def main() -> int:
     peers = list(known) if options.peers is None else options.peers
     unknown = [*(set(configs) - set(CONFIGS[options.benchmark])), *(set(peers) - set(known))]
     if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}; peers: {', '.join(known)}")
+        return mnemo_io.usage_error(f"unknown: {', '.join(unknown)}; peers: {', '.join(known)}")
+    if sweeps and (options.device != "cpu" or (options.steps or 20) < 20):
+        return mnemo_io.usage_error("a sweep is measured on cpu, in 20 steps or more")
     if any("jax" in peer for peer in peers) and not has_jax():
         print("JAX is not installed (pip install jax): measured without it")
         peers = [peer for peer in peers if "jax" not in peer]
     rows = []
     for config in configs:
         for threads in options.threads:
-            rows.append(run_config(options, config, threads, peers))
+            rows.append((run_sweep if sweeps else run_config)(options, config, threads, peers))
             print_table(rows[-1])
     flat = [row for group in rows for row in group]
     if options.out:
