@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +174,32 @@ def test_a_full_disk_in_mid_sweep_loses_nothing(place: Sweep, mount: Mount) -> N
     assert done.returncode == DONE, done.stderr
     name = "train.lr=0.0001"
     assert results(disk / "tiny" / name) == alone(disk / "tiny" / name, place.root / "alone")
+
+
+def peak_address_space(process: subprocess.Popen[str]) -> int:
+    """Bytes, looked at until the process ends."""
+    peak = 0
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found = re.search(r"VmPeak:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+            peak = 1024 * int(found[1]) if found else peak
+        time.sleep(0.01)
+    process.communicate()
+    return peak
+
+
+@pytest.mark.slow
+def test_a_pack_that_does_not_fit_into_memory_is_split(place: Sweep) -> None:
+    large = ["model.heads=8", "model.head_dim=192", "train.steps=2", "events=[]", "eval.novel=0"]
+    command = [str(BINARY), "train", str(place.root / "tiny.yaml"), "--cache", str(place.root / "one"), *large]
+    limit = peak_address_space(start(command)) + 400 * 2**20  # room for two more, not for three
+    done = place.sweep(
+        "seed=0,1,2,3", *large, "--max-pack", "4", "--jobs", "1",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == DONE, done.stderr
+    assert "4 runs do not fit into memory together: as two packs" in done.stderr
+    assert place.states() == ["done"] * 4
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(place: Sweep) -> None:
