@@ -58,8 +58,11 @@ int after_output(int code) {
 /// What is wrong with a command line; names a first word that is no command.
 std::string problem_of(const CLI::App& app, const std::string& first_word, const CLI::ParseError& error) {
   std::vector<std::string> names;
-  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) names.push_back(command->get_name());
-  const bool is_command = std::find(names.begin(), names.end(), first_word) != names.end();
+  bool is_command = false;
+  for (const auto* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    is_command = is_command || command->get_name() == first_word;
+    if (!command->get_group().empty()) names.push_back(command->get_name());  // not what programs call
+  }
   if (first_word.empty() || first_word[0] == '-' || is_command) return error.what();
   return fmt::format("no command '{}'; there are {}", first_word, fmt::join(names, ", "));
 }

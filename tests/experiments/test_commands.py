@@ -266,7 +266,7 @@ def test_run_names_read_back_as_they_were_given(place: Place, tmp_path: Path, ru
 def test_a_word_that_is_no_command_is_named() -> None:
     done = call([str(BINARY), "trian", "tiny.yaml"])
     assert done.returncode == USAGE
-    assert done.stderr.splitlines()[0].startswith("no command 'trian'; there are train, evaluate, ")
+    assert done.stderr.splitlines()[0].startswith("no command 'trian'; there are train, sweep, resume, status, ")
 
 
 @pytest.mark.parametrize("number", ["1e-30", "1234567.125", "4e15", "0.1", "2.5e30"])
