@@ -70,7 +70,8 @@ def test_signals_reach_what_the_batch_shell_became(cluster: Cluster) -> None:
 def test_a_task_requeues_itself_and_runs_again(cluster: Cluster) -> None:
     job = cluster.submit(WORKER, "--array=0-1", "--requeue", "--open-mode=append", "--export=ALL,REQUEUE=yes")
     task = f"{job}_1"
-    cluster.wait_line(task, "restarts 0")
+    for both in (f"{job}_0", task):
+        cluster.wait_line(both, "restarts 0")
     cluster.call("scancel", "--signal=USR1", "--batch", task)
     cluster.wait_line(task, "TERM")  # requeueing ends the run as scancel does
     assert cluster.wait_state(task, "PENDING", "BeginTime")["Restarts"] == "1"
