@@ -1,6 +1,4 @@
-#include "core/output.h"
 #include "core/shell.h"
-#include "core/signals.h"
 #include "core/table.h"
 #include "core/threads.h"
 #include "experiments/commands/commands.h"
@@ -15,7 +13,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <csignal>
 
 namespace mnemo {
 
@@ -30,14 +27,21 @@ struct SweepRequest {
   Host host;
 };
 
+std::int64_t most_threads(const std::vector<Member>& members) {
+  std::int64_t threads = 1;
+  for (const auto& member : members) threads = std::max(threads, member.loaded.config.threads);
+  return threads;
+}
+
 /// Workers at a time, where the user does not say: as many as the cores can feed.
 std::size_t jobs_of(const SweepRequest& request, const std::vector<Member>& members) {
   if (!request.gpus.empty()) return request.gpus.size() * static_cast<std::size_t>(std::max<std::int64_t>(1, request.jobs));
   if (request.jobs > 0) return static_cast<std::size_t>(request.jobs);
-  std::int64_t threads = 1;
-  for (const auto& member : members) threads = std::max(threads, member.loaded.config.threads);
-  return static_cast<std::size_t>(std::max<std::int64_t>(1, available_cores() / threads));
+  return static_cast<std::size_t>(std::max<std::int64_t>(1, available_cores() / most_threads(members)));
 }
+
+/// This program as jobs call it.
+std::string program_file() { return fs::read_symlink("/proc/self/exe").string(); }
 
 Table table_of(const SweepPlan& plan) {
   Table table{plan.keys, {}};
@@ -49,7 +53,7 @@ Table table_of(const SweepPlan& plan) {
   return table;
 }
 
-void print_plan(const SweepPlan& plan, const SweepFolder& folder, const SweepRequest& request, std::vector<Member> members) {
+void print_plan(const SweepPlan& plan, const SweepFolder& folder, const SweepRequest& request, const std::vector<Member>& members) {
   fmt::print("{}\n", table_of(plan).text(TableFormat::table));
   std::vector<RunConfig> configs;
   double bytes = 0, steps = 0;
@@ -70,18 +74,16 @@ void print_plan(const SweepPlan& plan, const SweepFolder& folder, const SweepReq
                                   : "unknown");
   fmt::print("disk     at most {:.1f} MB\n", bytes / 1e6);
   if (request.arguments.launcher == "slurm") {
-    fmt::print("\n{}\n", job_script(plan.slurm, plan.group, folder.own("job_<n>"), packs.size(), request.host.program));
+    fmt::print("\n{}\n", job_script(plan.slurm, plan.group, folder.own("job_<n>"), packs.size(), program_file()));
   }
   fmt::print("nothing was written\n");
 }
 
-ExitCode carry_out_and_tell(std::vector<Member> members, const SweepFolder& folder, const SweepRequest& request) {
-  std::int64_t threads = 1;
-  for (const auto& member : members) threads = std::max(threads, member.loaded.config.threads);
-  wait_without_spinning(threads);
+ExitCode carry_out_and_tell(const std::vector<Member>& members, const SweepFolder& folder, const SweepRequest& request) {
+  wait_without_spinning(most_threads(members));
   const LocalLauncher launcher{jobs_of(request, members), static_cast<std::size_t>(request.max_pack), request.gpus, request.host.progress};
   const auto& program = request.host.program;
-  const auto code = carry_out_here(std::move(members), launcher, request.host);
+  const auto code = carry_out_here(members, launcher, request.host);
   if (code == ExitCode::done) {
     fmt::print("results: {}\nnext:    {}\n", folder.path().string(), command_line(program, "best", folder.path()));
   } else if (code == ExitCode::stopped) {
@@ -102,7 +104,7 @@ ExitCode code_of(const std::vector<RunState>& runs) {
 
 ExitCode submit_and_tell(const std::vector<Member>& members, const SweepFolder& folder, const SlurmConfig& slurm, const SweepRequest& request) {
   const auto& program = request.host.program;
-  const auto jobs = submit(folder, members, slurm, static_cast<std::size_t>(request.max_pack), fs::read_symlink("/proc/self/exe").string());
+  const auto jobs = submit(folder, members, slurm, static_cast<std::size_t>(request.max_pack), program_file());
   if (jobs.empty()) {
     fmt::print("nothing is left to do: {}\n", folder.path().string());
     return ExitCode::done;
@@ -128,27 +130,12 @@ ExitCode sweep(const SweepRequest& request) {
   std::vector<Member> members;
   for (const auto& point : plan.points) members.push_back({point.loaded, folder.directory_of(point.run()), false});
   if (request.dry_run) {
-    print_plan(plan, folder, request, std::move(members));
+    print_plan(plan, folder, request, members);
     return ExitCode::done;
   }
   folder.add(plan, request.arguments, log);
   if (request.arguments.launcher == "slurm") return submit_and_tell(members, folder, plan.slurm, request);
-  return carry_out_and_tell(std::move(members), folder, request);
-}
-
-/// The runs of a sweep as their own config.yaml describe them; one that has none any more is left out, and said so.
-std::vector<Member> members_of(const SweepFolder& folder, const Log& log) {
-  std::vector<Member> members;
-  for (const auto& row : folder.rows(log)) {
-    const auto directory = folder.directory_of(row.run);
-    try {
-      LoadedConfig loaded{stored_config(directory), false};
-      members.push_back({std::move(loaded), directory, false});
-    } catch (const Error& error) {
-      log.line(LogLevel::error, fmt::format("{}: left out: {}", row.run, error.what()));
-    }
-  }
-  return members;
+  return carry_out_and_tell(members, folder, request);
 }
 
 ExitCode resume(const SweepRequest& request) {
@@ -163,11 +150,13 @@ ExitCode resume(const SweepRequest& request) {
     }
     throw Error(ExitCode::data, fmt::format("{}: neither a sweep (.sweep/manifest.jsonl) nor a run (config.yaml)", request.directory.string()));
   }
-  auto members = members_of(folder, request.host.log);
+  std::vector<std::string> runs;
+  for (auto& row : folder.rows(request.host.log)) runs.push_back(std::move(row.run));
+  const auto members = stored_members(folder.path(), runs, request.host.log);
   auto launcher = request.arguments.launcher;
   if (const auto call = folder.last_call(); launcher.empty()) launcher = call ? call->launcher : "local";
   if (launcher == "slurm") return submit_and_tell(members, folder, latest_slurm_config(folder), request);
-  return carry_out_and_tell(std::move(members), folder, request);
+  return carry_out_and_tell(members, folder, request);
 }
 
 /// What sweep and resume have in common.
@@ -183,17 +172,6 @@ void add_common(CLI::App* command, const std::shared_ptr<SweepRequest>& request,
              "stop each run, resumable, after this long")
       ->default_str("");
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
-}
-
-void prepare_host(Host& host, const Invocation& invocation, const std::string& progress) {
-  host.progress = progress_style(progress);
-  host.program = invocation.program;
-  host.command = invocation.command;
-  if (host.progress == ProgressStyle::none) host.log = Log(LogLevel::warning);
-  stop_on_signals(terminal() || host.progress == ProgressStyle::bar);
-  std::signal(SIGPIPE, SIG_IGN);
-  let_output_be_lost();
-  host.stop = stop_signalled;
 }
 
 }  // namespace
@@ -222,7 +200,8 @@ void add_sweep(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->callback([=, &chosen] {
     chosen = [=] {
       request->cache = *cache;
-      if (!request->dry_run) prepare_host(request->host, invocation, *progress);
+      describe(request->host, invocation, *progress);
+      if (!request->dry_run) let_signals_stop(request->host);
       return sweep(*request);
     };
   });
@@ -240,7 +219,8 @@ void add_resume(CLI::App& app, const Invocation& invocation, Command& chosen) {
   add_common(command, request, progress);
   command->callback([=, &chosen] {
     chosen = [=] {
-      prepare_host(request->host, invocation, *progress);
+      describe(request->host, invocation, *progress);
+      let_signals_stop(request->host);
       return resume(*request);
     };
   });
@@ -255,7 +235,8 @@ void add_work(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->callback([=, &chosen] {
     chosen = [=] {
       Host host;
-      prepare_host(host, invocation, "plain");
+      describe(host, invocation, "plain");
+      let_signals_stop(host);
       return carry_out_task(*folder, *task, host);
     };
   });

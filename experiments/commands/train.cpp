@@ -67,6 +67,20 @@ fs::path default_cache() {
   return root != nullptr && *root != '\0' ? expanded_path(root) : fs::path("cache");
 }
 
+void describe(Host& host, const Invocation& invocation, const std::string& progress) {
+  host.progress = progress_style(progress);
+  host.program = invocation.program;
+  host.command = invocation.command;
+  if (host.progress == ProgressStyle::none) host.log = Log(LogLevel::warning);
+}
+
+void let_signals_stop(Host& host) {
+  stop_on_signals(terminal() || host.progress == ProgressStyle::bar);
+  std::signal(SIGPIPE, SIG_IGN);
+  let_output_be_lost();
+  host.stop = stop_signalled;
+}
+
 ExitCode train(const TrainRequest& request) {
   Member member{load_config(request.config_path, request.overrides), {}, request.restart};
   member.directory = directory_of(request, member.loaded.config);
@@ -123,17 +137,10 @@ void add_train(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->add_option("--progress", *progress, "auto, bar, plain or none")->check(CLI::IsMember({"auto", "bar", "plain", "none"}));
   command->callback([=, &chosen] {
     chosen = [=] {
-      auto& host = request->host;
       if (!cache->empty()) request->cache = *cache;
-      host.progress = progress_style(*progress);
-      host.program = invocation.program;
-      host.command = invocation.command;
-      if (host.progress == ProgressStyle::none) host.log = Log(LogLevel::warning);
+      describe(request->host, invocation, *progress);
       if (request->dry_run) return train(*request);
-      stop_on_signals(terminal() || host.progress == ProgressStyle::bar);
-      std::signal(SIGPIPE, SIG_IGN);
-      let_output_be_lost();  // a run goes on without its terminal
-      host.stop = stop_signalled;
+      let_signals_stop(request->host);
       request->before_threads = wait_without_spinning;
       return train(*request);
     };

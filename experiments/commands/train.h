@@ -12,6 +12,8 @@
 
 namespace mnemo {
 
+struct Invocation;
+
 /// `mnemo train` as a user typed it.
 struct TrainRequest {
   std::filesystem::path config_path;
@@ -25,6 +27,11 @@ struct TrainRequest {
 
 /// Finds the run's directory, carries the run out, and prints what came of it. Returns done or stopped; throws Error.
 ExitCode train(const TrainRequest& request);
+
+/// What a command knows of how it was called, into the host of its runs.
+void describe(Host& host, const Invocation& invocation, const std::string& progress);
+/// Signals ask the runs to save and stop; a run goes on without its terminal.
+void let_signals_stop(Host& host);
 
 /// Where results go unless --cache says otherwise: $MNEMO_CACHE, or ./cache.
 std::filesystem::path default_cache();

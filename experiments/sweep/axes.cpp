@@ -14,8 +14,6 @@ namespace {
 
 constexpr double kMaxValues = 1e5;
 
-[[noreturn]] void refuse(const std::string& argument, const std::string& what) { throw ConfigError(fmt::format("<{}>: {}", argument, what)); }
-
 /// The parts of `text` between commas that stand in no bracket and in no quotes.
 std::vector<std::string> split_at_commas(std::string_view text) {
   std::vector<std::string> parts(1);
@@ -49,32 +47,33 @@ std::optional<std::vector<double>> arguments_of(const std::string& argument, std
   std::vector<double> numbers;
   for (const auto& part : split_at_commas(text.substr(name.size() + 1, text.size() - name.size() - 2))) {
     double number = 0;
-    if (const auto problem = read_number(part, number, {}); !problem.empty()) refuse(argument, fmt::format("{}: {}", name, problem));
+    if (const auto problem = read_number(part, number, {}); !problem.empty()) refuse_argument(argument, fmt::format("{}: {}", name, problem));
     numbers.push_back(number);
   }
   return numbers;
 }
 
 std::vector<std::string> range_of(const std::string& argument, const std::vector<double>& numbers) {
-  if (numbers.empty() || numbers.size() > 3) refuse(argument, "range takes (end), (begin, end) or (begin, end, step)");
+  if (numbers.empty() || numbers.size() > 3) refuse_argument(argument, "range takes (end), (begin, end) or (begin, end, step)");
   if (std::any_of(numbers.begin(), numbers.end(), [](double x) { return x != std::floor(x) || std::abs(x) > 1e15; })) {
-    refuse(argument, "range takes integers");
+    refuse_argument(argument, "range takes integers");
   }
   const double begin = numbers.size() > 1 ? numbers[0] : 0, end = numbers[numbers.size() > 1 ? 1 : 0], step = numbers.size() > 2 ? numbers[2] : 1;
-  if (step == 0) refuse(argument, "the step of a range must not be 0");
+  if (step == 0) refuse_argument(argument, "the step of a range must not be 0");
   const double count = std::ceil((end - begin) / step);
-  if (count < 1) refuse(argument, "this range holds no number: its end is not part of it");
-  if (count > kMaxValues) refuse(argument, fmt::format("a range of {} numbers; the limit is {}", count, kMaxValues));
+  if (count < 1) refuse_argument(argument, "this range holds no number: its end is not part of it");
+  if (count > kMaxValues) refuse_argument(argument, fmt::format("a range of {} numbers; the limit is {}", count, kMaxValues));
   std::vector<std::string> values;
   for (double i = 0; i < count; ++i) values.push_back(fmt::format("{}", static_cast<std::int64_t>(begin + i * step)));
   return values;
 }
 
 std::vector<std::string> logspace_of(const std::string& argument, const std::vector<double>& numbers) {
-  if (numbers.size() != 3) refuse(argument, "logspace takes (low, high, number of points)");
+  if (numbers.size() != 3) refuse_argument(argument, "logspace takes (low, high, number of points)");
   const double low = numbers[0], high = numbers[1], count = numbers[2];
-  if (!(low > 0) || !(high > 0)) refuse(argument, "logspace takes positive ends");
-  if (count < 2 || count != std::floor(count) || count > kMaxValues) refuse(argument, "logspace takes an integer number of points, at least 2");
+  if (!(low > 0) || !(high > 0)) refuse_argument(argument, "logspace takes positive ends");
+  if (count < 2 || count != std::floor(count) || count > kMaxValues)
+    refuse_argument(argument, "logspace takes an integer number of points, at least 2");
   std::vector<std::string> values;
   for (double i = 0; i < count; ++i) {
     const double value = i == 0 ? low : i == count - 1 ? high : low * std::pow(high / low, i / (count - 1));
@@ -84,6 +83,8 @@ std::vector<std::string> logspace_of(const std::string& argument, const std::vec
 }
 
 }  // namespace
+
+void refuse_argument(const std::string& argument, const std::string& what) { throw ConfigError(fmt::format("<{}>: {}", argument, what)); }
 
 bool Axis::has(std::string_view key) const { return std::find(keys.begin(), keys.end(), key) != keys.end(); }
 
@@ -154,7 +155,7 @@ std::optional<Axis> axis_of_argument(const std::string& argument) {
     if (values.size() == 1) return {};
   }
   for (auto& value : values) {
-    if (value.empty()) refuse(argument, "a value is missing beside a comma");
+    if (value.empty()) refuse_argument(argument, "a value is missing beside a comma");
     axis.values.push_back({std::move(value)});
   }
   return axis;

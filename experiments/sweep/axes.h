@@ -17,6 +17,9 @@ struct Axis {
   bool has(std::string_view key) const;
 };
 
+/// Throws ConfigError at an argument of the command line.
+[[noreturn]] void refuse_argument(const std::string& argument, const std::string& what);
+
 /// The axes of a `sweep:` block that was taken out of `source`, in its order; what is wrong with it is added to `source`.
 ///
 ///   sweep: {train.lr: [1.0e-3, 3.0e-3], seed: [0, 1, 2], zip: [{model.heads: 1, model.init_std: 0.01}, {model.heads: 5, model.init_std: 0.1}]}

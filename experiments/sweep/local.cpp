@@ -37,20 +37,26 @@ class Board {
   }
 
   void set(std::size_t run, State state) { runs_[run].state = state; }
+  /// Of a run that was over, or diverged, before.
+  void see(std::size_t run) {
+    const auto state = read_status(runs_[run].directory).state;
+    runs_[run].state = state == "diverged" ? State::diverged : state == "at_chance" ? State::at_chance : State::done;
+  }
   void start(std::size_t run) {
     runs_[run].state = State::running;
     runs_[run].first_step = read_status(runs_[run].directory).step;
   }
   void end(std::size_t run, const RunReport& report) {
     auto& entry = runs_[run];
+    const auto status = read_status(entry.directory);
     entry.code = report.code;
+    entry.step = status.step;
     switch (report.code) {
-      case ExitCode::done: entry.state = read_status(entry.directory).state == "at_chance" ? State::at_chance : State::done; break;
+      case ExitCode::done: entry.state = status.state == "at_chance" ? State::at_chance : State::done; break;
       case ExitCode::stopped: entry.state = State::stopped; break;
       case ExitCode::diverged: entry.state = State::diverged; break;
       default: entry.state = State::failed;
     }
-    entry.step = read_status(entry.directory).step;
     if (entry.state == State::failed) {
       log_.line(LogLevel::error, fmt::format("{}: {}", entry.name, report.message));
     } else if (entry.state == State::diverged) {
@@ -216,28 +222,26 @@ bool lacked_memory(const WorkerEnd& end, std::size_t size) {
   return size > 1 && end.reports.size() == size && std::all_of(end.reports.begin(), end.reports.end(), lacks);
 }
 
-/// The code of a run whose worker did not say what came of it.
-ExitCode code_of_death(const std::string& death) { return death.find("signal 9") != death.npos ? ExitCode::resources : ExitCode::bug; }
-
 }  // namespace
 
-ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launcher, const Host& host) {
-  Board board(members, launcher.progress, host.log);
-  std::vector<std::size_t> open;  // members that are not over
-  std::vector<RunConfig> configs;
-  std::vector<std::int64_t> starts;
+OpenRuns open_runs(const std::vector<Member>& members) {
+  OpenRuns open;
   for (std::size_t i = 0; i < members.size(); ++i) {
     const auto& [loaded, directory, restart] = members[i];
     const auto status = read_status(directory);
-    if (status.state == "diverged" && !restart) {
-      board.set(i, Board::State::diverged);
-    } else if (is_over(directory, loaded.config) && !restart) {
-      board.set(i, status.state == "at_chance" ? Board::State::at_chance : Board::State::done);
-    } else {
-      open.push_back(i);
-      configs.push_back(loaded.config);
-      starts.push_back(status.checkpoint.value_or(0));
-    }
+    if (!restart && (status.state == "diverged" || is_over(directory, loaded.config))) continue;
+    open.members.push_back(i);
+    open.configs.push_back(loaded.config);
+    open.starts.push_back(status.checkpoint.value_or(0));
+  }
+  return open;
+}
+
+ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher& launcher, const Host& host) {
+  Board board(members, launcher.progress, host.log);
+  const auto [open, configs, starts] = open_runs(members);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    if (!std::binary_search(open.begin(), open.end(), i)) board.see(i);
   }
   if (open.size() < members.size()) host.log.info("{}", board.counts());
   auto packs = packs_of(configs, starts, launcher.max_pack);
@@ -280,7 +284,7 @@ ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launch
     for (std::size_t i = 0; i < reported.size(); ++i) {
       if (reported[i]) continue;
       all_reported = false;
-      board.end(open[packs[task][i]], {i, code_of_death(end.death), fmt::format("its worker was {}{}", end.death, words)});
+      board.end(open[packs[task][i]], {i, end.killed ? ExitCode::resources : ExitCode::bug, fmt::format("its worker was {}{}", end.death, words)});
     }
     if (all_reported && !words.empty()) host.log.warning("{}{}", *configs[packs[task][0]].run, words);
   };

@@ -12,6 +12,14 @@
 
 namespace mnemo {
 
+/// Those of a sweep's runs that are neither over nor diverged: which they are, and what packs_of() asks of them.
+struct OpenRuns {
+  std::vector<std::size_t> members;
+  std::vector<RunConfig> configs;
+  std::vector<std::int64_t> starts;
+};
+OpenRuns open_runs(const std::vector<Member>& members);
+
 /// How the runs of a sweep are spread over this machine.
 struct LocalLauncher {
   std::size_t jobs = 1;           ///< workers at a time
@@ -22,7 +30,7 @@ struct LocalLauncher {
 
 /// Carries out what is not over of `members` in forked workers, and says what came of each. Done where every run is done, at chance or diverged;
 /// stopped where one was; else the largest code of those that failed.
-ExitCode carry_out_here(std::vector<Member> members, const LocalLauncher& launcher, const Host& host);
+ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher& launcher, const Host& host);
 
 /// Carries out runs of one pack in this process, and logs what came of each that is not done. The code is that of carry_out_here().
 ExitCode carry_out_and_log(const std::vector<Member>& members, const Host& host);

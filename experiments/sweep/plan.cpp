@@ -25,8 +25,6 @@ bool may_be_axis(const std::string& key) {
   return true;
 }
 
-[[noreturn]] void refuse(const std::string& argument, const std::string& what) { throw ConfigError(fmt::format("<{}>: {}", argument, what)); }
-
 /// The axes of a block and of arguments; what else the arguments set, for all points alike.
 struct Grid {
   std::vector<Axis> axes;
@@ -45,12 +43,13 @@ struct Grid {
 
 void add_argument(Grid& grid, const std::string& argument, std::vector<std::string>& given) {
   const auto key = argument.substr(0, argument.find('='));
-  if (std::find(given.begin(), given.end(), key) != given.end()) refuse(argument, fmt::format("{} is given twice", key));
+  if (std::find(given.begin(), given.end(), key) != given.end()) refuse_argument(argument, fmt::format("{} is given twice", key));
   given.push_back(key);
-  if (key == "run") refuse(argument, "names one run; a sweep names its runs after its axes");
+  if (key == "run") refuse_argument(argument, "names one run; a sweep names its runs after its axes");
   auto* of_file = grid.axis_of(key);
   if (of_file != nullptr && of_file->keys.size() > 1) {
-    refuse(argument, fmt::format("{} is zipped with {} in the file; sweep={{}} leaves the file's axes out", key, fmt::join(of_file->keys, ", ")));
+    refuse_argument(argument,
+                    fmt::format("{} is zipped with {} in the file; sweep={{}} leaves the file's axes out", key, fmt::join(of_file->keys, ", ")));
   }
   auto axis = axis_of_argument(argument);
   if (!axis && of_file == nullptr) return void(grid.common.push_back(argument));
@@ -131,10 +130,10 @@ SweepPlan plan_sweep(const SweepArguments& arguments, const std::function<Earlie
   std::unordered_map<std::string, std::string> seen;
   std::unordered_set<std::string> names;
   for (std::size_t i = 0; i < static_cast<std::size_t>(grid.size()); ++i) {
-    SweepPoint point{load(i), {}};
+    SweepPoint point{load(i), {}, {}};
     auto& config = point.loaded.config;
     if (!config.output.pickle) config.output.pickle = "none";
-    const auto id = identity(config);
+    const auto& id = point.id = identity(config);
     if (const auto known = before.runs.find(id); known != before.runs.end()) config.run = known->second;
     if (!names.insert(*config.run).second && seen.count(id) == 0) {
       throw ConfigError(fmt::format("sweep: two points would be called {}: an axis has no effect on one of them", *config.run));

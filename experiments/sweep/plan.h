@@ -15,6 +15,7 @@ namespace mnemo {
 /// A run of a sweep.
 struct SweepPoint {
   LoadedConfig loaded;              ///< resolved; its run is named after the axes
+  std::string id;                   ///< identity()
   std::vector<std::string> values;  ///< of the sweep's keys, as YAML in one line
 
   const std::string& run() const { return *loaded.config.run; }

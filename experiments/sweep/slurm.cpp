@@ -148,13 +148,7 @@ std::vector<std::string> submit(const SweepFolder& folder, const std::vector<Mem
   if (ask("command -v sbatch").code != 0) {
     throw Error(ExitCode::config, "no sbatch on the PATH: submit from a login node of the cluster, or leave --launcher slurm out to run here");
   }
-  std::vector<RunConfig> configs;
-  std::vector<std::int64_t> starts;
-  for (const auto& member : members) {
-    if (is_over(member.directory, member.loaded.config) || read_status(member.directory).state == "diverged") continue;
-    configs.push_back(member.loaded.config);
-    starts.push_back(read_status(member.directory).checkpoint.value_or(0));
-  }
+  const auto [open, configs, starts] = open_runs(members);
   const auto packs = packs_of(configs, starts, max_pack);
   std::vector<std::string> jobs;
   const auto most = packs.empty() ? 1 : max_array_size();
@@ -192,14 +186,7 @@ bool wait_for_jobs(const std::vector<std::string>& jobs, const std::function<boo
 ExitCode carry_out_task(const fs::path& folder, std::int64_t task, const Host& host) {
   const auto group = folder.parent_path().parent_path();
   const auto slurm = read_slurm_config(folder / "slurm.yaml");
-  std::vector<Member> members;
-  for (const auto& run : runs_of_task(folder, task)) {
-    try {
-      members.push_back({{stored_config(group / run), false}, group / run, false});
-    } catch (const Error& error) {
-      host.log.line(LogLevel::error, fmt::format("{}: left out: {}", run, error.what()));
-    }
-  }
+  const auto members = stored_members(group, runs_of_task(folder, task), host.log);
   if (members.empty()) throw Error(ExitCode::data, fmt::format("{}: no run of task {} can be read", folder.string(), task));
   const auto code = carry_out_and_log(members, host);
   if (code == ExitCode::stopped && stop_signal() == SIGUSR1) requeue(slurm.max_requeues, host.log);

@@ -84,6 +84,18 @@ std::vector<SweepRow> SweepFolder::rows(const Log& log) const {
   return rows;
 }
 
+std::vector<Member> stored_members(const fs::path& group, const std::vector<std::string>& runs, const Log& log) {
+  std::vector<Member> members;
+  for (const auto& run : runs) {
+    try {
+      members.push_back({{stored_config(group / run), false}, group / run, false});
+    } catch (const Error& error) {
+      log.line(LogLevel::error, fmt::format("{}: left out: {}", run, error.what()));
+    }
+  }
+  return members;
+}
+
 std::vector<std::string> keys_of(const std::vector<SweepRow>& rows) {
   std::vector<std::string> keys;
   for (const auto& row : rows) {
@@ -118,11 +130,11 @@ void SweepFolder::add(const SweepPlan& plan, const SweepArguments& call, const L
   std::unordered_map<std::string, std::size_t> place;
   for (std::size_t i = 0; i < known.size(); ++i) place[known[i].run] = i;
   for (auto& row : known) {  // a new axis: what the runs so far have there
-    for (const auto& key : plan.keys) {
-      const auto has = [&](const auto& value) { return value.first == key; };
-      if (std::any_of(row.values.begin(), row.values.end(), has) || !path_exists(directory_of(row.run) / "config.yaml")) continue;
-      row.values.emplace_back(key, setting_of(stored_config(directory_of(row.run)), key));
-    }
+    auto missing = plan.keys;
+    for (const auto& [key, value] : row.values) std::erase(missing, key);
+    if (missing.empty() || !path_exists(directory_of(row.run) / "config.yaml")) continue;
+    const auto config = stored_config(directory_of(row.run));
+    for (const auto& key : missing) row.values.emplace_back(key, setting_of(config, key));
   }
   for (const auto& point : plan.points) {
     const auto& config = point.loaded.config;
@@ -131,7 +143,7 @@ void SweepFolder::add(const SweepPlan& plan, const SweepArguments& call, const L
       make_directories(directory);
       write_atomically(directory / "config.yaml", to_yaml(config), /*durable=*/false);
     }
-    SweepRow row{point.run(), identity(config), {}};
+    SweepRow row{point.run(), point.id, {}};
     for (std::size_t k = 0; k < plan.keys.size(); ++k) row.values.emplace_back(plan.keys[k], point.values[k]);
     if (const auto [at, fresh] = place.emplace(row.run, known.size()); fresh) {
       known.push_back(std::move(row));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/log.h"
+#include "experiments/run/worker.h"
 #include "experiments/sweep/plan.h"
 
 #include <filesystem>
@@ -41,6 +42,9 @@ class SweepFolder {
  private:
   std::filesystem::path group_;
 };
+
+/// Runs of a group as their own config.yaml describe them; one that has none is left out, and said so.
+std::vector<Member> stored_members(const std::filesystem::path& group, const std::vector<std::string>& runs, const Log& log);
 
 /// The keys of all rows, in the order in which they appear.
 std::vector<std::string> keys_of(const std::vector<SweepRow>& rows);

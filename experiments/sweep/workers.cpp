@@ -136,7 +136,7 @@ std::optional<WorkerEnd> look_after(Worker& worker) {
   drain(worker.words, worker.word_text);
   ::close(worker.reports);
   ::close(worker.words);
-  return WorkerEnd{reports_in(worker.report_text), death_of(status), worker.word_text};
+  return WorkerEnd{reports_in(worker.report_text), death_of(status), WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, worker.word_text};
 }
 
 std::size_t free_place(const std::vector<Worker>& workers) {

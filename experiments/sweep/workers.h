@@ -20,6 +20,7 @@ struct RunReport {
 struct WorkerEnd {
   std::vector<RunReport> reports;  ///< of the runs that it finished with
   std::string death;               ///< "killed by signal 9 (Killed)" or the like, where it did not come to its own end
+  bool killed = false;             ///< by signal 9, as the kernel does where memory is short
   std::string last_words;          ///< what it wrote to its standard output and error, the end of it
 };
 
