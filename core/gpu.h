@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 namespace mnemo {
@@ -14,6 +15,11 @@ int num_gpus();
 std::string gpu_name(int index);
 /// Why this GPU cannot run this build; empty if an empty kernel ran.
 std::string why_gpu_refuses(int index);
+/// Bytes of device memory: free for everybody, and the most that this process's tensors have taken so far, caches included.
+struct GpuMemory {
+  std::size_t free, taken;
+};
+GpuMemory gpu_memory(int index);
 /// LibTorch's current cudaStream_t on this GPU.
 void* gpu_stream(int index);
 

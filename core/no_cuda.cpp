@@ -15,6 +15,7 @@ std::string gpu_type() { return "cuda"; }
 int num_gpus() { return 0; }
 std::string gpu_name(int) { refuse("gpu_name"); }
 std::string why_gpu_refuses(int) { refuse("why_gpu_refuses"); }
+GpuMemory gpu_memory(int) { refuse("gpu_memory"); }
 void* gpu_stream(int) { refuse("gpu_stream"); }
 
 template <class Real>

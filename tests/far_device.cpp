@@ -82,12 +82,17 @@ class Heap {
     auto* map = static_cast<std::byte*>(::mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     TORCH_CHECK(map != MAP_FAILED, "[far] out of memory");
     Block block{map, mapped, bytes, place, current};
+    const std::lock_guard lock(mutex_);
+    if (place == Place::far) {
+      auto& memory = memory_[static_cast<std::size_t>(current)];
+      memory.taken += bytes;
+      memory.most_taken = std::max(memory.most_taken, memory.taken);
+    }
     protect(block, PROT_READ | PROT_WRITE);
     std::memset(map + kPage, 0xff, data);
     if (place == Place::far) protect(block, PROT_NONE);
     auto* begin = map + kPage + data - (bytes + 63) / 64 * 64;  // ends where the guard page begins
     ++buffers[static_cast<std::size_t>(current)];
-    const std::lock_guard lock(mutex_);
     blocks_[begin] = block;
     return begin;
   }
@@ -116,6 +121,9 @@ class Heap {
     const std::lock_guard lock(mutex_);
     land_all();
   }
+
+  /// The most that a device's tensors have taken so far.
+  std::size_t most_taken(c10::DeviceIndex device) const { return memory_[static_cast<std::size_t>(device)].most_taken; }
 
   bool is(Place place, const void* pointer) {
     const std::lock_guard lock(mutex_);
@@ -157,11 +165,16 @@ class Heap {
     in_flight_ = 0;
   }
   void drop(std::map<std::byte*, Block>::iterator at) {
+    if (at->second.place == Place::far) memory_[static_cast<std::size_t>(at->second.device)].taken -= at->second.bytes;
     ::munmap(at->second.map, at->second.mapped);
     blocks_.erase(at);
   }
   std::mutex mutex_;
+  struct Memory {
+    std::size_t taken = 0, most_taken = 0;
+  };
   std::map<std::byte*, Block> blocks_;
+  std::array<Memory, kDevices> memory_{};
   std::size_t in_flight_ = 0;
 };
 
@@ -427,6 +440,11 @@ std::string gpu_type() { return "far"; }
 int num_gpus() { return far::kDevices; }
 std::string gpu_name(int index) { return "far device " + std::to_string(index); }
 std::string why_gpu_refuses(int) { return far::refusal; }
+GpuMemory gpu_memory(int index) {
+  constexpr std::size_t kAll = std::size_t{1} << 30;
+  const auto taken = far::heap().most_taken(static_cast<c10::DeviceIndex>(index));
+  return {kAll - taken, taken};  // as if nothing was ever given back, like LibTorch's cache
+}
 void* gpu_stream(int index) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(index) + 1); }
 
 template <class Real>

@@ -21,7 +21,7 @@ namespace {
 struct SweepRequest {
   SweepArguments arguments;
   fs::path cache, directory;  // of sweep; of resume
-  std::int64_t jobs = 0, max_pack = 1;
+  std::int64_t jobs = 0, max_pack = 0;
   std::vector<std::string> gpus;
   bool dry_run = false, wait = false;
   Host host;
@@ -64,14 +64,17 @@ void print_plan(const SweepPlan& plan, const SweepFolder& folder, const SweepReq
     steps += static_cast<double>(config.train.steps);
   }
   const auto jobs = jobs_of(request, members);
-  const auto packs = packs_of(configs, std::vector<std::int64_t>(configs.size()), static_cast<std::size_t>(request.max_pack));
+  const auto cost = cost_of_step(configs[0], request.gpus);
+  const auto max_pack = request.max_pack > 0                    ? static_cast<std::size_t>(request.max_pack)
+                        : request.arguments.launcher == "slurm" ? 1
+                                                                : default_max_pack(cost, configs.size(), jobs);
+  const auto packs = packs_of(configs, std::vector<std::int64_t>(configs.size()), max_pack);
   fmt::print("sweep    {}\n", folder.path().string());
   fmt::print("points   {} in {} pack(s), {} worker(s) at a time\n", plan.points.size(), packs.size(), jobs);
-  const auto seconds = seconds_of_step(configs[0]);
-  fmt::print("time     {}\n", seconds
-                                  ? fmt::format("about {}, evaluations apart ({:.3f} ms a step of the first)",
-                                                duration_text(*seconds * steps / static_cast<double>(std::min(jobs, packs.size()))), 1e3 * *seconds)
-                                  : "unknown");
+  fmt::print("time     {}\n",
+             cost ? fmt::format("about {}, evaluations apart ({:.3f} ms a step of the first)",
+                                duration_text(cost->seconds * steps / static_cast<double>(std::min(jobs, packs.size()))), 1e3 * cost->seconds)
+                  : "unknown");
   fmt::print("disk     at most {:.1f} MB\n", bytes / 1e6);
   if (request.arguments.launcher == "slurm") {
     fmt::print("\n{}\n", job_script(plan.slurm, plan.group, folder.own("job_<n>"), packs.size(), program_file()));
@@ -104,7 +107,7 @@ ExitCode code_of(const std::vector<RunState>& runs) {
 
 ExitCode submit_and_tell(const std::vector<Member>& members, const SweepFolder& folder, const SlurmConfig& slurm, const SweepRequest& request) {
   const auto& program = request.host.program;
-  const auto jobs = submit(folder, members, slurm, static_cast<std::size_t>(request.max_pack), program_file());
+  const auto jobs = submit(folder, members, slurm, static_cast<std::size_t>(std::max<std::int64_t>(1, request.max_pack)), program_file());
   if (jobs.empty()) {
     fmt::print("nothing is left to do: {}\n", folder.path().string());
     return ExitCode::done;
@@ -167,7 +170,9 @@ void add_common(CLI::App* command, const std::shared_ptr<SweepRequest>& request,
   add_number(command, "--jobs", request->jobs, in_range(1, 4096), "workers at a time (default: cores / threads of a run)")->default_str("");
   command->add_option("--gpus", request->gpus, "GPUs to spread the workers over, each seeing one: 0,1; --jobs is then of each, one by default")
       ->delimiter(',');
-  add_number(command, "--max-pack", request->max_pack, in_range(1, 4096), "runs of one shape that a worker trains together");
+  add_number(command, "--max-pack", request->max_pack, in_range(1, 4096),
+             "runs of one shape that a worker trains together (default: on a GPU of this machine as many as its memory holds, else 1)")
+      ->default_str("");
   add_number(command, "--max-hours", request->host.max_hours, in_range(0, 1e6, true, /*include_low=*/false),
              "stop each run, resumable, after this long")
       ->default_str("");

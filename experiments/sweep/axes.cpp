@@ -116,6 +116,7 @@ std::vector<Axis> axes_of_block(ConfigSource& source, const Node& block) {
       const auto path = fmt::format("sweep.zip.{}", i);
       if (row.kind != Node::Kind::map || row.children.empty()) return source.fail(row, path, "expected a map of settings, each with one value");
       std::vector<std::string> keys, values;
+      axis.nodes.push_back(row.children);
       for (const auto& child : row.children) {
         keys.push_back(child.key);
         values.push_back(config_detail::to_flow(child));
@@ -133,7 +134,10 @@ std::vector<Axis> axes_of_block(ConfigSource& source, const Node& block) {
       add_zip(child);
     } else if (is_list(child)) {
       Axis axis{{child.key}, {}};
-      for (const auto& value : child.children) axis.values.push_back({config_detail::to_flow(value)});
+      for (const auto& value : child.children) {
+        axis.values.push_back({config_detail::to_flow(value)});
+        axis.nodes.push_back({value});
+      }
       add(child, std::move(axis));
     }
   }
@@ -180,7 +184,9 @@ void zip_axes(std::vector<Axis>& axes, const std::string& keys) {
       refuse_zip(fmt::format("{} has {} values, {} has {}", fmt::join(target.keys, ", "), target.values.size(), key, axis->values.size()));
     }
     target.keys.insert(target.keys.end(), axis->keys.begin(), axis->keys.end());
+    if (axis->nodes.empty()) target.nodes.clear();
     for (std::size_t i = 0; i < target.values.size(); ++i) {
+      if (!target.nodes.empty()) target.nodes[i].insert(target.nodes[i].end(), axis->nodes[i].begin(), axis->nodes[i].end());
       target.values[i].insert(target.values[i].end(), axis->values[i].begin(), axis->values[i].end());
     }
     axes.erase(axis);

@@ -12,7 +12,8 @@ namespace mnemo {
 /// Settings that a sweep varies together: one key for a plain axis, several for a zip.
 struct Axis {
   std::vector<std::string> keys;
-  std::vector<std::vector<std::string>> values;  ///< (points, keys), each as YAML in one line: `key=value` is an override
+  std::vector<std::vector<std::string>> values;           ///< (points, keys), each as YAML in one line: `key=value` is an override
+  std::vector<std::vector<config_detail::Node>> nodes{};  ///< (points, keys) of the file; empty for an axis of the command line
 
   bool has(std::string_view key) const;
 };

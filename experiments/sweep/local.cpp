@@ -1,5 +1,6 @@
 #include "experiments/sweep/local.h"
 
+#include "core/gpu.h"
 #include "experiments/directory/run_directory.h"
 #include "experiments/run/data.h"
 #include "experiments/run/pack.h"
@@ -15,6 +16,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <map>
+#include <span>
+#include <sstream>
 
 namespace mnemo {
 
@@ -202,24 +205,37 @@ std::string message_of(const std::exception_ptr& error, ExitCode& code) {
   }
 }
 
-std::vector<RunReport> carry_out_pack(const std::vector<Member>& members, const Host& host) {
+/// Whether a pack of several runs was too large.
+bool lacked_memory(const std::vector<RunReport>& reports) {
+  const auto lacks = [](const RunReport& report) {
+    return report.code == ExitCode::resources && report.message.find("out of memory") != std::string::npos;
+  };
+  return reports.size() > 1 && std::all_of(reports.begin(), reports.end(), lacks);
+}
+
+/// A pack that does not fit into memory is carried out as two, one after the other.
+std::vector<RunReport> carry_out_pack(std::span<const Member> members, const Host& host) {
   at::set_num_threads(static_cast<int>(members[0].loaded.config.threads));
-  const auto results = carry_out(members, host);
+  const auto results = carry_out({members.begin(), members.end()}, host);
   std::vector<RunReport> reports;
   for (std::size_t i = 0; i < results.size(); ++i) {
     RunReport report{i, results[i].code, {}};
     if (results[i].error) report.message = message_of(results[i].error, report.code);
     reports.push_back(std::move(report));
   }
+  if (!lacked_memory(reports)) return reports;
+  const auto half = members.size() / 2;
+  host.log.warning("{} runs do not fit into memory together: as two packs", members.size());
+  reports = carry_out_pack(members.first(half), host);
+  for (auto& report : carry_out_pack(members.subspan(half), host)) {
+    report.member += half;
+    reports.push_back(std::move(report));
+  }
   return reports;
 }
 
-/// Whether a pack of several runs was too large.
-bool lacked_memory(const WorkerEnd& end, std::size_t size) {
-  const auto lacks = [](const RunReport& report) {
-    return report.code == ExitCode::resources && report.message.find("out of memory") != std::string::npos;
-  };
-  return size > 1 && end.reports.size() == size && std::all_of(end.reports.begin(), end.reports.end(), lacks);
+void show_gpu(const std::vector<std::string>& gpus, std::size_t place) {
+  if (!gpus.empty()) ::setenv("CUDA_VISIBLE_DEVICES", gpus[place % gpus.size()].c_str(), 1);
 }
 
 }  // namespace
@@ -244,12 +260,17 @@ ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher&
     if (!std::binary_search(open.begin(), open.end(), i)) board.see(i);
   }
   if (open.size() < members.size()) host.log.info("{}", board.counts());
-  auto packs = packs_of(configs, starts, launcher.max_pack);
+  auto max_pack = launcher.max_pack;
+  if (max_pack == 0 && !configs.empty()) {
+    const auto cost = configs[0].device == "cpu" ? std::nullopt : cost_of_step(configs[0], launcher.gpus);
+    max_pack = default_max_pack(cost, configs.size(), launcher.jobs);
+  }
+  const auto packs = packs_of(configs, starts, max_pack);
   PreparedData prepared(configs);
   PoolTasks tasks;
   tasks.count = packs.size();
   tasks.work = [&](std::size_t task, std::size_t place) {
-    if (!launcher.gpus.empty()) ::setenv("CUDA_VISIBLE_DEVICES", launcher.gpus[place % launcher.gpus.size()].c_str(), 1);
+    show_gpu(launcher.gpus, place);
     std::vector<Member> own;
     for (const auto i : packs[task]) own.push_back(members[open[i]]);
     auto quiet = host;
@@ -265,15 +286,6 @@ ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher&
     for (const auto i : packs[task]) board.start(open[i]);
   };
   tasks.ended = [&](std::size_t task, const WorkerEnd& end) {
-    if (lacked_memory(end, packs[task].size())) {
-      const auto half = std::ssize(packs[task]) / 2;
-      host.log.warning("{} runs do not fit into memory together: as two packs", packs[task].size());
-      packs.emplace_back(packs[task].begin(), packs[task].begin() + half);
-      packs.emplace_back(packs[task].begin() + half, packs[task].end());
-      for (const auto i : packs[task]) board.set(open[i], Board::State::waiting);
-      tasks.count = packs.size();
-      return;
-    }
     std::vector<bool> reported(packs[task].size());
     for (const auto& report : end.reports) {
       reported[report.member] = true;
@@ -301,12 +313,13 @@ ExitCode carry_out_and_log(const std::vector<Member>& members, const Host& host)
   return board.code();
 }
 
-std::optional<double> seconds_of_step(const RunConfig& config) {
+std::optional<StepCost> cost_of_step(const RunConfig& config, const std::vector<std::string>& gpus) {
   constexpr double kSeconds = 0.3;
-  std::optional<double> seconds;
+  std::optional<StepCost> cost;
   PoolTasks tasks;
   tasks.count = 1;
-  tasks.work = [&](std::size_t, std::size_t) -> std::vector<RunReport> {
+  tasks.work = [&](std::size_t, std::size_t place) -> std::vector<RunReport> {
+    show_gpu(gpus, place);
     at::set_num_threads(static_cast<int>(config.threads));
     Pack pack(std::vector<RunConfig>{config});
     const auto table = table_of_phase(config, pack.law(0), 0);
@@ -316,13 +329,25 @@ std::optional<double> seconds_of_step(const RunConfig& config) {
     std::int64_t steps = 1;
     for (; seconds_since(begin) < kSeconds; ++steps) pack.step(steps);
     static_cast<void>(pack.finite(0));  // waits for the device
-    return {{0, ExitCode::done, std::to_string(seconds_since(begin) / static_cast<double>(steps))}};
+    const double seconds = seconds_since(begin) / static_cast<double>(steps);
+    std::size_t max_pack = 1;
+    if (const auto device = pack.device().device; !device.is_cpu()) {
+      const auto memory = gpu_memory(device.index());
+      max_pack += static_cast<std::size_t>(0.8 * static_cast<double>(memory.free) / static_cast<double>(memory.taken));
+    }
+    return {{0, ExitCode::done, fmt::format("{} {}", seconds, max_pack)}};
   };
   tasks.ended = [&](std::size_t, const WorkerEnd& end) {
-    if (!end.reports.empty()) seconds = std::stod(end.reports[0].message);
+    if (end.reports.empty()) return;
+    cost.emplace();
+    std::istringstream(end.reports[0].message) >> cost->seconds >> cost->max_pack;
   };
   run_workers(tasks, 1);
-  return seconds;
+  return cost;
+}
+
+std::size_t default_max_pack(const std::optional<StepCost>& cost, std::size_t runs, std::size_t jobs) {
+  return cost ? std::min(cost->max_pack, (runs + jobs - 1) / jobs) : 1;
 }
 
 }  // namespace mnemo

@@ -23,7 +23,7 @@ OpenRuns open_runs(const std::vector<Member>& members);
 /// How the runs of a sweep are spread over this machine.
 struct LocalLauncher {
   std::size_t jobs = 1;           ///< workers at a time
-  std::size_t max_pack = 1;       ///< runs that a worker trains together; fewer where they do not fit into memory
+  std::size_t max_pack = 0;       ///< runs that a worker trains together, fewer where they do not fit into memory; 0: see StepCost
   std::vector<std::string> gpus;  ///< a worker sees one of them alone; empty: all see what this process sees
   ProgressStyle progress = ProgressStyle::automatic;
 };
@@ -35,7 +35,16 @@ ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher&
 /// Carries out runs of one pack in this process, and logs what came of each that is not done. The code is that of carry_out_here().
 ExitCode carry_out_and_log(const std::vector<Member>& members, const Host& host);
 
-/// Seconds that a step of a run takes here, timed in a forked worker; none where it cannot be known.
-std::optional<double> seconds_of_step(const RunConfig& config);
+/// What a step of a run costs, measured in a forked worker.
+struct StepCost {
+  double seconds;
+  std::size_t
+      max_pack;  ///< as many of its kind as the free memory of its GPU holds, a fifth left over; 1 on the CPU, which gains nothing from a pack
+};
+/// `gpus` as of LocalLauncher. None where it cannot be measured.
+std::optional<StepCost> cost_of_step(const RunConfig& config, const std::vector<std::string>& gpus = {});
+
+/// Runs that a worker takes of `runs`, if nobody says: so many that all `jobs` workers have some, and no more than `cost` allows.
+std::size_t default_max_pack(const std::optional<StepCost>& cost, std::size_t runs, std::size_t jobs);
 
 }  // namespace mnemo

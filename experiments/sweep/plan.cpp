@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <sstream>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -61,16 +62,37 @@ void add_argument(Grid& grid, const std::string& argument, std::vector<std::stri
   }
 }
 
-/// "key=value" of every axis at a point, which counts with the last axis fastest.
-std::vector<std::string> assignments_at(const Grid& grid, std::size_t point) {
-  std::vector<std::string> assignments;
+/// A value of an axis as an override, "key=value", and where the file gives it, if it does.
+struct Assignment {
+  std::string text;
+  const config_detail::Node* node;
+};
+
+/// Of every axis at a point, which counts with the last axis fastest.
+std::vector<Assignment> assignments_at(const Grid& grid, std::size_t point) {
+  std::vector<Assignment> assignments;
   for (auto axis = grid.axes.rbegin(); axis != grid.axes.rend(); ++axis) {
-    const auto& values = axis->values[point % axis->values.size()];
+    const auto i = point % axis->values.size();
     point /= axis->values.size();
-    for (auto k = axis->keys.size(); k-- > 0;) assignments.push_back(axis->keys[k] + "=" + values[k]);
+    for (auto k = axis->keys.size(); k-- > 0;) {
+      assignments.push_back({axis->keys[k] + "=" + axis->values[i][k], axis->nodes.empty() ? nullptr : &axis->nodes[i][k]});
+    }
   }
   std::reverse(assignments.begin(), assignments.end());
   return assignments;
+}
+
+/// Throws what is wrong with values of a `sweep:` block at their places in the file, where each line of `error`, which an override of theirs is to
+/// blame for, is about one of them.
+void blame_file(ConfigSource file, const std::vector<Assignment>& assignments, const std::string& error) {
+  std::istringstream lines(error);
+  for (std::string line; std::getline(lines, line);) {
+    const auto is_of = [&](const Assignment& a) { return a.node != nullptr && line.starts_with("<" + a.text + ">:"); };
+    const auto found = std::find_if(assignments.begin(), assignments.end(), is_of);
+    if (found == assignments.end()) return;
+    file.fail(*found->node, "sweep", line.substr(line.find(": ", found->text.size()) + 2));
+  }
+  file.throw_if_violated();
 }
 
 }  // namespace
@@ -107,11 +129,12 @@ SweepPlan plan_sweep(const SweepArguments& arguments, const std::function<Earlie
   const auto load = [&](std::size_t point) {
     auto overrides = grid.common;
     const auto assignments = assignments_at(grid, point);
-    overrides.insert(overrides.end(), assignments.begin(), assignments.end());
+    for (const auto& assignment : assignments) overrides.push_back(assignment.text);
     try {
       return load_config(source, folder, overrides, {.with_weights = true, .cores = 1, .named_after = plan.keys});
     } catch (const ConfigError& error) {
       const std::string text = error.what();
+      blame_file(source, assignments, text);
       if (text.find("=[") == text.npos || !text.ends_with("got a list")) throw;
       throw ConfigError(text + "; an axis is a list without brackets, as in train.lr=1e-3,3e-3");
     }
@@ -139,7 +162,9 @@ SweepPlan plan_sweep(const SweepArguments& arguments, const std::function<Earlie
       throw ConfigError(fmt::format("sweep: two points would be called {}: an axis has no effect on one of them", *config.run));
     }
     if (const auto [other, fresh] = seen.emplace(id, *config.run); !fresh) {
-      plan.duplicates.push_back(fmt::format("{} is the same run as {}", fmt::join(assignments_at(grid, i), ","), other->second));
+      std::vector<std::string> values;
+      for (auto& assignment : assignments_at(grid, i)) values.push_back(std::move(assignment.text));
+      plan.duplicates.push_back(fmt::format("{} is the same run as {}", fmt::join(values, ","), other->second));
       continue;
     }
     for (const auto& key : plan.keys) point.values.push_back(setting_of(config, key));

@@ -53,6 +53,12 @@ TEST(SweepPlan, PointsAreInTheOrderOfTheFileTheLastAxisFastest) {
   EXPECT_THAT(plan.duplicates, IsEmpty());
 }
 
+TEST(SweepPlan, ABadValueIsNamedAtItsPlaceInTheFile) {
+  expect_error(ExitCode::config, "f.yaml:3:20: sweep: train.lr: ", [] { plan_of("name: a\nsweep:\n  train.lr: [1e-3, abc]\n"); });
+  expect_error(ExitCode::config, "f.yaml:2:39: sweep: train.steps: ", [] { plan_of("name: a\nsweep: {zip: [{seed: 1, train.steps: 0}]}\n"); });
+  expect_error(ExitCode::config, "<train.lr=abc>:1:10: train.lr: ", [] { plan_of("name: a\nsweep: {seed: [0, 1]}\n", {"train.lr=1e-3,abc"}); });
+}
+
 TEST(SweepPlan, AnAxisOfTheCommandLineTakesThePlaceOfTheFiles) {
   EXPECT_THAT(runs_of(plan_of(kBlock, {"train.lr=1e-2,1e-1"})),
               ElementsAre("seed=0,train.lr=0.01", "seed=1,train.lr=0.01", "seed=0,train.lr=0.1", "seed=1,train.lr=0.1"));
