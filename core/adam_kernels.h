@@ -28,7 +28,17 @@ struct AdamBuffers {
 template <class Real>
 void adam_step_cpu(const AdamBuffers<Real>& buffers);
 
-/// The same on the current GPU: a single launch on `stream` (a cudaStream_t).
+/// Kernels over tensors have a block of kTensorThreads threads for each (x, tensor, replica), x < blocks_of_tensor(): for the largest tensor that a
+/// row could hold, four elements a thread, or more where that would be too many blocks. The blocks that a smaller tensor lacks work for leave at
+/// once.
+constexpr int kTensorThreads = 256;
+constexpr unsigned blocks_of_tensor(std::int64_t row_size) {
+  constexpr std::int64_t kMost = 512, kElements = 4 * kTensorThreads;
+  const auto blocks = (row_size + kElements - 1) / kElements;
+  return static_cast<unsigned>(blocks < 1 ? 1 : blocks > kMost ? kMost : blocks);
+}
+
+/// The same on the current GPU: a single launch on `stream` (a cudaStream_t). Throws std::runtime_error.
 template <class Real>
 void adam_step_cuda(const AdamBuffers<Real>& buffers, void* stream);
 

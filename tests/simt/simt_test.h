@@ -1,0 +1,133 @@
+#pragma once
+
+// What tests of kernels share. No torch header; a test compiles under g++ with the emulator, and under nvcc for a GPU.
+
+#include "core/simt.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+namespace mnemo::simt {
+
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+/// n values on the device, in an array of exactly that size.
+template <class T>
+class Device {
+ public:
+  explicit Device(const std::vector<T>& values) : size_(values.size()) {
+#ifdef __CUDACC__
+    check(cudaMalloc(&data_, std::max<std::size_t>(1, size_) * sizeof(T)), "cudaMalloc");
+    check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+#else
+    data_ = new T[size_];
+    std::copy(values.begin(), values.end(), data_);
+#endif
+  }
+  /// Outputs and work space: n values whose every byte is 0xff (NaN, -1), so that what was not written shows.
+  explicit Device(std::size_t n) : Device(unwritten(n)) {}
+  Device(const Device&) = delete;
+  ~Device() {
+#ifdef __CUDACC__
+    cudaFree(data_);
+#else
+    delete[] data_;
+#endif
+  }
+
+  operator T*() const { return data_; }
+  std::vector<T> host() const {
+    std::vector<T> values(size_);
+#ifdef __CUDACC__
+    check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
+#else
+    std::copy(data_, data_ + size_, values.begin());
+#endif
+    return values;
+  }
+
+  static std::vector<T> unwritten(std::size_t n) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> values(n);
+    if (n > 0) std::memset(static_cast<void*>(values.data()), 0xff, n * sizeof(T));
+    return values;
+  }
+
+ private:
+  std::size_t size_;
+  T* data_;
+};
+
+template <class T>
+bool same_bits(const T& a, const T& b) {
+  static_assert(std::has_unique_object_representations_v<T> || std::is_floating_point_v<T>);
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+template <class... T>
+bool same_bits(const std::tuple<T...>& a, const std::tuple<T...>& b);
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const T& x, const T& y) { return same_bits(x, y); });
+}
+template <class... T>
+bool same_bits(const std::tuple<T...>& a, const std::tuple<T...>& b) {
+  return std::apply([&](const auto&... x) { return std::apply([&](const auto&... y) { return (same_bits(x, y) && ...); }, b); }, a);
+}
+
+/// What run() gives (numbers, or vectors or tuples of such), whose bits must be the same in every order of threads and blocks. Under TSan two orders
+/// do: it needs no luck with them.
+template <class Run>
+auto in_every_order(const Run& run) {
+#ifdef __CUDACC__
+  return run();
+#else
+  const auto first = run();
+  for (int attempt = 1; attempt < (kTsan ? 2 : 5); ++attempt) {
+    order = attempt == 1 ? (kTsan ? Order::random : Order::backward) : Order::random;
+    seed = static_cast<unsigned>(attempt);
+    EXPECT_TRUE(same_bits(run(), first)) << "order " << attempt << " of threads";
+  }
+  order = Order::forward;
+  return first;
+#endif
+}
+
+#ifndef __CUDACC__
+/// The names of the kernels that run() launches.
+template <class Run>
+std::vector<std::string> launched_by(const Run& run) {
+  std::vector<std::string> names;
+  const auto before = around_launch;
+  around_launch = [&](const Launch& launch, const auto& go) {
+    names.emplace_back(launch.kernel);
+    before(launch, go);
+  };
+  run();
+  around_launch = before;
+  return names;
+}
+#endif
+
+/// The same numbers in every run.
+struct Random {
+  std::mt19937 bits{7};
+
+  int below(int n) { return static_cast<int>(bits() % static_cast<unsigned>(n)); }
+  float normal(float scale) { return std::normal_distribution<float>(0, scale)(bits); }
+  template <class Real = float>
+  std::vector<Real> normals(std::size_t n, float scale) {
+    std::vector<Real> values(n);
+    for (auto& value : values) value = normal(scale);
+    return values;
+  }
+};
+
+}  // namespace mnemo::simt
