@@ -55,7 +55,7 @@ TEST(SweepPlan, PointsAreInTheOrderOfTheFileTheLastAxisFastest) {
 
 TEST(SweepPlan, ABadValueIsNamedAtItsPlaceInTheFile) {
   expect_error(ExitCode::config, "f.yaml:3:20: sweep: train.lr: ", [] { plan_of("name: a\nsweep:\n  train.lr: [1e-3, abc]\n"); });
-  expect_error(ExitCode::config, "f.yaml:2:39: sweep: train.steps: ", [] { plan_of("name: a\nsweep: {zip: [{seed: 1, train.steps: 0}]}\n"); });
+  expect_error(ExitCode::config, "f.yaml:2:38: sweep: train.steps: ", [] { plan_of("name: a\nsweep: {zip: [{seed: 1, train.steps: 0}]}\n"); });
   expect_error(ExitCode::config, "<train.lr=abc>:1:10: train.lr: ", [] { plan_of("name: a\nsweep: {seed: [0, 1]}\n", {"train.lr=1e-3,abc"}); });
 }
 
