@@ -33,7 +33,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts/slurm_loopback.sh"
 Value = TypeVar("Value")
 
 
-def wait_for(predicate: Callable[[], Value], what: str, seconds: float = 20) -> Value:
+def wait_for(predicate: Callable[[], Value], what: str, seconds: float = 60) -> Value:
     """
     The first true value of `predicate`.
 
@@ -94,7 +94,7 @@ class Cluster:
         """What `scontrol show job` says of a job or a task, by SLURM's names: JobState, Reason, Restarts, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "--oneliner", "show", "job", job)))
 
-    def wait_job(self, job: str, predicate: Callable[[], Value], what: str, seconds: float = 20) -> Value:
+    def wait_job(self, job: str, predicate: Callable[[], Value], what: str, seconds: float = 60) -> Value:
         """As wait_for; a failure also shows what SLURM knows of the job, and the job's log."""
         try:
             return wait_for(predicate, what, seconds)
