@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <string>
@@ -32,6 +33,7 @@ class Device {
     std::copy(values.begin(), values.end(), data_);
 #endif
   }
+  Device(std::initializer_list<T> values) : Device(std::vector<T>(values)) {}
   /// Outputs and work space: n values whose every byte is 0xff (NaN, -1), so that what was not written shows.
   explicit Device(std::size_t n) : Device(unwritten(n)) {}
   Device(const Device&) = delete;
