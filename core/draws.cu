@@ -42,7 +42,6 @@ __device__ std::int32_t rank_of(const DeviceRankLaw& law, std::uint64_t uniform)
 __global__ void __launch_bounds__(kThreads) draw_kernel(DeviceDraws d) {
   const auto pair = blockIdx.x * kThreads + threadIdx.x, row = 2 * pair;
   const auto batch = static_cast<unsigned>(d.batch);
-  if (row >= batch) return;
   const auto step = static_cast<std::uint64_t>(*d.step);
   const auto random = philox(d.seed_R[blockIdx.y], d.stream, {{static_cast<std::uint32_t>(step), static_cast<std::uint32_t>(step >> 32), pair, 0}});
   const auto law = d.laws_R[blockIdx.y];

@@ -12,6 +12,8 @@ namespace {
 using simt::Device;
 using Ranks = std::vector<std::int32_t>;
 
+constexpr std::uint32_t kFirstSeed = 0xfffffff0;
+
 /// A RankSampler on the device.
 struct Uploaded {
   Device<std::uint64_t> first_beyond;
@@ -29,7 +31,7 @@ void expect_equal(const std::vector<RankSampler>& samplers, int batch, const std
   for (const auto& sampler : samplers) {
     uploaded.push_back(std::make_unique<Uploaded>(sampler));
     laws.push_back({uploaded.back()->first_beyond, uploaded.back()->guide, RankSampler::kGuideBits});
-    seeds.push_back(0xfffffff0u + 7 * static_cast<std::uint32_t>(seeds.size()));
+    seeds.push_back(kFirstSeed + 7 * static_cast<std::uint32_t>(seeds.size()));
   }
   const Device<DeviceRankLaw> laws_R(laws);
   const Device<std::uint32_t> seed_R(seeds);
@@ -59,6 +61,14 @@ TEST(DeviceDraws, OfManyEqualThresholds) {
   std::vector<double> mass(3000, 1e-30);
   mass[1500] = 1;
   expect_equal({RankSampler(mass)}, 16, {0});
+}
+TEST(DeviceDraws, OfTheHighestIntegers) {  // where the guide ends
+  const auto is_high = [](std::int64_t step) {
+    return word64(philox(kFirstSeed, Stream::draws, {static_cast<std::uint32_t>(step), 0, 0, 0}), 0) >> (64 - RankSampler::kGuideBits) == 0xffff;
+  };
+  std::int64_t step = 0;
+  while (!is_high(step)) ++step;
+  expect_equal({RankSampler::zipf(100000, 1)}, 1, {step});
 }
 TEST(DeviceDraws, OfStepsBeyondThirtyTwoBits) { expect_equal({RankSampler::zipf(50, 1)}, 5, {(std::int64_t{3} << 32) + 5}); }
 TEST(DeviceDraws, OfReplicasWithSeedsAndLawsOfTheirOwn) {
