@@ -9,10 +9,12 @@
 
 namespace mnemo {
 
-/// The sequences that a replica draws from: SequenceTable's words [K, W], most significant bit first, and the place of each rank in lexicographic order.
+/// The sequences that a replica draws from, as a SequenceTable has them: words [K, W], most significant bit first; the place of each rank in
+/// lexicographic order, and the rank at each place.
 struct DeviceTable {
   const std::uint64_t* words_KW = nullptr;
   const std::int32_t* place_K = nullptr;
+  const std::int32_t* order_K = nullptr;
 };
 
 /// Sizes of a batch: R replicas draw B sequences of L bits each. All arrays have the capacity of a batch without repeats; true counts lie in memory.

@@ -41,7 +41,7 @@ inline void check(cudaError_t status, std::string_view what) {
 template <auto kernel, class... Args>
 void launch(dim3 grid, dim3 block, std::size_t shared, void* stream, Args... args) {
   constexpr auto kShared = cudaFuncAttributeMaxDynamicSharedMemorySize;
-  if (shared > 48 << 10) check(cudaFuncSetAttribute(kernel, kShared, int(shared)), name_of<kernel>());
+  if (shared > 0) check(cudaFuncSetAttribute(kernel, kShared, int(shared)), name_of<kernel>());
   kernel<<<grid, block, shared, static_cast<cudaStream_t>(stream)>>>(args...);
   check(cudaGetLastError(), name_of<kernel>());
 }

@@ -21,11 +21,16 @@ class RankSampler {
   /// The rank that owns this uniform 64-bit integer.
   std::int32_t rank_of(std::uint64_t uniform) const;
 
+  // What rank_of() searches. Rank a owns the integers [first_beyond[a-1], first_beyond[a]); the last rank that can be drawn has no entry.
+  std::span<const std::uint64_t> first_beyond() const { return first_beyond_; }
+  /// The owner of the smallest integer with given kGuideBits high bits: where a search begins, and ends.
+  std::span<const std::int32_t> guide() const { return guide_; }
+  static constexpr int kGuideBits = 16;
+
  private:
   std::vector<double> probabilities_;
-  static constexpr int kGuideBits = 16;
-  std::vector<std::uint64_t> first_beyond_;  // rank a owns [first_beyond_[a-1], first_beyond_[a]); the last rank has no entry
-  std::vector<std::int32_t> guide_;          // owner of the smallest integer with given high bits: where a search begins, and ends
+  std::vector<std::uint64_t> first_beyond_;
+  std::vector<std::int32_t> guide_;
 };
 
 /// The draws of a training run: B ranks per step, a function of (seed, step) alone. Drawn ahead of time, in chunks of steps.
