@@ -67,8 +67,8 @@ template <class Real>
 struct Answer {
   double loss = std::log(2.0), accuracy = 0.5;  // of an empty memory
   std::vector<Real> dA, dB;
-  std::vector<Real> logits;             // by cell, or empty
-  std::vector<Real> losses, accuracies; // of retrieval, by row and position
+  std::vector<Real> logits;              // by cell, or empty
+  std::vector<Real> losses, accuracies;  // of retrieval, by row and position
 };
 
 template <class Real>
@@ -98,7 +98,8 @@ class OnDevice {
  public:
   OnDevice(const Setting& s, const std::vector<Replica>& replicas) : s_(s), shape_(s.shape()), replicas_(replicas) {
     const auto& batch = shape_.batch;
-    const auto R = product(s.R()), N = product(batch.capacity()), W = product(batch.words()), D = product(shape_.distinct), G = product(batch.groups());
+    const auto R = product(s.R()), N = product(batch.capacity()), W = product(batch.words()), D = product(shape_.distinct),
+               G = product(batch.groups());
     std::vector<std::int32_t> num_rows(R, 0), first(R * (G + 1), 0), rank(R * product(s.B), -1), count = rank, row(R * N, -1), mass(R * N * 2, -1);
     std::vector<std::uint64_t> bits(R * product(s.B) * W, ~std::uint64_t{0}), words(R * D * W, ~std::uint64_t{0});
     std::vector<std::int32_t> num_stored(R), stored_count(R * D, -1);
@@ -132,7 +133,8 @@ class OnDevice {
       for (const auto& [key, i] : by_group) {
         const auto at = r * N + cells_[r].size();
         row[at] = cells.row[i];
-        for (const std::size_t next : {0, 1}) mass[2 * at + next] = static_cast<std::int32_t>(std::lround(cells.weight[2 * i + next] * batch.capacity()));
+        for (const std::size_t next : {0, 1})
+          mass[2 * at + next] = static_cast<std::int32_t>(std::lround(cells.weight[2 * i + next] * batch.capacity()));
         cells_[r].push_back(i);
       }
     }
@@ -198,18 +200,27 @@ std::vector<Replica> replicas_of(const Setting& s) {
   return replicas;
 }
 
-/// The 2-norm of the error of `got` is at most twice that of the CPU's float32 form, or that of half a unit in the last place of all.
-template <class Got>
-void expect_as_exact(const std::string& what, const Got& got, const std::vector<float>& plain, const std::vector<double>& exact) {
-  double error = 0, plain_error = 0, size = 0;
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    if (exact[i] == static_cast<double>(got[i])) continue;  // infinite perhaps
-    error += std::pow(static_cast<double>(got[i]) - exact[i], 2), size += exact[i] * exact[i];
-    plain_error += std::pow(static_cast<double>(plain[i]) - exact[i], 2);
+/// 2-norms of the errors of a tensor and of the CPU's float32 form of it, and of itself.
+struct Errors {
+  double error = 0, plain = 0, size = 0;
+
+  template <class Got>
+  Errors(const Got& got, const std::vector<float>& in_float, const std::vector<double>& exact) {
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      if (exact[i] == static_cast<double>(got[i]) && std::isinf(exact[i])) continue;
+      error += std::pow(static_cast<double>(got[i]) - exact[i], 2), size += exact[i] * exact[i];
+      plain += std::pow(static_cast<double>(in_float[i]) - exact[i], 2);
+    }
+    error = std::sqrt(error), plain = std::sqrt(plain), size = std::sqrt(size);
   }
-  if (getenv("SHOW")) printf("%-20s error %.2e  plain %.2e  ratio %.2f  of %.2e\n", what.c_str(), std::sqrt(error), std::sqrt(plain_error), std::sqrt(error / plain_error), std::sqrt(size));
-  EXPECT_LE(std::sqrt(error), 2 * std::sqrt(plain_error) + 6e-8 * std::sqrt(size)) << what << ", of a tensor of size " << std::sqrt(size);
-}
+  double ratio() const { return error / plain; }
+  /// At most twice the plain form's, by chance a rounding more: of the tensor, and, for gradients, of the scores, which are about as large as eta and
+  /// whose errors are relative errors of probabilities.
+  void expect_small(const char* tensor, float score = 0) const {
+    EXPECT_LE(error, 2 * plain + 6e-8 * (1 + static_cast<double>(score)) * size)
+        << tensor << " of size " << size << ", the float32 form's error " << plain;
+  }
+};
 
 void expect_agreement(const Setting& s) {
   const auto replicas = replicas_of(s);
@@ -232,8 +243,8 @@ void expect_agreement(const Setting& s) {
     }
     const auto exact = on_cpu<double>(s, replica, r);
     const auto plain = on_cpu<float>(s, replica, r);
-    expect_as_exact("dA", row + 1, plain.dA, exact.dA);
-    expect_as_exact("dB", row + 2 + s.size_A(), plain.dB, exact.dB);
+    Errors(row + 1, plain.dA, exact.dA).expect_small("dA", s.eta_R[product(r)]);
+    Errors(row + 2 + s.size_A(), plain.dB, exact.dB).expect_small("dB", s.eta_R[product(r)]);
     EXPECT_NEAR(loss[product(r)], exact.loss, 2 * std::abs(plain.loss - exact.loss) + 1e-7 * exact.loss);
     EXPECT_NEAR(accuracy[product(r)], exact.accuracy, 1e-6);
     for (int n = 0; n < s.L; ++n) {  // exactly 0 where A has no entry
@@ -244,29 +255,183 @@ void expect_agreement(const Setting& s) {
       }
     }
     if (s.retrieval) {
-      expect_as_exact("losses", &named.first[product(r) * N], plain.losses, exact.losses);
-      expect_as_exact("accuracies", &named.second[product(r) * N], plain.accuracies, exact.accuracies);
+      Errors(&named.first[product(r) * N], plain.losses, exact.losses).expect_small("losses");
+      Errors(&named.second[product(r) * N], plain.accuracies, exact.accuracies).expect_small("accuracies");
     } else {
       std::vector<double> exact_logits;
       std::vector<float> plain_logits;
       for (const auto i : device.cells(r)) exact_logits.push_back(exact.logits[i]), plain_logits.push_back(plain.logits[i]);
-      expect_as_exact("logits", &logits[product(r) * N], plain_logits, exact_logits);
+      Errors(&logits[product(r) * N], plain_logits, exact_logits).expect_small("logits");
     }
   }
 }
 
+/// A table whose bits bit(row, position) gives.
+std::function<SequenceTable(int)> table_of(int K, int L, const std::function<int(int, int)>& bit) {
+  return [=](int) {
+    std::vector<std::uint8_t> bits;
+    for (int k = 0; k < K; ++k) {
+      for (int l = 0; l < L; ++l) bits.push_back(static_cast<std::uint8_t>(bit(k, l)));
+    }
+    return SequenceTable::from_array(view_of(bits.data(), {K, L}));
+  };
+}
+
+int random_bit(int k, int l) { return static_cast<int>(std::mt19937(static_cast<unsigned>(1000 * k + l))() >> 7 & 1); }
+
 TEST(DamCuda, AgreesWithTheCpu) {
   expect_agreement({});
-  expect_agreement({.M = 9});
-  expect_agreement({.M = 200});
+  expect_agreement({.M = 9});    // fewer than there are sequences
+  expect_agreement({.M = 200});  // several tiles of stored sequences, with counts
 }
 
 TEST(DamCuda, InverseTemperatures) {
   for (const int H : {1, 6, 30}) expect_agreement({.H = H, .eta_R = {1, 10, 100}});
 }
 
+/// One tensor's error is a matter of luck, that of many is not.
+TEST(DamCuda, ErrorsAreThoseOfFloat32) {
+  for (const float eta : {1.F, 10.F, 100.F}) {
+    const Setting s{.eta_R = std::vector<float>(16, eta)};
+    const auto replicas = replicas_of(s);
+    OnDevice device(s, replicas);
+    const auto gradient = std::get<2>(device.gradient());
+    double log_A = 0, log_B = 0;
+    for (int r = 0; r < s.R(); ++r) {
+      const auto plain = on_cpu<float>(s, replicas[product(r)], r);
+      const auto exact = on_cpu<double>(s, replicas[product(r)], r);
+      const auto* row = &gradient[product(r) * device.stride()];
+      log_A += std::log(Errors(row + 1, plain.dA, exact.dA).ratio()) / s.R();
+      log_B += std::log(Errors(row + 2 + s.size_A(), plain.dB, exact.dB).ratio()) / s.R();
+    }
+    EXPECT_LE(std::exp(log_A), 2) << "eta " << eta;
+    EXPECT_LE(std::exp(log_B), 2) << "eta " << eta;
+  }
+}
+
+TEST(DamCuda, ReplicasThatTakeNoPart) {
+  expect_agreement({.eta_R = {3, 10, 30}, .active_R = {1, 0, 1}});
+  expect_agreement({.eta_R = {3, 10}, .active_R = {0, 0}, .retrieval = true});
+}
+
+TEST(DamCuda, Sizes) {
+  expect_agreement({.B = 1, .L = 2, .H = 1, .K = 2, .M = 3});
+  expect_agreement({.B = 1, .L = 2, .H = 1, .K = 2, .M = 3, .first = 0});
+  expect_agreement({.B = 90, .L = 9, .H = 3, .K = 300, .M = 70});  // more cells of a position than a block has
+  expect_agreement({.B = 70, .L = 5, .H = 70, .K = 20});           // products of several squares; cells that stand for many rows
+}
+
+TEST(DamCuda, Lengths) {
+  for (const int L : {31, 33, 64, 70, 128}) {
+    SCOPED_TRACE(L);
+    expect_agreement({.B = 2, .L = L, .H = 2, .K = 40, .M = 50});
+  }
+}
+
+TEST(DamCuda, LongSequences) {
+  expect_agreement({.B = 2, .L = 200, .H = 2, .K = 20});
+  expect_agreement({.B = 1, .L = 200, .H = 2, .K = 20, .retrieval = true});
+  expect_agreement({.B = 1, .L = 270, .H = 2, .K = 10});
+}
+
+TEST(DamCuda, Memories) {
+  for (const bool clamped : {false, true}) {
+    for (const int first : {0, 1}) {
+      SCOPED_TRACE(testing::Message() << "clamped " << clamped << ", first predicted bit " << first);
+      expect_agreement({.M = 1, .first = first, .clamped = clamped});
+      expect_agreement({.M = 0, .first = first, .clamped = clamped});
+      expect_agreement({.first = first, .eta_R = {1, 100}, .clamped = clamped});  // losses beyond the limit
+      // from position 4 on all stored sequences go on with 1
+      expect_agreement(
+          {.M = 50, .first = first, .clamped = clamped, .memory_table = table_of(60, 12, [](int k, int l) { return l >= 4 || random_bit(k, l); })});
+    }
+  }
+}
+
+/// Where no bit is known the counts decide, and equal counts are a tie.
+TEST(DamCuda, TheFirstBit) {
+  const auto halves = table_of(24, 12, [](int k, int l) { return l == 0 ? k % 2 : random_bit(k / 2, l); });
+  const Setting s{.M = 0, .first = 0, .table = halves};
+  auto replicas = replicas_of(s);
+  for (int k = 0; k < 24; ++k) replicas[0].stored.push_back({replicas[0].table.row(k).data(), 1 + k / 2});
+  auto room = s;
+  room.M = 24;
+  EXPECT_EQ(OnDevice(room, replicas).logits()[0], 0);
+  replicas[0].stored[7].count += 2 * 78;
+  EXPECT_FLOAT_EQ(OnDevice(room, replicas).logits()[0], std::log(3.F));
+}
+
 TEST(DamCuda, Retrieval) {
   expect_agreement({.eta_R = {1, 10, 100}, .retrieval = true});
+  for (const int first : {0, 1}) {
+    expect_agreement(
+        {.B = 90, .L = 8, .H = 2, .K = 80, .first = first, .retrieval = true, .parts = 2});  // a cell stands for more rows than a warp has lanes
+  }
+  // sequences that are there twice or three times: ties
+  expect_agreement(
+      {.B = 12, .L = 7, .K = 20, .first = 0, .retrieval = true, .table = table_of(20, 7, [](int k, int l) { return random_bit(k % 8, l); })});
+}
+
+TEST(DamCuda, NoOrderOfThreadsMatters) {
+  for (const bool retrieval : {false, true}) {
+    const Setting s{.B = 20, .L = 6, .H = 3, .K = 70, .M = 150, .first = 0, .eta_R = {10, 20}, .retrieval = retrieval, .parts = 2};
+    const auto replicas = replicas_of(s);
+    simt::in_every_order([&] { return OnDevice(s, replicas).gradient(); });
+  }
+}
+
+/// Parts change only the order of sums; spare capacity changes nothing.
+TEST(DamCuda, PartsAndCapacity) {
+  for (const bool retrieval : {false, true}) {
+    for (const int parts : {1, 2, 3, 7}) {
+      const Setting s{.L = 8, .K = 130, .M = 170, .retrieval = retrieval, .parts = parts};
+      expect_agreement(s);
+      const auto replicas = replicas_of(s);
+      auto roomy = s;
+      roomy.spare = 77;
+      EXPECT_TRUE(simt::same_bits(OnDevice(roomy, replicas).gradient(), OnDevice(s, replicas).gradient()));
+    }
+  }
+}
+
+TEST(DamCuda, AReplicaOfAPackEqualsTheSameAlone) {
+  for (const bool retrieval : {false, true}) {
+    const Setting s{.eta_R = {1, 10, 100}, .retrieval = retrieval};
+    const auto replicas = replicas_of(s);
+    OnDevice pack(s, replicas);
+    const auto all = std::get<2>(pack.gradient());
+    for (int r = 0; r < 3; ++r) {
+      auto one = s;
+      one.eta_R = {s.eta_R[product(r)]};
+      const std::vector<Replica> alone = {replicas[product(r)]};
+      const auto* row = &all[product(r) * pack.stride()];
+      EXPECT_TRUE(simt::same_bits(std::get<2>(OnDevice(one, alone).gradient()), std::vector<float>(row, row + pack.stride())));
+    }
+  }
+}
+
+/// A replica that has diverged shows it, and leaves its neighbour alone.
+TEST(DamCuda, NaNShows) {
+  for (const bool retrieval : {false, true}) {
+    const Setting s{.eta_R = {10, 10}, .retrieval = retrieval};
+    auto replicas = replicas_of(s);
+    replicas[0].B[7] = simt::kNan;
+    const auto [loss, accuracy, gradient, learns] = OnDevice(s, replicas).gradient();
+    EXPECT_TRUE(std::isnan(loss[0]));
+    EXPECT_TRUE(std::isnan(gradient[2 + s.size_A()]));
+    EXPECT_NEAR(loss[1], on_cpu<double>(s, replicas[1], 1).loss, 1e-6);
+  }
+}
+
+TEST(DamCuda, AStepIsEightLaunches) {
+  const Setting s{.B = 3, .L = 5};
+  const auto replicas = replicas_of(s);
+  EXPECT_EQ(simt::launched_by([&] { OnDevice(s, replicas).gradient(); }).size(), 8);
+}
+
+TEST(DamCuda, RefusesWhatItCannot) {
+  EXPECT_THROW(dam_cuda_work({{1, 2, kDamCudaMaxLength + 1}, 2, 3}), std::invalid_argument);
+  EXPECT_THROW(dam_cuda_work({{1, 2, 5}, 0, 3}), std::invalid_argument);
 }
 
 }  // namespace
