@@ -44,7 +44,7 @@ HostCells cells_of(const Rows& rows) {
   };
   const std::set<std::vector<int>> distinct(rows.begin(), rows.end());  // lexicographic
   const auto bits = flat(distinct);
-  auto table = SequenceTable::from_array({bits.data(), Dtype::u8, {std::int64_t(distinct.size()), std::int64_t(rows[0].size())}});
+  auto table = SequenceTable::from_array(view_of(bits.data(), {std::int64_t(distinct.size()), std::int64_t(rows[0].size())}));
   std::vector<std::int32_t> drawn;
   for (const auto& row : rows) drawn.push_back(std::int32_t(std::distance(distinct.begin(), distinct.find(row))));
   auto cells = cells_of_batch(table, drawn);
