@@ -10,47 +10,60 @@
 
 namespace mnemo::one_layer {
 
+/// First row and column of a product's square.
+__device__ inline int square_row() { return static_cast<int>(blockIdx.x) * kGemmSide; }
+__device__ inline int square_column() { return static_cast<int>(blockIdx.y) * kGemmSide; }
+
+/// x = wte[bit] + wpe[position] of tokens, from an even one and a column on.
+struct TokenInputs {
+  const float *wte, *wpe;
+  int C;
+
+  __device__ TokenInputs(const Arguments& s, int r, int token, int column)
+      : wte(s.parameter(r, s.step.offsets.wte) + column), wpe(s.parameter(r, s.step.offsets.wpe) + token / 2 * s.C() + column), C(s.C()) {}
+  __device__ float at(int token, int c) const { return wte[token % 2 * C + c] + wpe[token / 2 * C + c]; }
+};
+
 /// q, k, v of all tokens. Grid (tiles of 2P, tiles of 3C, R).
 struct ProjectTokens {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
   GemmTile tile;
   int C;
-  const float *wte, *wpe, *weight, *bias;
+  TokenInputs inputs;
+  const float *weight, *bias;
   float* to;
 
-  __device__ ProjectTokens(const Arguments& s, int) : C(s.C()) {
-    const int r = static_cast<int>(blockIdx.z);
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, s.cells(r) > 0 ? s.tokens() : 0, static_cast<int>(blockIdx.y) * kGemmSide, 3 * C, 0, C};
-    wte = s.parameter(r, s.step.offsets.wte), wpe = s.parameter(r, s.step.offsets.wpe);
-    weight = s.parameter(r, s.step.offsets.c_attn_weight), bias = s.parameter(r, s.step.offsets.c_attn_bias);
-    to = s.qkv + s.token_row(r, 0) * 3 * C;
+  __device__ ProjectTokens(const Arguments& s, int) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), square_row(), 0) {
+    const int r = static_cast<int>(blockIdx.z), column = square_column();
+    tile = {s.cells(r) > 0 ? s.tokens() - square_row() : 0, 3 * C - column, C};
+    weight = s.parameter(r, s.step.offsets.c_attn_weight) + column * C, bias = s.parameter(r, s.step.offsets.c_attn_bias) + column;
+    to = s.qkv + s.token_row(r, square_row()) * 3 * C + column;
   }
-  __device__ float a(int token, int k) const { return wte[token % 2 * C + k] + wpe[token / 2 * C + k]; }
-  __device__ float b(int k, int column) const { return weight[static_cast<std::size_t>(column) * C + k]; }
-  __device__ void out(int token, int column, float sum) const { to[static_cast<std::size_t>(token) * 3 * C + column] = sum + bias[column]; }
+  __device__ float a(int token, int k) const { return inputs.at(token, k); }
+  __device__ float b(int k, int column) const { return weight[column * C + k]; }
+  __device__ void out(int token, int column, float sum) const { to[token * 3 * C + column] = sum + bias[column]; }
 };
 
 /// G = q . k / sqrt(F) for the tokens of a row's past and its own position. Grid (tiles of 2P, tiles of 2P, R H).
 struct Scores {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
   GemmTile tile;
-  int C, tokens;
+  int stride, tokens, ahead;
   const float *q, *k;
   float scale;
   float* to;
 
-  __device__ Scores(const Arguments& s, int) : C(s.C()), tokens(s.tokens()) {
+  __device__ Scores(const Arguments& s, int) : stride(3 * s.C()), tokens(s.tokens()), ahead(square_column() - square_row()) {
     const int H = s.step.shape.heads, F = s.step.shape.head_dim, r = static_cast<int>(blockIdx.z) / H, head = static_cast<int>(blockIdx.z) % H;
-    const bool needed = s.cells(r) > 0 && blockIdx.y <= blockIdx.x;
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, needed ? tokens : 0, static_cast<int>(blockIdx.y) * kGemmSide, tokens, 0, F};
-    q = s.qkv + s.token_row(r, 0) * 3 * C + head * F, k = q + C;
+    tile = {s.cells(r) > 0 && ahead <= 0 ? tokens - square_row() : 0, tokens - square_column(), F};
+    q = s.qkv + s.token_row(r, square_row()) * stride + head * F, k = s.qkv + s.token_row(r, square_column()) * stride + s.C() + head * F;
     scale = 1 / sqrtf(static_cast<float>(F));
-    to = s.score + s.score_row(r, head, 0);
+    to = s.score + s.score_row(r, head, square_row()) + square_column();
   }
-  __device__ float a(int token, int f) const { return q[static_cast<std::size_t>(token) * 3 * C + f]; }
-  __device__ float b(int f, int token) const { return k[static_cast<std::size_t>(token) * 3 * C + f]; }
+  __device__ float a(int token, int f) const { return q[token * stride + f]; }
+  __device__ float b(int f, int token) const { return k[token * stride + f]; }
   __device__ void out(int row, int token, float sum) const {
-    if (token <= row / 2 * 2 + 1) to[static_cast<std::size_t>(row) * tokens + token] = sum * scale;
+    if (token + ahead <= (row | 1)) to[row * tokens + token] = sum * scale;
   }
 };
 
@@ -106,7 +119,7 @@ __device__ inline float attend_by_own_maximum(const Column& column, const std::u
   return sum;
 }
 
-constexpr int kQuads = 8;                            // tables at a time, each of 4 positions: half a word of bits
+constexpr int kQuads = 8;                           // tables at a time, each of 4 positions: half a word of bits
 constexpr int kAttendCells = kAttendTile / kWarps;  // a warp
 
 using PatternSums = float[kQuads][16][kColumns];
@@ -170,26 +183,17 @@ __global__ void __launch_bounds__(32 * kWarps) attend(Arguments s) {
 
 constexpr int kSpan = 16;  // positions a warp, and so bits of a word
 
-/// Adds d[num | z] of a group's cells by the bits of kSpan positions from `first` on: to sums[position][bit].
-template <bool kGap>
+/// Adds d[num | z] of a group's cells to sums[position][bit], by the bits of kSpan positions from `first` on.
 __device__ inline void scatter_cells(const Arguments& s, int r, int group, const Column& column, int first, float (&sums)[kSpan][2]) {
-  const int lane = threadIdx.x % 32, begin = s.first_G(r)[group], end = s.first_G(r)[group + 1], last = group / 2;
+  const int lane = threadIdx.x % 32, begin = s.first_G(r)[group], end = s.first_G(r)[group + 1];
   for (int base = begin; base < end; base += 32) {
-    const std::uint32_t mine = base + lane < end ? static_cast<std::uint32_t>(s.bits(r, base + lane)[first / 64] >> (48 - first % 64)) : 0;
+    const auto mine = base + lane < end ? static_cast<std::uint32_t>(s.bits(r, base + lane)[first / 64] >> (48 - first % 64)) : 0;
     for (int c = 0; c < min(32, end - base); ++c) {
       const std::uint32_t bits = __shfl_sync(kAllLanes, mine, c);
-      if (!column.exists() || column.gap != kGap) continue;
-      const auto row = s.row(r, base + c);
-      const float d = s.dattended[row * s.columns() + column.index];
-      const float top = kGap ? s.top[row * s.step.shape.heads + column.head] : 0.F;
+      const float d = column.exists() ? s.dattended[s.row(r, base + c) * s.columns() + column.index] : 0.F;
 #pragma unroll
       for (int p = 0; p < kSpan; ++p) {
-        if (kGap) {
-          if (first + p > last) break;
-          const int bit = bits >> (15 - p) & 1;
-          const float weighted = expf(column.G[2 * (first + p) + bit] - top) * d;
-          sums[p][0] += bit ? 0.F : weighted, sums[p][1] += bit ? weighted : 0.F;
-        } else if (bits >> (15 - p) & 1) {
+        if (bits >> (15 - p) & 1) {
           sums[p][1] += d;
         } else {
           sums[p][0] += d;
@@ -199,25 +203,36 @@ __device__ inline void scatter_cells(const Arguments& s, int r, int group, const
   }
 }
 
+/// sum over a group's cells with `bit` at `position` of weight times d[num | z], with weights as in attend_by_own_maximum.
+__device__ inline float scatter_by_own_maximum(const Arguments& s, int r, int group, const Column& column, int position, int bit) {
+  float sum = 0;
+  for (int cell = s.first_G(r)[group]; cell < s.first_G(r)[group + 1]; ++cell) {
+    const auto row = s.row(r, cell);
+    if (bit_at(s.bits(r, cell), position) != bit) continue;
+    sum += expf(column.G[2 * position + bit] - s.top[row * s.step.shape.heads + column.head]) * s.dattended[row * s.columns() + column.index];
+  }
+  return sum;
+}
+
 /// dproduct of a group: sum over its cells of weight times d[num | z], for each token. Grid (groups, parts of A, R).
 __global__ void __launch_bounds__(32 * kWarps) scatter(Arguments s) {
   const int r = blockIdx.z, group = blockIdx.x, last = group / 2;
   const bool empty = s.first_G(r)[group] == s.first_G(r)[group + 1];
+  const Column column(s, r, group);
   for (int first = threadIdx.x / 32 * kSpan; first <= last; first += kWarps * kSpan) {
-    const Column column(s, r, group);
-    const bool any_gap = !empty && __any_sync(kAllLanes, column.gap);
     float sums[kSpan][2] = {};
-    scatter_cells<false>(s, r, group, column, first, sums);
-    if (any_gap) scatter_cells<true>(s, r, group, column, first, sums);
+    scatter_cells(s, r, group, column, first, sums);
     if (!column.exists()) continue;
     float* const to = s.dproduct + (s.product_row(r, group) + 2 * first) * s.columns() + column.index;
 #pragma unroll
-    for (int p = 0; p < kSpan; ++p) {
-#pragma unroll
-      for (int bit = 0; bit < 2; ++bit) {
-        if (first + p > last) continue;
-        const int token = 2 * (first + p) + bit;
-        to[static_cast<std::size_t>(2 * p + bit) * s.columns()] = empty ? 0.F : column.gap ? sums[p][bit] : column.E[token] * sums[p][bit];
+    for (int i = 0; i < 2 * kSpan; ++i) {
+      const int token = 2 * first + i;
+      if (token > 2 * last + 1) break;
+      to[static_cast<std::size_t>(i) * s.columns()] = empty ? 0.F : column.E[token] * sums[i / 2][i % 2];
+    }
+    if (!empty && column.gap) {
+      for (int token = 2 * first; token < 2 * min(first + kSpan, last + 1); ++token) {
+        to[static_cast<std::size_t>(token - 2 * first) * s.columns()] = scatter_by_own_maximum(s, r, group, column, token / 2, token % 2);
       }
     }
   }
@@ -267,19 +282,19 @@ struct ProjectionGradient {
   static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true;
   GemmTile tile;
   int C;
-  const float *dqkv, *wte, *wpe;
+  TokenInputs inputs;
+  const float* dqkv;
   float *to, *bias;
 
-  __device__ ProjectionGradient(const Arguments& s, int) : C(s.C()) {
-    const int r = static_cast<int>(blockIdx.z);
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, 3 * C, static_cast<int>(blockIdx.y) * kGemmSide, C, 0, s.cells(r) > 0 ? s.tokens() : 0};
-    dqkv = s.dqkv + s.token_row(r, 0) * 3 * C;
-    wte = s.parameter(r, s.step.offsets.wte), wpe = s.parameter(r, s.step.offsets.wpe);
-    to = s.gradient(r, s.step.offsets.c_attn_weight), bias = s.gradient(r, s.step.offsets.c_attn_bias);
+  __device__ ProjectionGradient(const Arguments& s, int) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), 0, square_column()) {
+    const int r = static_cast<int>(blockIdx.z), row = square_row();
+    tile = {3 * C - row, C - square_column(), s.cells(r) > 0 ? s.tokens() : 0};
+    dqkv = s.dqkv + s.token_row(r, 0) * 3 * C + row;
+    to = s.gradient(r, s.step.offsets.c_attn_weight) + row * C + square_column(), bias = s.gradient(r, s.step.offsets.c_attn_bias) + row;
   }
-  __device__ float a(int row, int token) const { return dqkv[static_cast<std::size_t>(token) * 3 * C + row]; }
-  __device__ float b(int token, int column) const { return wte[token % 2 * C + column] + wpe[token / 2 * C + column]; }
-  __device__ void out(int row, int column, float sum) const { to[static_cast<std::size_t>(row) * C + column] = sum; }
+  __device__ float a(int row, int token) const { return dqkv[token * 3 * C + row]; }
+  __device__ float b(int token, int column) const { return inputs.at(token, column); }
+  __device__ void out(int row, int column, float sum) const { to[row * C + column] = sum; }
   __device__ void out_row_sum(int row, float sum) const { bias[row] = sum; }
 };
 
@@ -293,13 +308,13 @@ struct InputGradient {
 
   __device__ InputGradient(const Arguments& s, int) : C(s.C()) {
     const int r = static_cast<int>(blockIdx.z);
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, s.tokens(), static_cast<int>(blockIdx.y) * kGemmSide, C, 0, s.cells(r) > 0 ? 3 * C : 0};
-    dqkv = s.dqkv + s.token_row(r, 0) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight);
-    to = s.dinput + s.token_row(r, 0) * C;
+    tile = {s.tokens() - square_row(), C - square_column(), s.cells(r) > 0 ? 3 * C : 0};
+    dqkv = s.dqkv + s.token_row(r, square_row()) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight) + square_column();
+    to = s.dinput + s.token_row(r, square_row()) * C + square_column();
   }
-  __device__ float a(int token, int k) const { return dqkv[static_cast<std::size_t>(token) * 3 * C + k]; }
-  __device__ float b(int k, int column) const { return weight[static_cast<std::size_t>(k) * C + column]; }
-  __device__ void out(int token, int column, float sum) const { to[static_cast<std::size_t>(token) * C + column] = sum; }
+  __device__ float a(int token, int k) const { return dqkv[token * 3 * C + k]; }
+  __device__ float b(int k, int column) const { return weight[k * C + column]; }
+  __device__ void out(int token, int column, float sum) const { to[token * C + column] = sum; }
 };
 
 /// d wpe[j] = dx of both bits, 0 for the last position; d wte[bit] = sum over positions. Grid (L + 2, parts of C, R).

@@ -13,60 +13,16 @@ namespace mnemo {
 namespace one_layer {
 namespace {
 
-/// Gives out pieces of the work space, or only counts where there is none.
-class Pieces {
- public:
-  explicit Pieces(void* work) : work_(static_cast<unsigned char*>(work)) {}
-
-  template <class T>
-  void take(T*& piece, std::size_t count) {
-    piece = work_ == nullptr ? nullptr : reinterpret_cast<T*>(work_ + used_);
-    used_ += (count * sizeof(T) + 255) / 256 * 256;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  unsigned char* work_;
-  std::size_t used_ = 0;
-};
-
-/// Lays the work space out; returns its bytes.
-std::size_t lay_out(Arguments& s) {
-  const auto size = [](int n) { return static_cast<std::size_t>(n); };
-  const auto &shape = s.step.shape;
-  const std::size_t R = size(s.batch().replicas), N = size(s.batch().capacity()), P = size(s.batch().positions()), T = 2 * P;
-  const std::size_t H = size(shape.heads), C = size(s.C()), D = size(s.D()), A = C + H, blocks = size(s.cell_blocks());
-  Pieces pieces(s.step.work);
-  for (auto* table : {&s.qkv, &s.dqkv}) pieces.take(*table, R * T * 3 * C);
-  for (auto* square : {&s.score, &s.weight}) pieces.take(*square, R * H * T * T);
-  pieces.take(s.gap, R * H * T);
-  pieces.take(s.top, R * N * H);
-  for (auto* columns : {&s.attended, &s.dattended}) pieces.take(*columns, R * N * A);
-  pieces.take(s.moments, R * N * 2);
-  pieces.take(s.normalised, R * N * C);
-  for (auto& dhidden : s.dhidden) pieces.take(dhidden, R * N * std::max(C, D));
-  pieces.take(s.dproduct, R * T * (P + 1) * A);
-  pieces.take(s.dinput, R * T * C);
-  for (int layer = 0; layer < shape.mlp_layers; ++layer) {
-    pieces.take(s.hidden[layer], R * N * D);
-    pieces.take(s.live[layer], R * N * D);
-    pieces.take(s.mlp_partial[layer], R * size(s.chunks(layer)) * s.layer_size(layer));
-  }
-  pieces.take(s.norm_partial, R * blocks * 2 * C);
-  pieces.take(s.head_partial, R * blocks * (D + 1));
-  pieces.take(s.loss_partial, R * blocks * 2);
-  return pieces.used();
-}
-
 void check_sizes(const OneLayerCudaShape& shape, const DeviceBatchShape& batch) {
   const auto least = std::min({shape.heads, shape.head_dim, shape.mlp_width, shape.mlp_layers, batch.replicas, batch.batch, batch.length - 1});
-  const auto cells = static_cast<double>(batch.batch) * batch.length, slices = static_cast<double>(batch.replicas) * shape.heads;
-  if (least < 1 || shape.mlp_layers > kMaxMlpLayers || batch.first_predicted_bit != 1 || slices > 65535 ||
-      cells > std::numeric_limits<int>::max() / 2 || static_cast<double>(shape.heads) * shape.head_dim > 1 << 20 || shape.mlp_width > 1 << 20) {
-    throw std::invalid_argument("[one_layer_cuda] cannot have R=" + std::to_string(batch.replicas) + ", B=" + std::to_string(batch.batch) + ", L=" +
-                                std::to_string(batch.length) + ", first bit " + std::to_string(batch.first_predicted_bit) + ", H=" +
-                                std::to_string(shape.heads) + ", F=" + std::to_string(shape.head_dim) + ", D=" + std::to_string(shape.mlp_width) + ", " +
-                                std::to_string(shape.mlp_layers) + " layers");
+  const double C = static_cast<double>(shape.heads) * shape.head_dim, D = shape.mlp_width, L = batch.length;
+  const double numbers = std::max({3 * C * C, D * std::max(C, D), 6 * L * C, 2.0 * L * batch.batch});  // 32 bits hold places among them
+  if (least < 1 || shape.mlp_layers > kMaxMlpLayers || batch.first_predicted_bit != 1 || static_cast<double>(batch.replicas) * shape.heads > 65535 ||
+      numbers > std::numeric_limits<int>::max()) {
+    const auto text = [](const char* name, int value) { return name + std::to_string(value); };
+    throw std::invalid_argument("[one_layer_cuda] cannot have " + text("R=", batch.replicas) + text(", B=", batch.batch) +
+                                text(", L=", batch.length) + text(", first bit ", batch.first_predicted_bit) + text(", H=", shape.heads) +
+                                text(", F=", shape.head_dim) + text(", D=", shape.mlp_width) + text(", layers ", shape.mlp_layers));
   }
 }
 
@@ -152,8 +108,6 @@ void one_layer_gradient_cuda(const OneLayerCudaStep& step, void* stream) {
   launcher.backward();
 }
 
-void one_layer_logits_cuda(const OneLayerCudaStep& step, float* logits_RN, void* stream) {
-  one_layer::Launcher(step, logits_RN, stream).forward();
-}
+void one_layer_logits_cuda(const OneLayerCudaStep& step, float* logits_RN, void* stream) { one_layer::Launcher(step, logits_RN, stream).forward(); }
 
 }  // namespace mnemo

@@ -32,11 +32,11 @@ struct OneLayerCudaStep {
   OneLayerOffsets offsets;
   std::size_t row_size;  ///< floats between the rows of two replicas
   const float* parameters_RP;
-  float* gradient_RP;   ///< every element of every tensor is written
-  void* work;           ///< one_layer_cuda_work() bytes, aligned to 16
-  double* loss_R;       ///< weighted mean over predictions, nats
-  double* accuracy_R;   ///< weighted share of right predictions, a logit of 0 counts half
-  bool tf32;            ///< products of the MLP in tf32; everything else is float32 always
+  float* gradient_RP;  ///< every element of every tensor is written
+  void* work;          ///< one_layer_cuda_work() bytes, aligned to 16
+  double* loss_R;      ///< weighted mean over predictions, nats
+  double* accuracy_R;  ///< weighted share of right predictions, a logit of 0 counts half
+  bool tf32;           ///< products of the MLP in tf32; everything else is float32 always
 };
 
 /// Bytes of work space. Throws std::invalid_argument for sizes that no launch takes: below 1, more than kMaxMlpLayers, cells that do not predict from

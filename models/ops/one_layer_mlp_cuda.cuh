@@ -28,45 +28,47 @@ __global__ void __launch_bounds__(32 * kWarps) normalise(Arguments s) {
   if (lane == 0) s.moments[2 * row] = mean, s.moments[2 * row + 1] = inverse;
 }
 
+/// h_{j-1} of a layer: its input, [R, N, inputs].
+__device__ inline const float* below(const Arguments& s, int layer) { return layer == 0 ? s.normalised : s.hidden[layer - 1]; }
+
 /// h_j = relu(W_j h_{j-1} + b_j) + h_{j-1}, the last term from layer 1 on; h_{-1} is LayerNorm's output. Grid (tiles of N, tiles of D, R).
 struct Layer {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
   GemmTile tile;
   int inputs, D;
-  bool residual;
-  const float *below, *weight, *bias;
+  const float *x, *residual, *weight, *bias;
   float* to;
   std::uint8_t* live;
 
-  __device__ Layer(const Arguments& s, int layer) : inputs(s.inputs(layer)), D(s.D()), residual(layer > 0) {
-    const int r = static_cast<int>(blockIdx.z);
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, s.cells(r), static_cast<int>(blockIdx.y) * kGemmSide, D, 0, inputs};
-    below = (layer == 0 ? s.normalised : s.hidden[layer - 1]) + s.row(r, 0) * inputs;
-    weight = s.parameter(r, s.step.offsets.mlp_weight[layer]), bias = s.parameter(r, s.step.offsets.mlp_bias[layer]);
-    to = s.hidden[layer] + s.row(r, 0) * D, live = s.live[layer] + s.row(r, 0) * D;
+  __device__ Layer(const Arguments& s, int layer) : inputs(s.inputs(layer)), D(s.D()) {
+    const int r = static_cast<int>(blockIdx.z), column = square_column();
+    const auto row = s.row(r, square_row());
+    tile = {s.cells(r) - square_row(), D - column, inputs};
+    x = below(s, layer) + row * inputs, residual = layer == 0 ? nullptr : x + column;
+    weight = s.parameter(r, s.step.offsets.mlp_weight[layer]) + column * inputs, bias = s.parameter(r, s.step.offsets.mlp_bias[layer]) + column;
+    to = s.hidden[layer] + row * D + column, live = s.live[layer] + row * D + column;
   }
-  __device__ float a(int cell, int k) const { return below[static_cast<std::size_t>(cell) * inputs + k]; }
-  __device__ float b(int k, int column) const { return weight[static_cast<std::size_t>(column) * inputs + k]; }
+  __device__ float a(int cell, int k) const { return x[cell * inputs + k]; }
+  __device__ float b(int k, int column) const { return weight[column * inputs + k]; }
   __device__ void out(int cell, int column, float sum) const {
-    const auto at = static_cast<std::size_t>(cell) * D + column;
+    const int at = cell * D + column;
     const float argument = sum + bias[column];
     live[at] = argument > 0;
-    to[at] = (argument > 0 || argument != argument ? argument : 0.F) + (residual ? below[at] : 0.F);  // NaN stays NaN
+    to[at] = (argument > 0 || argument != argument ? argument : 0.F) + (residual != nullptr ? residual[at] : 0.F);  // NaN stays NaN
   }
 };
 
-/// Gradient by a layer's argument: dh where relu passed.
+/// Gradient by a layer's argument: dh where relu passed; from a cell and a unit on.
 struct ArgumentGradient {
   const float* dh;
   const std::uint8_t* live;
   int D;
 
-  __device__ ArgumentGradient(const Arguments& s, int r, int layer)
-      : dh(s.dhidden[layer % 2] + s.row(r, 0) * s.D()), live(s.live[layer] + s.row(r, 0) * s.D()), D(s.D()) {}
-  __device__ float at(int cell, int d) const {
-    const auto i = static_cast<std::size_t>(cell) * D + d;
-    return live[i] ? dh[i] : 0.F;
+  __device__ ArgumentGradient(const Arguments& s, int layer, int cell, int unit) : D(s.D()) {
+    const auto first = s.row(static_cast<int>(blockIdx.z), cell) * D + unit;
+    dh = s.dhidden[layer % 2] + first, live = s.live[layer] + first;
   }
+  __device__ float at(int cell, int unit) const { return live[cell * D + unit] ? dh[cell * D + unit] : 0.F; }
 };
 
 /// dh_{j-1} = da_j W_j + dh_j, the last term down to layer 1. Grid (tiles of N, tiles of inputs, R).
@@ -74,23 +76,22 @@ struct LayerInputGradient {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
   GemmTile tile;
   int inputs;
-  bool residual;
   ArgumentGradient argument;
-  const float* weight;
+  const float *weight, *residual;
   float* to;
 
-  __device__ LayerInputGradient(const Arguments& s, int layer)
-      : inputs(s.inputs(layer)), residual(layer > 0), argument(s, static_cast<int>(blockIdx.z), layer) {
-    const int r = static_cast<int>(blockIdx.z);
-    tile = {static_cast<int>(blockIdx.x) * kGemmSide, s.cells(r), static_cast<int>(blockIdx.y) * kGemmSide, inputs, 0, s.D()};
-    weight = s.parameter(r, s.step.offsets.mlp_weight[layer]);
-    to = s.dhidden[(layer + 1) % 2] + s.row(r, 0) * inputs;
+  __device__ LayerInputGradient(const Arguments& s, int layer) : inputs(s.inputs(layer)), argument(s, layer, square_row(), 0) {
+    const int r = static_cast<int>(blockIdx.z), column = square_column();
+    tile = {s.cells(r) - square_row(), inputs - column, s.D()};
+    weight = s.parameter(r, s.step.offsets.mlp_weight[layer]) + column;
+    residual = layer == 0 ? nullptr : argument.dh + column;
+    to = s.dhidden[(layer + 1) % 2] + s.row(r, square_row()) * inputs + column;
   }
-  __device__ float a(int cell, int d) const { return argument.at(cell, d); }
-  __device__ float b(int d, int column) const { return weight[static_cast<std::size_t>(d) * inputs + column]; }
+  __device__ float a(int cell, int unit) const { return argument.at(cell, unit); }
+  __device__ float b(int unit, int column) const { return weight[unit * inputs + column]; }
   __device__ void out(int cell, int column, float sum) const {
-    const auto at = static_cast<std::size_t>(cell) * inputs + column;
-    to[at] = residual ? sum + argument.dh[at] : sum;
+    const int at = cell * inputs + column;
+    to[at] = residual != nullptr ? sum + residual[at] : sum;
   }
 };
 
@@ -98,27 +99,30 @@ struct LayerInputGradient {
 struct LayerWeightGradient {
   static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true;
   GemmTile tile;
-  int inputs, D;
+  int inputs;
   ArgumentGradient argument;
-  const float* below;
-  float* to;
+  const float* x;
+  float *to, *bias;
 
-  __device__ LayerWeightGradient(const Arguments& s, int layer)
-      : inputs(s.inputs(layer)), D(s.D()), argument(s, static_cast<int>(blockIdx.z), layer) {
-    const int r = static_cast<int>(blockIdx.z), tiles = parts(D, kGemmSide), x = static_cast<int>(blockIdx.x);
-    const int chunk = x / tiles, cells = s.cells(r), first = chunk * s.chunk(layer);
-    tile = {x % tiles * kGemmSide, first < cells ? D : 0, static_cast<int>(blockIdx.y) * kGemmSide, inputs, first, min(first + s.chunk(layer), cells)};
-    below = (layer == 0 ? s.normalised : s.hidden[layer - 1]) + s.row(r, 0) * inputs;
-    to = s.mlp_partial[layer] + (static_cast<std::size_t>(r) * s.chunks(layer) + chunk) * s.layer_size(layer);
+  /// The block's first unit and cell.
+  __device__ static int unit(const Arguments& s) { return static_cast<int>(blockIdx.x) % parts(s.D(), kGemmSide) * kGemmSide; }
+  __device__ static int chunk(const Arguments& s) { return static_cast<int>(blockIdx.x) / parts(s.D(), kGemmSide); }
+
+  __device__ LayerWeightGradient(const Arguments& s, int layer) : inputs(s.inputs(layer)), argument(s, layer, chunk(s) * s.chunk(layer), unit(s)) {
+    const int r = static_cast<int>(blockIdx.z), first = chunk(s) * s.chunk(layer), cells = min(s.chunk(layer), s.cells(r) - first);
+    tile = {cells > 0 ? s.D() - unit(s) : 0, inputs - square_column(), cells};
+    x = below(s, layer) + s.row(r, first) * inputs + square_column();
+    float* const part = s.mlp_partial[layer] + (static_cast<std::size_t>(r) * s.chunks(layer) + chunk(s)) * s.layer_size(layer);
+    to = part + unit(s) * inputs + square_column(), bias = part + s.D() * inputs + unit(s);
   }
-  __device__ float a(int d, int cell) const { return argument.at(cell, d); }
-  __device__ float b(int cell, int column) const { return below[static_cast<std::size_t>(cell) * inputs + column]; }
-  __device__ void out(int d, int column, float sum) const { to[static_cast<std::size_t>(d) * inputs + column] = sum; }
-  __device__ void out_row_sum(int d, float sum) const { to[static_cast<std::size_t>(D) * inputs + d] = sum; }
+  __device__ float a(int unit, int cell) const { return argument.at(cell, unit); }
+  __device__ float b(int cell, int column) const { return x[cell * inputs + column]; }
+  __device__ void out(int unit, int column, float sum) const { to[unit * inputs + column] = sum; }
+  __device__ void out_row_sum(int unit, float sum) const { bias[unit] = sum; }
 };
 
-/// Logits z = (w_1 - w_0) . h + b_1 - b_0, and unless they alone are wanted loss, accuracy, the gradient by h, and a block's part of that by w_1 - w_0
-/// and b_1 - b_0. Grid (parts of N, R).
+/// Logits z = (w_1 - w_0) . h + b_1 - b_0, and unless they alone are wanted loss, accuracy, the gradient by h, and a block's part of that by w_1 -
+/// w_0 and b_1 - b_0. Grid (parts of N, R).
 __global__ void __launch_bounds__(32 * kWarps) head(Arguments s) {
   const int lane = threadIdx.x % 32, r = blockIdx.y, D = s.D(), layers = s.step.shape.mlp_layers;
   const int first = blockIdx.x * kCellsABlock, count = min(kCellsABlock, s.cells(r) - first);
@@ -142,7 +146,8 @@ __global__ void __launch_bounds__(32 * kWarps) head(Arguments s) {
       s.logits[row] = z;
       continue;
     }
-    const float zero = static_cast<float>(s.step.cells.mass_RN2[2 * row]) / draws, one = static_cast<float>(s.step.cells.mass_RN2[2 * row + 1]) / draws;
+    const float zero = static_cast<float>(s.step.cells.mass_RN2[2 * row]) / draws,
+                one = static_cast<float>(s.step.cells.mass_RN2[2 * row + 1]) / draws;
     const Bce<float> bce(z);
     of.slope[c] = bce.slope(zero, one), of.loss[c] = bce.loss(zero, one), of.right[c] = bce.right(zero, one);
   }
