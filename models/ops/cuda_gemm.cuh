@@ -19,13 +19,15 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
-/// The part of out[row, column] = sum over depth of a(row, depth) b(depth, column) that a block makes: a square of kGemmSide, and the range
-/// [first_depth, depths). A square that begins past `rows` is left out.
+/// What is there of a square of kGemmSide of out[row, column] = sum over depth of a(row, depth) b(depth, column); all count from the square's corner.
 struct GemmTile {
-  int row, rows, column, columns, first_depth, depths;
+  int rows, columns, depths;  ///< without rows the block leaves
 };
 
 constexpr int kGemmSide = 64, kGemmThreads = 128;
+/// First row and column of a product's square.
+__device__ inline int square_row() { return static_cast<int>(blockIdx.x) * kGemmSide; }
+__device__ inline int square_column() { return static_cast<int>(blockIdx.y) * kGemmSide; }
 
 namespace gemm_detail {
 
@@ -131,18 +133,19 @@ class Sums<true> {
 
 }  // namespace gemm_detail
 
-/// A product in tiles, by kGemmThreads threads. A Product is made by every thread from (arguments, part) and blockIdx and has
+/// A product in tiles, by kGemmThreads threads. A Product is made by every thread from (arguments, part) and blockIdx: it moves its pointers to the
+/// corner of the block's square, so that 32 bits hold what is added to them. It has
 ///   GemmTile tile
 ///   kAAlongDepth, kBAlongDepth   whether neighbours in memory of a and b differ in the depth
 ///   a(row, depth), b(depth, column), out(row, column, sum)
-///   kRowSums                     whether out_row_sum(row, sum over depth of a) is wanted, of the blocks of column 0
+///   kRowSums                     whether out_row_sum(row, sum over depth of a) is wanted, of the blocks of blockIdx.y = 0
 /// float32 products, or tf32 ones, summed in float32.
 template <class Product, bool kTf32, class Arguments>
 __global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int part) {
   using namespace gemm_detail;
   const Product product(arguments, part);
   const GemmTile& tile = product.tile;
-  if (tile.row >= tile.rows) return;
+  if (tile.rows <= 0) return;
   MNEMO_SHARED(Panel, a);
   MNEMO_SHARED(Panel, b);
 
@@ -151,18 +154,18 @@ __global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int pa
 #pragma unroll
     for (int f = 0; f < kFetches; ++f) {
       const auto at = place<Product::kAAlongDepth>(f);
-      next_a[f] = k + at.depth < tile.depths && tile.row + at.side < tile.rows ? product.a(tile.row + at.side, k + at.depth) : 0.F;
+      next_a[f] = k + at.depth < tile.depths && at.side < tile.rows ? product.a(at.side, k + at.depth) : 0.F;
     }
 #pragma unroll
     for (int f = 0; f < kFetches; ++f) {
       const auto at = place<Product::kBAlongDepth>(f);
-      next_b[f] = k + at.depth < tile.depths && tile.column + at.side < tile.columns ? product.b(k + at.depth, tile.column + at.side) : 0.F;
+      next_b[f] = k + at.depth < tile.depths && at.side < tile.columns ? product.b(k + at.depth, at.side) : 0.F;
     }
   };
   Sums<kTf32> sums;
   float row_sum = 0;
-  fetch(tile.first_depth);
-  for (int k = tile.first_depth; k < tile.depths; k += kDepth) {
+  fetch(0);
+  for (int k = 0; k < tile.depths; k += kDepth) {
     __syncthreads();  // nobody reads the last panels any more
 #pragma unroll
     for (int f = 0; f < kFetches; ++f) {
@@ -173,16 +176,15 @@ __global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int pa
     __syncthreads();
     fetch(k + kDepth);
     sums.add(a, b);
-    if (Product::kRowSums && tile.column == 0 && threadIdx.x < kGemmSide) {
+    if (Product::kRowSums && blockIdx.y == 0 && threadIdx.x < kGemmSide) {
       for (int depth = 0; depth < kDepth; ++depth) row_sum += a[depth][threadIdx.x];
     }
   }
   sums.visit([&](int row, int column, float sum) {
-    if (tile.row + row < tile.rows && tile.column + column < tile.columns) product.out(tile.row + row, tile.column + column, sum);
+    if (row < tile.rows && column < tile.columns) product.out(row, column, sum);
   });
   if constexpr (Product::kRowSums) {
-    const int row = tile.row + static_cast<int>(threadIdx.x);
-    if (tile.column == 0 && threadIdx.x < kGemmSide && row < tile.rows) product.out_row_sum(row, row_sum);
+    if (blockIdx.y == 0 && static_cast<int>(threadIdx.x) < min(kGemmSide, tile.rows)) product.out_row_sum(static_cast<int>(threadIdx.x), row_sum);
   }
 }
 

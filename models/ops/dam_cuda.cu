@@ -84,45 +84,54 @@ struct PhiHat {
   const Arguments& arguments;
   int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + arguments.shape.batch.first_predicted_bit;
   int squares = (arguments.heads() + kGemmSide - 1) / kGemmSide;
-  GemmTile tile{arguments.first_cell(replica, position) + int(blockIdx.x) / squares * kGemmSide,
-                arguments.first_cell(replica, position + 1),
-                int(blockIdx.x) % squares* kGemmSide,
-                arguments.heads(),
-                0,
-                n};
-  const float* A = arguments.A(replica, n);
+  int cell = arguments.first_cell(replica, position) + int(blockIdx.x) / squares * kGemmSide, head = int(blockIdx.x) % squares * kGemmSide;
+  GemmTile tile{arguments.first_cell(replica, position + 1) - cell, arguments.heads() - head, n};
+  const float* A = arguments.A(replica, n) + std::size_t(head) * arguments.length();
+  float* to = arguments.phi_hat_RNH + arguments.cell(replica, cell) * arguments.heads() + head;
 
   __device__ PhiHat(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int cell, int i) const { return arguments.zeta(replica, cell, i); }
-  __device__ float b(int i, int h) const { return A[std::size_t(h) * arguments.length() + i]; }
-  __device__ void out(int cell, int h, float sum) const { arguments.phi_hat_RNH[arguments.cell(replica, cell) * arguments.heads() + h] = sum; }
+  __device__ float a(int c, int i) const { return arguments.zeta(replica, cell + c, i); }
+  __device__ float b(int i, int h) const { return A[h * arguments.length() + i]; }
+  __device__ void out(int c, int h, float sum) const { to[c * arguments.heads() + h] = sum; }
 };
 
 /// q' = eta phi_hat B. Grid (parts of N, parts of L, R).
 struct Query {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
-  const Arguments& arguments;
-  int replica = int(blockIdx.z);
-  GemmTile tile{int(blockIdx.x) * kGemmSide, arguments.num_cells(replica), int(blockIdx.y) * kGemmSide, arguments.length(), 0, arguments.heads()};
-  float eta = arguments.eta_R[replica];
+  int replica = int(blockIdx.z), H, L;
+  GemmTile tile;
+  const float *phi_hat, *B;
+  float* to;
+  float eta;
 
-  __device__ Query(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int cell, int h) const { return arguments.phi_hat_RNH[arguments.cell(replica, cell) * arguments.heads() + h]; }
-  __device__ float b(int h, int l) const { return arguments.B(replica)[std::size_t(h) * arguments.length() + l]; }
-  __device__ void out(int cell, int l, float sum) const { arguments.query_RNL[arguments.cell(replica, cell) * arguments.length() + l] = eta * sum; }
+  __device__ Query(const Arguments& s, int) : H(s.heads()), L(s.length()), eta(s.eta_R[replica]) {
+    const auto cell = s.cell(replica, square_row());
+    tile = {s.num_cells(replica) - square_row(), L - square_column(), H};
+    phi_hat = s.phi_hat_RNH + cell * H, B = s.B(replica) + square_column();
+    to = s.query_RNL + cell * L + square_column();
+  }
+  __device__ float a(int cell, int h) const { return phi_hat[cell * H + h]; }
+  __device__ float b(int h, int l) const { return B[h * L + l]; }
+  __device__ void out(int cell, int l, float sum) const { to[cell * L + l] = eta * sum; }
 };
 
 /// dphi_hat = (eta dloss/dq') B^T. Grid (parts of N, parts of H, R).
 struct PhiHatSlope {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
-  const Arguments& arguments;
-  int replica = int(blockIdx.z);
-  GemmTile tile{int(blockIdx.x) * kGemmSide, arguments.num_cells(replica), int(blockIdx.y) * kGemmSide, arguments.heads(), 0, arguments.length()};
+  int replica = int(blockIdx.z), H, L;
+  GemmTile tile;
+  const float *slope, *B;
+  float* to;
 
-  __device__ PhiHatSlope(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int cell, int l) const { return arguments.query_RNL[arguments.cell(replica, cell) * arguments.length() + l]; }
-  __device__ float b(int l, int h) const { return arguments.B(replica)[std::size_t(h) * arguments.length() + l]; }
-  __device__ void out(int cell, int h, float sum) const { arguments.dphi_hat_RNH[arguments.cell(replica, cell) * arguments.heads() + h] = sum; }
+  __device__ PhiHatSlope(const Arguments& s, int) : H(s.heads()), L(s.length()) {
+    const auto cell = s.cell(replica, square_row());
+    tile = {s.num_cells(replica) - square_row(), H - square_column(), L};
+    slope = s.query_RNL + cell * L, B = s.B(replica) + std::size_t(square_column()) * L;
+    to = s.dphi_hat_RNH + cell * H + square_column();
+  }
+  __device__ float a(int cell, int l) const { return slope[cell * L + l]; }
+  __device__ float b(int l, int h) const { return B[h * L + l]; }
+  __device__ void out(int cell, int h, float sum) const { to[cell * H + h] = sum; }
 };
 
 /// Of the cells of a position, none perhaps: dA(n) = dphi_hat^T zeta (blocks of even x), into the place of A_logits' gradient, and dB = phi_hat^T
@@ -132,24 +141,20 @@ struct Slopes {
   const Arguments& arguments;
   bool is_A = blockIdx.x % 2 == 0;
   int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + arguments.shape.batch.first_predicted_bit;
-  int squares = (arguments.length() + kGemmSide - 1) / kGemmSide, square = int(blockIdx.x) / 2;
-  int first = arguments.first_cell(replica, position);
-  GemmTile tile{square / squares * kGemmSide,
-                arguments.heads(),
-                square % squares* kGemmSide,
-                is_A ? n : arguments.length(),
-                0,
-                arguments.first_cell(replica, position + 1) - first};
-  const float* left = is_A ? arguments.dphi_hat_RNH : arguments.phi_hat_RNH;
-  float* to = is_A ? arguments.dA_logits + replica * arguments.stride + std::size_t(n) * arguments.heads() * arguments.length()
-                   : arguments.dB_RPHL + (std::size_t(replica) * gridDim.y + position) * arguments.heads() * arguments.length();
+  int H = arguments.heads(), L = arguments.length();
+  int squares = (L + kGemmSide - 1) / kGemmSide, square = int(blockIdx.x) / 2;
+  int head = square / squares * kGemmSide, bit = square % squares * kGemmSide, first = arguments.first_cell(replica, position);
+  GemmTile tile{H - head, (is_A ? n : L) - bit, arguments.first_cell(replica, position + 1) - first};
+  const float* left = (is_A ? arguments.dphi_hat_RNH : arguments.phi_hat_RNH) + arguments.cell(replica, first) * H + head;
+  const float* query = arguments.query_RNL + arguments.cell(replica, first) * L + bit;
+  float* to = (is_A ? arguments.dA_logits + replica * arguments.stride + std::size_t(n) * H * L
+                    : arguments.dB_RPHL + (std::size_t(replica) * gridDim.y + position) * H * L) +
+              std::size_t(head) * L + bit;
 
   __device__ Slopes(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int h, int cell) const { return left[arguments.cell(replica, first + cell) * arguments.heads() + h]; }
-  __device__ float b(int cell, int l) const {
-    return is_A ? arguments.zeta(replica, first + cell, l) : arguments.query_RNL[arguments.cell(replica, first + cell) * arguments.length() + l];
-  }
-  __device__ void out(int h, int l, float sum) const { to[std::size_t(h) * arguments.length() + l] = sum; }
+  __device__ float a(int h, int cell) const { return left[cell * H + h]; }
+  __device__ float b(int cell, int l) const { return is_A ? arguments.zeta(replica, first + cell, bit + l) : query[cell * L + l]; }
+  __device__ void out(int h, int l, float sum) const { to[h * L + l] = sum; }
 };
 
 // ---- scores

@@ -68,6 +68,8 @@ struct Fault : std::logic_error {
 struct Launch {
   std::string_view kernel;  ///< its name
   void* stream;
+  dim3 grid, block;
+  std::size_t shared;  ///< bytes of dynamic shared memory
 };
 /// Called for every launch, to call `run`, which runs the kernel: lets a test count launches, or open the memory that kernels alone may use.
 inline std::function<void(const Launch& launch, const std::function<void()>& run)> around_launch = [](const Launch&, const auto& run) { run(); };

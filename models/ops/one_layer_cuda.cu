@@ -1,0 +1,113 @@
+#include "models/ops/one_layer_cuda.h"
+
+#include "models/ops/one_layer_attention_cuda.cuh"
+#include "models/ops/one_layer_mlp_cuda.cuh"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace mnemo {
+
+namespace one_layer {
+namespace {
+
+void check_sizes(const OneLayerCudaShape& shape, const DeviceBatchShape& batch) {
+  const auto least = std::min({shape.heads, shape.head_dim, shape.mlp_width, shape.mlp_layers, batch.replicas, batch.batch, batch.length - 1});
+  const double C = static_cast<double>(shape.heads) * shape.head_dim, D = shape.mlp_width, L = batch.length;
+  const double numbers = std::max({3 * C * C, D * std::max(C, D), 6 * L * C, 2.0 * L * batch.batch});  // 32 bits hold places among them
+  if (least < 1 || shape.mlp_layers > kMaxMlpLayers || batch.first_predicted_bit != 1 || static_cast<double>(batch.replicas) * shape.heads > 65535 ||
+      numbers > std::numeric_limits<int>::max()) {
+    const auto text = [](const char* name, int value) { return name + std::to_string(value); };
+    throw std::invalid_argument("[one_layer_cuda] cannot have " + text("R=", batch.replicas) + text(", B=", batch.batch) +
+                                text(", L=", batch.length) + text(", first bit ", batch.first_predicted_bit) + text(", H=", shape.heads) +
+                                text(", F=", shape.head_dim) + text(", D=", shape.mlp_width) + text(", layers ", shape.mlp_layers));
+  }
+}
+
+/// Queues kernels over what `s` holds.
+class Launcher {
+ public:
+  Launcher(const OneLayerCudaStep& step, float* logits, void* stream) : stream_(stream) {
+    check_sizes(step.shape, step.cells.shape);
+    s_.step = step, s_.logits = logits;
+    lay_out(s_);
+  }
+
+  void forward() const {
+    const auto tiles = parts(tokens(), kGemmSide);
+    product<ProjectTokens>(tiles, parts(3 * s_.C(), kGemmSide), R());
+    product<Scores>(tiles, tiles, R() * H());
+    run<weigh_scores>(parts(tokens(), kWarps), H(), R(), 32 * kWarps);
+    run<attend>(tokens() * parts(s_.batch().batch, kAttendTile), parts(s_.columns(), kColumns), R(), 32 * kWarps);
+    run<normalise>(parts(N(), kWarps), R(), 1, 32 * kWarps);
+    for (int layer = 0; layer < layers(); ++layer) mlp_product<Layer>(parts(N(), kGemmSide), parts(s_.D(), kGemmSide), layer);
+    run<head>(s_.cell_blocks(), R(), 1, 32 * kWarps);
+  }
+
+  void backward() const {
+    for (int layer = layers() - 1; layer >= 0; --layer) {
+      const auto columns = parts(s_.inputs(layer), kGemmSide);
+      mlp_product<LayerInputGradient>(parts(N(), kGemmSide), columns, layer);
+      mlp_product<LayerWeightGradient>(parts(s_.D(), kGemmSide) * s_.chunks(layer), columns, layer);
+    }
+    run<normalise_backward>(s_.cell_blocks(), R(), 1, 32 * kWarps);
+    run<merge_partials>(merge_blocks(), layers() + 2, R(), 32 * kWarps);
+    run<scatter>(tokens(), parts(s_.columns(), kColumns), R(), 32 * kWarps);
+    run<score_gradients>(tokens(), R(), 1, 256);
+    run<token_gradients>(tokens(), 3, R(), std::min(256, parts(s_.C(), 32) * 32));
+    product<ProjectionGradient>(parts(3 * s_.C(), kGemmSide), parts(s_.C(), kGemmSide), R());
+    product<InputGradient>(parts(tokens(), kGemmSide), parts(s_.C(), kGemmSide), R());
+    run<embedding_gradients>(s_.batch().length + 2, parts(s_.C(), 128), R(), 128);
+  }
+
+ private:
+  int R() const { return s_.batch().replicas; }
+  int N() const { return s_.batch().capacity(); }
+  int H() const { return s_.step.shape.heads; }
+  int layers() const { return s_.step.shape.mlp_layers; }
+  int tokens() const { return s_.tokens(); }
+  int merge_blocks() const {
+    std::size_t most = static_cast<std::size_t>(std::max(2 * s_.C(), s_.D() + 1));
+    for (int layer = 0; layer < std::min(2, layers()); ++layer) most = std::max(most, s_.layer_size(layer));
+    return static_cast<int>((most + 31) / 32);
+  }
+
+  template <auto kernel, class... More>
+  void run(int x, int y, int z, int threads, More... more) const {
+    simt::launch<kernel>(dim3(unsigned(x), unsigned(y), unsigned(z)), unsigned(threads), 0, stream_, s_, more...);
+  }
+  template <class Product>
+  void product(int x, int y, int z) const {
+    run<gemm<Product, false, Arguments>>(x, y, z, kGemmThreads, 0);
+  }
+  template <class Product>
+  void mlp_product(int x, int y, int layer) const {
+    s_.step.tf32 ? run<gemm<Product, true, Arguments>>(x, y, R(), kGemmThreads, layer)
+                 : run<gemm<Product, false, Arguments>>(x, y, R(), kGemmThreads, layer);
+  }
+
+  Arguments s_{};
+  void* stream_;
+};
+
+}  // namespace
+}  // namespace one_layer
+
+std::size_t one_layer_cuda_work(const OneLayerCudaShape& shape, const DeviceBatchShape& batch) {
+  one_layer::check_sizes(shape, batch);
+  one_layer::Arguments arguments{};
+  arguments.step.shape = shape, arguments.step.cells.shape = batch;
+  return one_layer::lay_out(arguments);
+}
+
+void one_layer_gradient_cuda(const OneLayerCudaStep& step, void* stream) {
+  const one_layer::Launcher launcher(step, nullptr, stream);
+  launcher.forward();
+  launcher.backward();
+}
+
+void one_layer_logits_cuda(const OneLayerCudaStep& step, float* logits_RN, void* stream) { one_layer::Launcher(step, logits_RN, stream).forward(); }
+
+}  // namespace mnemo
