@@ -286,11 +286,15 @@ TEST(DamCuda, AgreesWithTheCpu) {
 }
 
 TEST(DamCuda, InverseTemperatures) {
-  for (const int H : {1, 6, 30}) expect_agreement({.H = H, .eta_R = {1, 10, 100}});
+  for (const int H : {1, 6, 30}) {
+    if (simt::kTsan && H != 6) continue;
+    expect_agreement({.H = H, .eta_R = {1, 10, 100}});
+  }
 }
 
 /// One tensor's error is a matter of luck, that of many is not.
 TEST(DamCuda, ErrorsAreThoseOfFloat32) {
+  if (simt::kTsan) GTEST_SKIP() << "no other code";
   for (const float eta : {1.F, 10.F, 100.F}) {
     const Setting s{.eta_R = std::vector<float>(16, eta)};
     const auto replicas = replicas_of(s);
@@ -323,20 +327,22 @@ TEST(DamCuda, Sizes) {
 
 TEST(DamCuda, Lengths) {
   for (const int L : {31, 33, 64, 70, 128}) {
+    if (simt::kTsan && L != 33) continue;
     SCOPED_TRACE(L);
     expect_agreement({.B = 2, .L = L, .H = 2, .K = 40, .M = 50});
   }
 }
 
 TEST(DamCuda, LongSequences) {
-  expect_agreement({.B = 2, .L = 200, .H = 2, .K = 20});
-  expect_agreement({.B = 1, .L = 200, .H = 2, .K = 20, .retrieval = true});
-  expect_agreement({.B = 1, .L = 270, .H = 2, .K = 10});
+  if (simt::kTsan) GTEST_SKIP() << "no other code, but many threads";
+  for (const int L : {200, 270}) expect_agreement({.B = 1, .L = L, .H = 1, .K = 20});
+  expect_agreement({.B = 1, .L = 200, .H = 1, .K = 20, .retrieval = true});
 }
 
 TEST(DamCuda, Memories) {
   for (const bool clamped : {false, true}) {
     for (const int first : {0, 1}) {
+      if (simt::kTsan && clamped != (first == 0)) continue;
       SCOPED_TRACE(testing::Message() << "clamped " << clamped << ", first predicted bit " << first);
       expect_agreement({.M = 1, .first = first, .clamped = clamped});
       expect_agreement({.M = 0, .first = first, .clamped = clamped});
@@ -384,6 +390,7 @@ TEST(DamCuda, NoOrderOfThreadsMatters) {
 TEST(DamCuda, PartsAndCapacity) {
   for (const bool retrieval : {false, true}) {
     for (const int parts : {1, 2, 3, 7}) {
+      if (simt::kTsan && parts != 3) continue;
       const Setting s{.L = 8, .K = 130, .M = 170, .retrieval = retrieval, .parts = parts};
       expect_agreement(s);
       const auto replicas = replicas_of(s);
@@ -395,6 +402,7 @@ TEST(DamCuda, PartsAndCapacity) {
 }
 
 TEST(DamCuda, AReplicaOfAPackEqualsTheSameAlone) {
+  if (simt::kTsan) GTEST_SKIP() << "no other code";
   for (const bool retrieval : {false, true}) {
     const Setting s{.eta_R = {1, 10, 100}, .retrieval = retrieval};
     const auto replicas = replicas_of(s);
@@ -423,11 +431,13 @@ TEST(DamCuda, NaNShows) {
   }
 }
 
+#ifndef __CUDACC__
 TEST(DamCuda, AStepIsEightLaunches) {
   const Setting s{.B = 3, .L = 5};
   const auto replicas = replicas_of(s);
   EXPECT_EQ(simt::launched_by([&] { OnDevice(s, replicas).gradient(); }).size(), 8);
 }
+#endif
 
 TEST(DamCuda, RefusesWhatItCannot) {
   EXPECT_THROW(dam_cuda_work({{1, 2, kDamCudaMaxLength + 1}, 2, 3}), std::invalid_argument);

@@ -211,6 +211,7 @@ TEST(DeviceQueue, NoOrderOfThreadsMatters) {
   });
 }
 
+#ifndef __CUDACC__
 TEST(DeviceQueue, AStepIsThreeLaunches) {
   EXPECT_EQ(simt::launched_by([] {
               simt::Random random;
@@ -220,6 +221,7 @@ TEST(DeviceQueue, AStepIsThreeLaunches) {
             }),
             (std::vector<std::string>{"queue_write", "queue_observe", "queue_count", "queue_compact", "queue_read"}));
 }
+#endif
 
 }  // namespace
 }  // namespace mnemo
