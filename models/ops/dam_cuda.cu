@@ -24,6 +24,9 @@ constexpr int kWarps = 4, kThreads = 32 * kWarps;
 constexpr int kTile = 32;                                           // stored sequences at a time
 constexpr float kLogitLimit = 13.815509557963774F, kMaxLoss = 100;  // kDamLogitLimit, kDamMaxLoss
 
+/// +-1 of a bit of a packed row.
+__device__ inline float sign_of(const std::uint64_t* row, int bit) { return row[bit / 64] >> (63 - bit % 64) & 1 ? 1.F : -1.F; }
+
 struct Arguments : DamCudaStep {
   int parts;
   float* probability;  // [R, (L + 1) H, L]: A(n) by n and head, then B
@@ -53,10 +56,6 @@ struct Arguments : DamCudaStep {
   __device__ const std::uint64_t* row(int replica, int index) const {
     return cells.bits_RBW + (std::size_t(replica) * shape.batch.batch + index) * shape.batch.words();
   }
-  __device__ float zeta(int replica, int cell_index, int bit) const {
-    const std::uint64_t word = row(replica, cells.row_RN[cell(replica, cell_index)])[bit / 64];
-    return word >> (63 - bit % 64) & 1 ? 1.F : -1.F;
-  }
 };
 
 // ---- A and B
@@ -81,80 +80,98 @@ __global__ void __launch_bounds__(kThreads) dam_softmax(Arguments a) {
 /// phi_hat = zeta A(n)^T, of the cells of a position. Grid (squares of B x H, P, R).
 struct PhiHat {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
-  const Arguments& arguments;
-  int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + arguments.shape.batch.first_predicted_bit;
-  int squares = (arguments.heads() + kGemmSide - 1) / kGemmSide;
-  int cell = arguments.first_cell(replica, position) + int(blockIdx.x) / squares * kGemmSide, head = int(blockIdx.x) % squares * kGemmSide;
-  GemmTile tile{arguments.first_cell(replica, position + 1) - cell, arguments.heads() - head, n};
-  const float* A = arguments.A(replica, n) + std::size_t(head) * arguments.length();
-  float* to = arguments.phi_hat_RNH + arguments.cell(replica, cell) * arguments.heads() + head;
+  GemmTile tile;
+  int H, L, W;
+  const float* A_HL;
+  const std::uint64_t* bits_UW;
+  const std::int32_t* row_N;
+  float* to_NH;
 
-  __device__ PhiHat(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int c, int i) const { return arguments.zeta(replica, cell + c, i); }
-  __device__ float b(int i, int h) const { return A[h * arguments.length() + i]; }
-  __device__ void out(int c, int h, float sum) const { to[c * arguments.heads() + h] = sum; }
+  __device__ PhiHat(const Arguments& a, int) : H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
+    const int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + a.shape.batch.first_predicted_bit;
+    const int squares = (H + kGemmSide - 1) / kGemmSide, h = int(blockIdx.x) % squares * kGemmSide;
+    const int cell = a.first_cell(replica, position) + int(blockIdx.x) / squares * kGemmSide;
+    tile = {a.first_cell(replica, position + 1) - cell, H - h, n};
+    A_HL = a.A(replica, n) + std::size_t(h) * L;
+    bits_UW = a.row(replica, 0);
+    row_N = a.cells.row_RN + a.cell(replica, cell);
+    to_NH = a.phi_hat_RNH + a.cell(replica, cell) * H + h;
+  }
+  __device__ float a(int cell, int i) const { return sign_of(bits_UW + row_N[cell] * W, i); }
+  __device__ float b(int i, int h) const { return A_HL[h * L + i]; }
+  __device__ void out(int cell, int h, float sum) const { to_NH[cell * H + h] = sum; }
 };
 
 /// q' = eta phi_hat B. Grid (parts of N, parts of L, R).
 struct Query {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
-  int replica = int(blockIdx.z), H, L;
   GemmTile tile;
-  const float *phi_hat, *B;
-  float* to;
+  int H, L;
   float eta;
+  const float *phi_hat_NH, *B_HL;
+  float* to_NL;
 
-  __device__ Query(const Arguments& s, int) : H(s.heads()), L(s.length()), eta(s.eta_R[replica]) {
-    const auto cell = s.cell(replica, square_row());
-    tile = {s.num_cells(replica) - square_row(), L - square_column(), H};
-    phi_hat = s.phi_hat_RNH + cell * H, B = s.B(replica) + square_column();
-    to = s.query_RNL + cell * L + square_column();
+  __device__ Query(const Arguments& a, int) : H(a.heads()), L(a.length()) {
+    const int replica = int(blockIdx.z), cell = square_row(), l = square_column();
+    tile = {a.num_cells(replica) - cell, L - l, H};
+    eta = a.eta_R[replica];
+    phi_hat_NH = a.phi_hat_RNH + a.cell(replica, cell) * H;
+    B_HL = a.B(replica) + l;
+    to_NL = a.query_RNL + a.cell(replica, cell) * L + l;
   }
-  __device__ float a(int cell, int h) const { return phi_hat[cell * H + h]; }
-  __device__ float b(int h, int l) const { return B[h * L + l]; }
-  __device__ void out(int cell, int l, float sum) const { to[cell * L + l] = eta * sum; }
+  __device__ float a(int cell, int h) const { return phi_hat_NH[cell * H + h]; }
+  __device__ float b(int h, int l) const { return B_HL[h * L + l]; }
+  __device__ void out(int cell, int l, float sum) const { to_NL[cell * L + l] = eta * sum; }
 };
 
 /// dphi_hat = (eta dloss/dq') B^T. Grid (parts of N, parts of H, R).
 struct PhiHatSlope {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
-  int replica = int(blockIdx.z), H, L;
   GemmTile tile;
-  const float *slope, *B;
-  float* to;
+  int H, L;
+  const float *dquery_NL, *B_HL;
+  float* to_NH;
 
-  __device__ PhiHatSlope(const Arguments& s, int) : H(s.heads()), L(s.length()) {
-    const auto cell = s.cell(replica, square_row());
-    tile = {s.num_cells(replica) - square_row(), H - square_column(), L};
-    slope = s.query_RNL + cell * L, B = s.B(replica) + std::size_t(square_column()) * L;
-    to = s.dphi_hat_RNH + cell * H + square_column();
+  __device__ PhiHatSlope(const Arguments& a, int) : H(a.heads()), L(a.length()) {
+    const int replica = int(blockIdx.z), cell = square_row(), h = square_column();
+    tile = {a.num_cells(replica) - cell, H - h, L};
+    dquery_NL = a.query_RNL + a.cell(replica, cell) * L;
+    B_HL = a.B(replica) + std::size_t(h) * L;
+    to_NH = a.dphi_hat_RNH + a.cell(replica, cell) * H + h;
   }
-  __device__ float a(int cell, int l) const { return slope[cell * L + l]; }
-  __device__ float b(int l, int h) const { return B[h * L + l]; }
-  __device__ void out(int cell, int h, float sum) const { to[cell * H + h] = sum; }
+  __device__ float a(int cell, int l) const { return dquery_NL[cell * L + l]; }
+  __device__ float b(int l, int h) const { return B_HL[h * L + l]; }
+  __device__ void out(int cell, int h, float sum) const { to_NH[cell * H + h] = sum; }
 };
 
 /// Of the cells of a position, none perhaps: dA(n) = dphi_hat^T zeta (blocks of even x), into the place of A_logits' gradient, and dB = phi_hat^T
 /// (eta dloss/dq'). Grid (squares of H x L for each, P, R).
 struct Slopes {
   static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = false;
-  const Arguments& arguments;
+  GemmTile tile;
   bool is_A = blockIdx.x % 2 == 0;
-  int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + arguments.shape.batch.first_predicted_bit;
-  int H = arguments.heads(), L = arguments.length();
-  int squares = (L + kGemmSide - 1) / kGemmSide, square = int(blockIdx.x) / 2;
-  int head = square / squares * kGemmSide, bit = square % squares * kGemmSide, first = arguments.first_cell(replica, position);
-  GemmTile tile{H - head, (is_A ? n : L) - bit, arguments.first_cell(replica, position + 1) - first};
-  const float* left = (is_A ? arguments.dphi_hat_RNH : arguments.phi_hat_RNH) + arguments.cell(replica, first) * H + head;
-  const float* query = arguments.query_RNL + arguments.cell(replica, first) * L + bit;
-  float* to = (is_A ? arguments.dA_logits + replica * arguments.stride + std::size_t(n) * H * L
-                    : arguments.dB_RPHL + (std::size_t(replica) * gridDim.y + position) * H * L) +
-              std::size_t(head) * L + bit;
+  int H, L, W, l;
+  const float *left_NH, *dquery_NL;
+  const std::uint64_t* bits_UW;
+  const std::int32_t* row_N;
+  float* to_HL;
 
-  __device__ Slopes(const Arguments& a, int) : arguments(a) {}
-  __device__ float a(int h, int cell) const { return left[cell * H + h]; }
-  __device__ float b(int cell, int l) const { return is_A ? arguments.zeta(replica, first + cell, bit + l) : query[cell * L + l]; }
-  __device__ void out(int h, int l, float sum) const { to[h * L + l] = sum; }
+  __device__ Slopes(const Arguments& a, int) : H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
+    const int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + a.shape.batch.first_predicted_bit;
+    const int squares = (L + kGemmSide - 1) / kGemmSide, square = int(blockIdx.x) / 2, h = square / squares * kGemmSide;
+    const int cell = a.first_cell(replica, position);
+    l = square % squares * kGemmSide;
+    tile = {H - h, (is_A ? n : L) - l, a.first_cell(replica, position + 1) - cell};
+    left_NH = (is_A ? a.dphi_hat_RNH : a.phi_hat_RNH) + a.cell(replica, cell) * H + h;
+    dquery_NL = a.query_RNL + a.cell(replica, cell) * L + l;
+    bits_UW = a.row(replica, 0);
+    row_N = a.cells.row_RN + a.cell(replica, cell);
+    to_HL = (is_A ? a.dA_logits + replica * a.stride + std::size_t(n) * H * L : a.dB_RPHL + (std::size_t(replica) * gridDim.y + position) * H * L) +
+            std::size_t(h) * L + l;
+  }
+  __device__ float a(int h, int cell) const { return left_NH[cell * H + h]; }
+  __device__ float b(int cell, int i) const { return is_A ? sign_of(bits_UW + row_N[cell] * W, l + i) : dquery_NL[cell * L + i]; }
+  __device__ void out(int h, int i, float sum) const { to_HL[h * L + i] = sum; }
 };
 
 // ---- scores
