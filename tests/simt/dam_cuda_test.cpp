@@ -286,10 +286,8 @@ TEST(DamCuda, AgreesWithTheCpu) {
 }
 
 TEST(DamCuda, InverseTemperatures) {
-  for (const int H : {1, 6, 30}) {
-    if (simt::kTsan && H != 6) continue;
-    expect_agreement({.H = H, .eta_R = {1, 10, 100}});
-  }
+  if (simt::kTsan) GTEST_SKIP() << "no other code";
+  for (const int H : {1, 6, 30}) expect_agreement({.H = H, .eta_R = {1, 10, 100}});
 }
 
 /// One tensor's error is a matter of luck, that of many is not.
@@ -340,9 +338,9 @@ TEST(DamCuda, LongSequences) {
 }
 
 TEST(DamCuda, Memories) {
+  if (simt::kTsan) GTEST_SKIP() << "no other code";
   for (const bool clamped : {false, true}) {
     for (const int first : {0, 1}) {
-      if (simt::kTsan && clamped != (first == 0)) continue;
       SCOPED_TRACE(testing::Message() << "clamped " << clamped << ", first predicted bit " << first);
       expect_agreement({.M = 1, .first = first, .clamped = clamped});
       expect_agreement({.M = 0, .first = first, .clamped = clamped});
@@ -420,6 +418,7 @@ TEST(DamCuda, AReplicaOfAPackEqualsTheSameAlone) {
 
 /// A replica that has diverged shows it, and leaves its neighbour alone.
 TEST(DamCuda, NaNShows) {
+  if (simt::kTsan) GTEST_SKIP() << "no other code";
   for (const bool retrieval : {false, true}) {
     const Setting s{.eta_R = {10, 10}, .retrieval = retrieval};
     auto replicas = replicas_of(s);
