@@ -1,6 +1,5 @@
 #include "core/adam.h"
 
-#include "core/adam_kernels.h"
 #include "core/gpu.h"
 
 #include <ATen/Parallel.h>
@@ -49,6 +48,8 @@ Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : pa
   offset_T_ = torch::tensor(offsets, torch::kInt64).to(flat.device());
   size_T_ = torch::tensor(sizes, torch::kInt64).to(flat.device());
   steps_ = torch::zeros({flat.size(0), static_cast<std::int64_t>(offsets.size())}, offset_T_.options());
+  frozen_RT_ = torch::zeros(steps_.sizes(), offset_T_.options().dtype(torch::kUInt8));
+  frozen_.resize(static_cast<std::size_t>(frozen_RT_.numel()));
   auto bytes = torch::empty({static_cast<std::int64_t>(scalars.size() * sizeof(AdamScalars))}, torch::kUInt8);
   std::memcpy(bytes.data_ptr(), scalars.data(), scalars.size() * sizeof(AdamScalars));
   scalars_R_ = bytes.to(flat.device());
@@ -57,40 +58,44 @@ Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : pa
 void Adam::refresh_frozen() {
   if (parameters_.frozen_RT() == frozen_) return;
   frozen_ = parameters_.frozen_RT();
-  frozen_RT_ = torch::tensor(torch::ArrayRef<std::uint8_t>(frozen_), torch::kUInt8).view(steps_.sizes()).to(steps_.device());
-  trainable_RT_ = 1 - frozen_RT_.to(torch::kInt64);
+  frozen_RT_.copy_(torch::tensor(torch::ArrayRef<std::uint8_t>(frozen_), torch::kUInt8).view(frozen_RT_.sizes()));
 }
+
+template <class Real>
+AdamBuffers<Real> Adam::buffers() {
+  refresh_frozen();
+  const auto& flat = parameters_.flat_RP();
+  return {flat.data_ptr<Real>(),
+          parameters_.gradient_RP().data_ptr<Real>(),
+          first_moment_.data_ptr<Real>(),
+          second_moment_.data_ptr<Real>(),
+          offset_T_.data_ptr<std::int64_t>(),
+          size_T_.data_ptr<std::int64_t>(),
+          steps_.data_ptr<std::int64_t>(),
+          frozen_RT_.data_ptr<std::uint8_t>(),
+          static_cast<const AdamScalars*>(scalars_R_.data_ptr()),
+          nullptr,
+          flat.size(0),
+          flat.size(1),
+          static_cast<std::int64_t>(parameters_.specs().size())};
+}
+template AdamBuffers<float> Adam::buffers();
+template AdamBuffers<double> Adam::buffers();
 
 void Adam::step(const torch::Tensor& updates_R) {
   torch::NoGradGuard no_grad;
-  refresh_frozen();
-  steps_.add_(trainable_RT_ * updates_R.unsqueeze(1));
-  if (parameters_.flat_RP().scalar_type() == torch::kFloat64) {
-    step_typed<double>(updates_R);
-  } else {
-    step_typed<float>(updates_R);
-  }
+  parameters_.flat_RP().scalar_type() == torch::kFloat64 ? step_typed<double>(updates_R) : step_typed<float>(updates_R);
 }
 
 template <class Real>
 void Adam::step_typed(const torch::Tensor& updates_R) {
-  const auto& flat = parameters_.flat_RP();
-  const AdamBuffers<Real> buffers{flat.data_ptr<Real>(),
-                                  parameters_.gradient_RP().data_ptr<Real>(),
-                                  first_moment_.data_ptr<Real>(),
-                                  second_moment_.data_ptr<Real>(),
-                                  offset_T_.data_ptr<std::int64_t>(),
-                                  size_T_.data_ptr<std::int64_t>(),
-                                  steps_.data_ptr<std::int64_t>(),
-                                  frozen_RT_.data_ptr<std::uint8_t>(),
-                                  static_cast<const AdamScalars*>(scalars_R_.data_ptr()),
-                                  updates_R.data_ptr<std::uint8_t>(),
-                                  flat.size(0),
-                                  flat.size(1),
-                                  static_cast<std::int64_t>(parameters_.specs().size())};
-  if (flat.is_cpu()) return adam_step_cpu(buffers);
-  const c10::DeviceGuard guard(flat.device());  // a launch goes to the current device
-  adam_step_cuda(buffers, gpu_stream(flat.device().index()));
+  const auto device = parameters_.flat_RP().device();
+  auto buffers = this->buffers<Real>();
+  buffers.updates = updates_R.data_ptr<std::uint8_t>();
+  steps_.add_((1 - frozen_RT_.to(torch::kInt64)) * updates_R.unsqueeze(1));
+  if (device.is_cpu()) return adam_step_cpu(buffers);
+  const c10::DeviceGuard guard(device);  // a launch goes to the current device
+  adam_step_cuda(buffers, gpu_stream(device.index()));
 }
 
 void Adam::reset(std::int64_t replica, const std::vector<std::size_t>& parameters) {
@@ -101,12 +106,6 @@ void Adam::reset(std::int64_t replica, const std::vector<std::size_t>& parameter
     second_moment_[replica].slice(0, begin, end).zero_();
     steps_[replica][static_cast<std::int64_t>(index)].zero_();
   }
-}
-
-torch::Tensor finite_replicas(const torch::Tensor& gradient_RP, const torch::Tensor& loss_R) {
-  // 0 x is NaN exactly where x is not finite, and sums to NaN without overflowing
-  const auto zero = (gradient_RP * 0).sum(1) + loss_R * 0;
-  return zero.isfinite().to(torch::kUInt8);
 }
 
 }  // namespace mnemo

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/adam_math.h"
+#include "core/adam_kernels.h"
 #include "core/parameters.h"
 
 #include <vector>
@@ -14,8 +14,14 @@ class Adam {
   /// One set of scalars per replica. `parameters` must outlive this object.
   Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars);
 
-  /// Updates from the flat gradient. Replicas whose entry in `updates_R` (uint8, same device) is 0 are skipped.
+  /// Updates from the flat gradient. Replicas whose entry in `updates_R` (uint8, same device) is 0 are skipped. This is the update alone: in
+  /// training, core/step_end makes it.
   void step(const torch::Tensor& updates_R);
+  /// Brings the frozen flags on the device up to date.
+  void refresh_frozen();
+  /// What core/step_end needs: all but `updates`. They stay where they are. `Real` is the parameters' type.
+  template <class Real>
+  AdamBuffers<Real> buffers();
 
   /// Forgets the moments and step counts of the given parameters of a replica.
   void reset(std::int64_t replica, const std::vector<std::size_t>& parameters);
@@ -28,16 +34,12 @@ class Adam {
  private:
   template <class Real>
   void step_typed(const torch::Tensor& updates_R);
-  void refresh_frozen();
 
   Parameters& parameters_;
   torch::Tensor first_moment_, second_moment_;
   torch::Tensor offset_T_, size_T_, steps_, scalars_R_;
-  std::vector<std::uint8_t> frozen_;  // what frozen_RT_ and trainable_RT_ hold on the device
-  torch::Tensor frozen_RT_, trainable_RT_;
+  std::vector<std::uint8_t> frozen_;  // what frozen_RT_ holds on the device
+  torch::Tensor frozen_RT_;
 };
-
-/// uint8 [R]: 1 where the loss and the whole gradient of a replica are finite.
-torch::Tensor finite_replicas(const torch::Tensor& gradient_RP, const torch::Tensor& loss_R);
 
 }  // namespace mnemo

@@ -10,6 +10,8 @@
 
 namespace mnemo {
 
+class DeviceBatch;
+
 /// The cells of one replica, and the table that their rows are ranks of. Both belong to the caller.
 struct ReplicaCells {
   const Cells* cells;
@@ -25,25 +27,30 @@ struct CellTensors {
 };
 
 /// What a model is asked to predict: the cells of R replicas, all of one length. On the host they are as core/batches made them; the first call of
-/// tensors() copies them to the model's device.
+/// tensors() copies them to the model's device. In a recorded step a GPU makes them, and the host knows no more of them than their capacity.
 class CellBatch {
  public:
-  CellBatch(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device)
-      : replicas_(std::move(replicas)), dtype_(dtype), device_(device) {}
+  CellBatch(std::vector<ReplicaCells> replicas, torch::Dtype dtype, torch::Device device);
+  explicit CellBatch(const DeviceBatch& on_gpu);
 
-  std::span<const ReplicaCells> replicas() const { return replicas_; }
-  std::int64_t num_replicas() const { return static_cast<std::int64_t>(replicas_.size()); }
+  std::span<const ReplicaCells> replicas() const { return replicas_; }  ///< none where a GPU made them
+  const DeviceBatch* on_gpu() const { return on_gpu_; }                 ///< null where the host did
+  std::int64_t num_replicas() const { return num_replicas_; }
   std::int64_t num_rows() const;   ///< U, of the replica with most
   std::int64_t num_cells() const;  ///< N, of the replica with most
-  std::int64_t length() const { return replicas_[0].table->length(); }
-  std::int64_t first_predicted_bit() const { return replicas_[0].cells->first_predicted_bit; }
-  std::int64_t num_positions() const { return replicas_[0].cells->num_positions(); }  ///< P
+  std::int64_t length() const { return length_; }
+  std::int64_t first_predicted_bit() const { return first_predicted_bit_; }
+  std::int64_t num_positions() const { return length_ - first_predicted_bit_; }  ///< P
   const CellTensors& tensors() const;
 
  private:
+  CellTensors upload() const;
+
   std::vector<ReplicaCells> replicas_;
-  torch::Dtype dtype_;
-  torch::Device device_;
+  const DeviceBatch* on_gpu_ = nullptr;
+  std::int64_t num_replicas_, length_, first_predicted_bit_;
+  torch::Dtype dtype_ = torch::kFloat32;
+  torch::Device device_ = torch::kCPU;
   mutable std::optional<CellTensors> tensors_;
 };
 

@@ -39,7 +39,7 @@ std::string why_no_cuda(int index) {
   return fmt::format("the NVIDIA driver (CUDA {}) offers no usable GPU to this LibTorch (CUDA {})", driver, MNEMO_CUDA_VERSION);
 }
 
-DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds) {
+DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds, bool tf32) {
   if (wanted == "cpu") return {torch::kCPU, "as the configuration says"};
   const bool automatic = wanted == "auto";
   const int index = wanted.starts_with("cuda:") ? std::stoi(wanted.substr(5)) : 0;
@@ -53,8 +53,10 @@ DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds) {
     throw Error(ExitCode::resources, fmt::format("device {}: {}", wanted, obstacle));
   }
   const torch::Device device(fmt::format("{}:{}", gpu_type(), index));
-  c10::impl::getDeviceGuardImpl(device.type())->setDevice(device);
-  at::globalContext().setFloat32MatmulPrecision("highest");
+  const auto* guard = c10::impl::getDeviceGuardImpl(device.type());
+  guard->setDevice(device);
+  if (guard->getStream(device) == guard->getDefaultStream(device)) guard->exchangeStream(guard->getStreamFromGlobalPool(device));  // can be recorded
+  at::globalContext().setFloat32MatmulPrecision(tf32 ? "high" : "highest");
   at::globalContext().setAllowTF32CuDNN(false);
   return {device, automatic ? work : "as the configuration says"};
 }

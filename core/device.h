@@ -20,8 +20,8 @@ inline constexpr double kGpuWorthMilliseconds = 2;
 
 /// `wanted` is auto, cpu, cuda or cuda:N. `auto` takes the first GPU if it is usable and a step that takes `cpu_milliseconds` on the CPU is worth it.
 /// Throws Error{resources} if a named GPU is missing or unusable; nothing falls back to the CPU silently. A chosen GPU becomes the current one of
-/// this thread and computes float32 products in full, without TF32, whatever the environment says.
-DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds = std::numeric_limits<double>::infinity());
+/// this thread, gets a stream of mnemo's own, and computes float32 products in full unless `tf32` says otherwise, whatever the environment says.
+DeviceChoice choose_device(const std::string& wanted, double cpu_milliseconds = std::numeric_limits<double>::infinity(), bool tf32 = false);
 
 /// "NVIDIA H100 80GB HBM3", or the processor's model name.
 std::string device_name(torch::Device device);

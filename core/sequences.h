@@ -38,6 +38,9 @@ class SequenceTable {
   /// Ranks in lexicographic order, equal sequences by rank; and the place of each rank in it.
   std::span<const std::int32_t> order() const { return order_; }
   std::int32_t place(std::int32_t rank) const { return place_[static_cast<std::size_t>(rank)]; }
+  std::span<const std::int32_t> places() const { return place_; }
+  /// All packed rows, one after the other.
+  std::span<const std::uint64_t> words() const { return words_; }
   /// Unpacks the given ranks into uint8 rows of L.
   void unpack(std::span<const std::int32_t> ranks, std::uint8_t* bits) const;
   /// All bits as uint8 (K, L).

@@ -75,7 +75,7 @@ namespace mnemo::simt {
 
 template <auto kernel, class... Args>
 void launch(dim3 grid, dim3 size, std::size_t shared, void* stream, Args... args) {
-  around_launch({name_of<kernel>(), stream, grid, size, shared}, [&] { run_grid(grid, size, shared, [&] { kernel(args...); }); });
+  around_launch({name_of<kernel>(), stream, grid, size, shared}, [=] { run_grid(grid, size, shared, [&] { kernel(args...); }); });
 }
 
 /// What lane `from` shows; one's own value where that lane lies outside one's segment of `width` lanes.

@@ -1,7 +1,7 @@
 #pragma once
 
-// What ends a training step on a GPU, as Trainer::step() and Adam::step() end one: kernels, all of whose flags and counters lie on the device, so
-// that a captured graph stays right through a freeze, a switch and a divergence. No torch header, C++17: nvcc compiles this too.
+// What ends a training step, in one call. All its flags and counters lie on the device, so that a recorded step stays right through a freeze, a
+// switch and a divergence. No torch header, C++17: nvcc compiles this too.
 
 #include "core/adam_kernels.h"
 
@@ -24,15 +24,17 @@ struct StepEnd {
   std::int64_t* steps_RT;        ///< updates of each tensor
   std::uint8_t* updates_R;       ///< written: 1 where this step updates the replica
   std::int64_t* step;            ///< [1] number of this step; one more afterwards
-  std::uint8_t* work;            ///< step_end_work() bytes
+  std::uint8_t* work;            ///< on a GPU step_end_work() bytes
 };
+
+/// Judges the replicas that take part and are alive, counts and sums, and updates the tensors that are not frozen of those still alive that have
+/// something to learn from. Nothing of a dead replica or of one that takes no part is written but its `updates_R`.
+template <class Real>
+void step_end_cpu(const StepEnd<Real>& end);
 
 template <class Real>
 std::size_t step_end_work(const AdamBuffers<Real>& adam);
-
-/// Judges the replicas that take part and are alive, counts and sums, and updates the tensors that are not frozen of those still alive that have
-/// something to learn from. Nothing of a dead replica or of one that takes no part is written but its `updates_R`. Three launches on `stream` (a
-/// cudaStream_t). Throws std::runtime_error.
+/// The same on the current GPU: three launches on `stream` (a cudaStream_t). Throws std::runtime_error.
 template <class Real>
 void step_end_cuda(const StepEnd<Real>& end, void* stream);
 

@@ -40,6 +40,11 @@ class DrawStream {
   DrawStream(const RankSampler& sampler, std::uint32_t seed, std::int64_t batch_size, Stream stream = Stream::draws)
       : sampler_(&sampler), seed_(seed), batch_size_(batch_size), stream_(stream) {}
 
+  const RankSampler& sampler() const { return *sampler_; }
+  std::uint32_t seed() const { return seed_; }
+  std::int64_t batch_size() const { return batch_size_; }
+  Stream stream() const { return stream_; }
+
   /// The B ranks of update number `step` (0-based). Valid until the next call.
   std::span<const std::int32_t> ranks(std::int64_t step);
 

@@ -1,9 +1,11 @@
 #include "models/dam.h"
 
+#include "core/gpu.h"
 #include "core/loss.h"
 #include "core/packed_bits.h"
 #include "models/memory_queue.h"
 #include "models/model.h"
+#include "models/ops/dam_cuda.h"
 #include "models/ops/dam_retrieval.h"
 
 #include <fmt/format.h>
@@ -57,7 +59,8 @@ ModelFacts facts_of(const DamConfig& config, std::int64_t length) {
 namespace {
 
 /// MATHS 4. logits() is the plain LibTorch composition over the slots of the queue. gradient(), predict() and score() run over the distinct
-/// stored sequences with their counts: on the CPU by models/ops/dam_retrieval, elsewhere by the same composition, block by block.
+/// stored sequences with their counts: on the CPU by models/ops/dam_retrieval; on a GPU gradient() by models/ops/dam_cuda, for batches that were made
+/// there; else by the same composition, block by block.
 class Dam final : public Model {
  public:
   Dam(std::vector<DamConfig> replicas, ModelFacts facts, Parameters parameters);
@@ -67,6 +70,7 @@ class Dam final : public Model {
   torch::Tensor logits(const CellBatch& batch) override;
   torch::Tensor predict(const CellBatch& batch) override;
   Losses gradient(const CellBatch& batch) override;
+  bool can_be_recorded() const override { return forms.kernels && !parameters.flat_RP().is_cpu(); }
   PositionScores score(const CellBatch& batch) override;
   std::string form() const override;
   double max_loss() const override;
@@ -88,8 +92,11 @@ class Dam final : public Model {
   static PositionScores identify(const torch::Tensor& scores_qm, const torch::Tensor& truth_q);
   std::vector<StoredSequence> stored_of(const CellBatch& batch, std::int64_t replica) const;
 
-  /// gradient() without the op.
+  /// gradient() without an op.
   Losses gradient_by_blocks(const CellBatch& batch);
+  Losses gradient_on_gpu(const DeviceBatch& batch);
+  /// Queues the look-up of what is stored.
+  const DeviceMemory& stored_on_gpu(const DeviceBatch& batch);
 
   template <class Real, class Body>
   void with_op(const CellBatch& batch, std::int64_t replica, const Body& body);
@@ -97,7 +104,11 @@ class Dam final : public Model {
 
   std::vector<DamConfig> configs_;     // of the replicas
   std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
-  std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;  // made at first use
+  // made at first use
+  std::vector<std::variant<std::monostate, DamRetrieval<float>, DamRetrieval<double>>> ops_;
+  std::optional<StoredOnGpu> table_on_gpu_;  // of retrieval
+  Tensor eta_R_, work_;                      // on a GPU
+  Losses on_gpu_;
 };
 
 }  // namespace
@@ -109,7 +120,7 @@ std::unique_ptr<Model> construct(std::vector<DamConfig> replicas, ModelFacts fac
 Dam::Dam(std::vector<DamConfig> replicas, ModelFacts f, Parameters p)
     : Model(std::move(f), std::move(p)), configs_(std::move(replicas)), ops_(configs_.size()) {
   if (configs_[0].retrieves()) return;
-  memory_.emplace(parameters.num_replicas(), configs_[0].slots(), parameters.specs()[1].shape[1]);
+  memory_.emplace(parameters.num_replicas(), configs_[0].slots(), parameters.specs()[1].shape[1], parameters.flat_RP().device());
 }
 
 std::unique_ptr<Model> Dam::replica(std::int64_t r) const {
@@ -292,7 +303,7 @@ Losses Dam::gradient_by_blocks(const CellBatch& batch) {
 bool Dam::fast() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
 
 std::string Dam::form() const {
-  return fast() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
+  return fast() || can_be_recorded() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
 }
 
 /// Calls body(op, weights, stored) unless the memory of the replica is empty.
@@ -323,7 +334,54 @@ void with_type(const Parameters& parameters, const Body& body) {
 
 }  // namespace
 
+const DeviceMemory& Dam::stored_on_gpu(const DeviceBatch& batch) {
+  if (memory_) return memory_->on_gpu().distinct();
+  const auto& shape = batch.shape();
+  const auto device = parameters.flat_RP().device();
+  if (!table_on_gpu_) table_on_gpu_.emplace(shape.replicas, batch.num_sequences(), shape, device);
+  device_table_stored_cuda(batch.tables_R(), shape.replicas, static_cast<int>(batch.num_sequences()), shape.words(), table_on_gpu_->view(),
+                           gpu_stream(device.index()));
+  return table_on_gpu_->view();
+}
+
+Losses Dam::gradient_on_gpu(const DeviceBatch& batch) {
+  torch::NoGradGuard no_grad;
+  const auto& flat = parameters.flat_RP();
+  const c10::DeviceGuard guard(flat.device());  // a launch goes to the current device
+  const auto R = flat.size(0);
+  DamCudaStep step{};
+  step.memory = stored_on_gpu(batch);
+  step.shape.batch = batch.shape();
+  step.shape.heads = static_cast<int>(configs_[0].heads);
+  step.shape.distinct = step.memory.capacity;
+  step.shape.clamped = configs_[0].clamped();
+  step.shape.retrieval = configs_[0].retrieves();
+  if (const auto bytes = static_cast<std::int64_t>(dam_cuda_work(step.shape)); !work_.defined() || work_.numel() != bytes) {
+    const auto options = flat.options().requires_grad(false);
+    std::vector<float> eta;
+    for (const auto& config : configs_) eta.push_back(static_cast<float>(config.eta));
+    eta_R_ = torch::tensor(torch::ArrayRef<float>(eta), torch::kFloat32).to(flat.device());
+    work_ = torch::empty({bytes}, options.dtype(torch::kUInt8));
+    on_gpu_ = {torch::empty({R}, options.dtype(torch::kFloat64)), torch::empty({R}, options.dtype(torch::kFloat64)),
+               torch::empty({R}, options.dtype(torch::kUInt8))};
+  }
+  float* const gradient = parameters.gradient_RP().data_ptr<float>();
+  const float* const weights = flat.const_data_ptr<float>();
+  step.cells = batch.cells();
+  step.eta_R = eta_R_.const_data_ptr<float>();
+  step.A_logits = weights + parameters.offset(0), step.B_logits = weights + parameters.offset(1);
+  step.dA_logits = gradient + parameters.offset(0), step.dB_logits = gradient + parameters.offset(1);
+  step.stride = static_cast<std::size_t>(flat.size(1));
+  step.loss_R = on_gpu_.loss_R.data_ptr<double>();
+  step.accuracy_R = on_gpu_.accuracy_R.data_ptr<double>();
+  step.learns_R = on_gpu_.learns_R.data_ptr<std::uint8_t>();
+  step.work = work_.data_ptr();
+  dam_gradient_cuda(step, gpu_stream(flat.device().index()));
+  return on_gpu_;
+}
+
 Losses Dam::gradient(const CellBatch& batch) {
+  if (batch.on_gpu() != nullptr) return gradient_on_gpu(*batch.on_gpu());
   if (!fast()) return gradient_by_blocks(batch);
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace mnemo {
 
@@ -59,7 +60,8 @@ std::vector<std::uint8_t> MemoryQueue::bits() const {
 
 // ---- QueueMemory
 
-QueueMemory::QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length) : length_(length) {
+QueueMemory::QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length, torch::Device device)
+    : length_(length), on_gpu_(device, num_replicas) {
   for (std::int64_t r = 0; r < num_replicas; ++r) replicas_.push_back(std::make_shared<Replica>(Replica{MemoryQueue(capacity), {}}));
 }
 
@@ -73,11 +75,24 @@ void QueueMemory::begin_phase(std::int64_t replica, std::int64_t phase, const Se
   queue(replica).begin_phase(phase, table, clear);
 }
 
-void QueueMemory::observe(std::int64_t replica, std::span<const std::int32_t> drawn) { queue(replica).push(drawn); }
+void QueueMemory::observe(std::int64_t replica, std::span<const std::int32_t> drawn) {
+  replicas_[static_cast<std::size_t>(replica)]->queue.push(drawn);
+}
+
+bool QueueMemory::upload(const DeviceBatch& batch) {
+  std::vector<const MemoryQueue*> queues;
+  std::vector<bool> changed;
+  for (auto& replica : replicas_) {
+    queues.push_back(&replica->queue);
+    changed.push_back(std::exchange(replica->changed, false));
+  }
+  return on_gpu_.upload(queues, std::move(changed), batch.shape());
+}
 
 torch::Tensor QueueMemory::state(std::int64_t replica) const {
-  const auto ids = queue(replica).slots();
-  auto slots_1M = torch::full({1, queue(replica).capacity()}, -1, torch::kInt64);
+  const auto& own = queue(replica);
+  const auto ids = own.slots();
+  auto slots_1M = torch::full({1, own.capacity()}, -1, torch::kInt64);
   std::copy(ids.begin(), ids.end(), slots_1M.data_ptr<std::int64_t>());
   return slots_1M;
 }
@@ -88,8 +103,9 @@ void QueueMemory::set_state(std::int64_t replica, const torch::Tensor& slots_1M)
 }
 
 torch::Tensor QueueMemory::bits(std::int64_t replica) const {
-  auto bits = queue(replica).bits();
-  return torch::from_blob(bits.data(), {queue(replica).size(), length_}, torch::kUInt8).clone();
+  const auto& own = queue(replica);
+  auto bits = own.bits();
+  return torch::from_blob(bits.data(), {own.size(), length_}, torch::kUInt8).clone();
 }
 
 void QueueMemory::set_bits(std::int64_t replica, const torch::Tensor& bits_mL) {

@@ -2,6 +2,7 @@
 
 #include "core/sequences.h"
 #include "models/model.h"
+#include "models/queue_on_gpu.h"
 #include "models/ops/dam_retrieval.h"
 
 #include <cstdint>
@@ -29,6 +30,8 @@ class MemoryQueue {
   std::int64_t size() const { return static_cast<std::int64_t>(slots_.size()); }
   /// By phase and rank, so that the order of summation does not depend on that of arrival. Valid until the queue changes.
   std::span<const StoredSequence> distinct() const;
+  /// The tables that ranks have referred to so far, phase by phase.
+  const std::vector<const SequenceTable*>& phases() const { return phases_; }
   /// Ids, the oldest first.
   std::vector<std::int64_t> slots() const { return {slots_.begin(), slots_.end()}; }
   /// Throws std::out_of_range for an id of no phase or rank.
@@ -48,10 +51,10 @@ class MemoryQueue {
   mutable std::vector<StoredSequence> distinct_;  // empty: to be rebuilt
 };
 
-/// A queue for each replica of an associative memory.
+/// A queue for each replica of an associative memory; once upload() was called, with a copy of them on a GPU.
 class QueueMemory : public Memory {
  public:
-  QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length);
+  QueueMemory(std::int64_t num_replicas, std::int64_t capacity, std::int64_t length, torch::Device device);
 
   /// Shares the queue of one replica.
   QueueMemory replica(std::int64_t r) const;
@@ -66,15 +69,25 @@ class QueueMemory : public Memory {
   torch::Tensor bits(std::int64_t replica) const override;
   void set_bits(std::int64_t replica, const torch::Tensor& bits_mL) override;
 
+  bool upload(const DeviceBatch& batch) override;
+  void observe_on_gpu(const DeviceBatch& batch, const torch::Tensor& active_R) override { on_gpu_.observe(batch, active_R); }
+  QueueOnGpu& on_gpu() { return on_gpu_; }
+
  private:
   struct Replica {
     MemoryQueue queue;
     std::optional<SequenceTable> own;  // of set_bits()
+    bool changed = true;               // other than by observe(), since it was copied to the GPU
   };
-  MemoryQueue& queue(std::int64_t replica) { return replicas_[static_cast<std::size_t>(replica)]->queue; }
+  /// To be changed.
+  MemoryQueue& queue(std::int64_t replica) {
+    replicas_[static_cast<std::size_t>(replica)]->changed = true;
+    return replicas_[static_cast<std::size_t>(replica)]->queue;
+  }
 
   std::int64_t length_;
   std::vector<std::shared_ptr<Replica>> replicas_;
+  QueueOnGpu on_gpu_;
 };
 
 }  // namespace mnemo

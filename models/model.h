@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@ namespace mnemo {
 struct Losses {
   torch::Tensor loss_R;      ///< mean over the batch of the mean over predictions, nats
   torch::Tensor accuracy_R;  ///< share of right predictions, ties half
+  torch::Tensor learns_R{};  ///< uint8 [R]: 0 where there is nothing to learn from, and no update; undefined: 1, but for an empty memory
 };
 
 /// Loss in nats and share right of every prediction of every row, [R, U, P].
@@ -35,6 +37,7 @@ struct Measures {
 /// Which of a model's exact forms, equal up to rounding, compute. For benchmarks, and for tests that hold the forms equal.
 struct Forms {
   bool kernels = true;                ///< the model's own on the CPU, if any; else compositions of LibTorch, as on other devices
+  bool tf32 = false;                  ///< kernels on a GPU take products of factors rounded to 10 bits of mantissa
   bool skip_dead_units = true;        ///< kernels leave out hidden units that are 0
   std::int64_t max_scores = 1 << 24;  ///< scores that a composition over a memory holds at once
 };
@@ -56,6 +59,14 @@ class Memory {
   /// The stored sequences, uint8 [m, L], the oldest first, as files of weights hold them.
   virtual torch::Tensor bits(std::int64_t replica) const = 0;
   virtual void set_bits(std::int64_t replica, const torch::Tensor& bits_mL) = 0;
+
+  // Of a model whose step can be recorded: a copy on its GPU.
+
+  /// Brings the copy up to date with what was not observed; for a batch that is to be made there. Whether the copy lies elsewhere from now on, so
+  /// that a recorded step is no longer right.
+  virtual bool upload(const DeviceBatch&) { throw std::logic_error("[memory] is not kept on a GPU"); }
+  /// Queues observe() for the copy, of what replicas drew whose entry in `active_R` (uint8) is not 0.
+  virtual void observe_on_gpu(const DeviceBatch&, const torch::Tensor& /*active_R*/) { throw std::logic_error("[memory] is not kept on a GPU"); }
 };
 
 /// A sequence model of R replicas: parameters and one function of bits. It knows nothing of optimizers, runs or files.
@@ -76,6 +87,9 @@ class Model {
 
   /// About how many numbers predict() holds at once for each (row, position): bounds the rows of a block of evaluation.
   virtual std::int64_t activation_width(std::int64_t length) const;
+
+  /// Whether gradient() takes batches that a GPU made, and neither waits nor asks the host for anything then: a step of it can be recorded.
+  virtual bool can_be_recorded() const { return true; }
 
   /// How gradient() and predict() compute, for the log.
   virtual std::string form() const { return "plain composition"; }

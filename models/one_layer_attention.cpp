@@ -1,7 +1,10 @@
 #include "models/one_layer_attention.h"
 
+#include "core/device_batch.h"
 #include "core/error.h"
+#include "core/gpu.h"
 #include "models/model.h"
+#include "models/ops/one_layer_cuda.h"
 #include "models/ops/one_layer_step.h"
 
 #include <fmt/format.h>
@@ -71,8 +74,9 @@ ModelFacts facts_of(const OneLayerAttentionConfig& config, std::int64_t length) 
 
 namespace {
 
-/// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. On the CPU
-/// gradient() and predict() take the exact fast form of models/ops/one_layer_step, unless its guard sends a step back to the plain one.
+/// MATHS 2. logits() is the plain LibTorch composition; everything after attention runs over the distinct cells alone. gradient() takes the exact
+/// fast form: on the CPU that of models/ops/one_layer_step, as predict() does, unless its guard sends a step back to the plain one; on a GPU, for
+/// batches that were made there, the kernels of models/ops/one_layer_cuda.
 class OneLayerAttention final : public Model {
  public:
   OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts facts, Parameters parameters);
@@ -92,7 +96,9 @@ class OneLayerAttention final : public Model {
  private:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
   Tensor attention(const Tensor& bits_RUL) const;
-  bool fast() const { return binary_ && forms.kernels; }
+  bool fast() const { return binary_ && forms.kernels && parameters.flat_RP().is_cpu(); }
+  bool has_kernels() const { return binary_ && forms.kernels && !parameters.flat_RP().is_cpu(); }
+  Losses gradient_on_gpu(const DeviceBatch& batch);
   template <class Real>
   OneLayerStep<Real>& step(std::int64_t length);
   template <class Real>
@@ -104,6 +110,8 @@ class OneLayerAttention final : public Model {
   OneLayerAttentionConfig config_;
   bool binary_, step_skips_ = true;
   std::variant<std::monostate, OneLayerStep<float>, OneLayerStep<double>> step_;  // made at first use
+  Tensor work_;                                                                   // of the kernels on a GPU, also made then
+  Losses on_gpu_;
 };
 
 /// x W^T + b for each replica: x [R, N, in], W [R, out, in], b [R, out].
@@ -170,7 +178,10 @@ Tensor OneLayerAttention::logits(const CellBatch& batch) {
 
 namespace {
 
-bool has_binary_form(const Parameters& parameters) { return parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
+bool has_binary_form(const Parameters& parameters) {
+  const auto& flat = parameters.flat_RP();
+  return flat.is_cpu() ? __builtin_cpu_supports("x86-64-v3") != 0 : flat.scalar_type() == torch::kFloat32;
+}
 
 /// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.
 template <class Real>
@@ -199,7 +210,7 @@ std::unique_ptr<Model> construct(const std::vector<OneLayerAttentionConfig>& rep
 OneLayerAttention::OneLayerAttention(const OneLayerAttentionConfig& config, ModelFacts f, Parameters p)
     : Model(std::move(f), std::move(p)), config_(config), binary_(config.attention != "dense" && has_binary_form(parameters)) {
   if (config.attention == "binary" && !binary_) {
-    throw Error(ExitCode::config, "model.attention: binary needs the CPU, and one with AVX2; auto takes the dense form where it must");
+    throw Error(ExitCode::config, "model.attention: binary needs a GPU, or a CPU with AVX2; auto takes the dense form where it must");
   }
 }
 
@@ -210,7 +221,7 @@ std::unique_ptr<Model> OneLayerAttention::replica(std::int64_t r) const {
 }
 
 std::string OneLayerAttention::form() const {
-  return fast() ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
+  return fast() || has_kernels() ? "tables over the 2L distinct tokens (model.attention: binary)" : "dense attention (model.attention: dense)";
 }
 
 std::int64_t OneLayerAttention::activation_width(std::int64_t length) const {
@@ -252,7 +263,42 @@ Losses OneLayerAttention::binary_gradient(const CellBatch& batch) {
   return losses;
 }
 
+Losses OneLayerAttention::gradient_on_gpu(const DeviceBatch& batch) {
+  torch::NoGradGuard no_grad;
+  const auto& flat = parameters.flat_RP();
+  const auto to_int = [](std::int64_t size) { return static_cast<int>(size); };
+  OneLayerCudaStep step{};
+  step.shape = {to_int(config_.heads), to_int(config_.head_dim), to_int(config_.resolved_mlp_width()), to_int(config_.mlp_layers)};
+  step.cells = batch.cells();
+  step.tf32 = forms.tf32;
+  step.row_size = static_cast<std::size_t>(flat.size(1));
+  std::size_t next = 0;  // in the order of the facts
+  const auto take = [&] { return static_cast<std::size_t>(parameters.offset(next++)); };
+  auto& at = step.offsets;
+  for (auto* offset : {&at.wte, &at.wpe, &at.c_attn_weight, &at.c_attn_bias, &at.ln_weight, &at.ln_bias}) *offset = take();
+  for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
+    at.mlp_weight[j] = take();
+    at.mlp_bias[j] = take();
+  }
+  at.head_weight = take();
+  at.head_bias = take();
+  if (const auto bytes = static_cast<std::int64_t>(one_layer_cuda_work(step.shape, batch.shape())); !work_.defined() || work_.numel() != bytes) {
+    work_ = torch::empty({bytes}, flat.options().dtype(torch::kUInt8).requires_grad(false));
+    on_gpu_.loss_R = torch::empty({flat.size(0)}, flat.options().dtype(torch::kFloat64).requires_grad(false));
+    on_gpu_.accuracy_R = torch::empty_like(on_gpu_.loss_R);
+  }
+  step.parameters_RP = flat.data_ptr<float>();
+  step.gradient_RP = parameters.gradient_RP().data_ptr<float>();
+  step.work = work_.data_ptr();
+  step.loss_R = on_gpu_.loss_R.data_ptr<double>();
+  step.accuracy_R = on_gpu_.accuracy_R.data_ptr<double>();
+  const c10::DeviceGuard guard(flat.device());  // a launch goes to the current device
+  one_layer_gradient_cuda(step, gpu_stream(flat.device().index()));
+  return on_gpu_;
+}
+
 Losses OneLayerAttention::gradient(const CellBatch& batch) {
+  if (batch.on_gpu() != nullptr && has_kernels()) return gradient_on_gpu(*batch.on_gpu());
   if (!fast()) return plain_gradient(batch);
   return parameters.flat_RP().scalar_type() == torch::kFloat64 ? binary_gradient<double>(batch) : binary_gradient<float>(batch);
 }

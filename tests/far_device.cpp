@@ -1,6 +1,5 @@
 #include "far_device.h"
 
-#include "core/adam_kernels.h"
 #include "core/gpu.h"
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -16,6 +15,8 @@
 #include <torch/library.h>
 #include <torch/torch.h>
 
+#include <simt_emulator.h>
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -25,6 +26,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
@@ -50,9 +52,12 @@ std::array<std::atomic<std::int64_t>, kKinds> counters{};
 std::array<std::atomic<std::int64_t>, kDevices> buffers{};
 std::atomic<std::int64_t> ops_until_break = 0;  // 0: never
 std::string refusal;
+std::vector<std::function<void()>>* recording = nullptr;  // what is done goes into it as well
+std::int64_t latest_record = 0;
 
 void pay(Kind kind, std::string_view what) {
   if (inside_op > 0) return;
+  TORCH_CHECK(recording == nullptr || kind == op || kind == unordered_sum, "[far] ", kNames[kind], " while a record is made: ", what);
   ++counters[kind];
   static const bool trace = std::getenv("FAR_TRACE") != nullptr;
   if (trace && kind == wait)
@@ -111,6 +116,13 @@ class Heap {
     ++block->users;
     protect(*block, block->place == Place::pinned ? PROT_READ : PROT_READ | PROT_WRITE);
     if (block->place == Place::pinned && ++in_flight_ > kMostInFlight) land_all();  // LibTorch's pinned allocator asks its events at times
+  }
+  /// Opens all memory of a device, and closes what was closed before.
+  void open_all(c10::DeviceIndex device, bool open) {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [begin, block] : blocks_) {
+      if (block.place == Place::far && block.device == device && block.users == 0) protect(block, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+    }
   }
   void release(const void* pointer) {
     const std::lock_guard lock(mutex_);
@@ -293,9 +305,13 @@ Tensor copy_from(const Tensor& self, const Tensor& dst, bool non_blocking) {
     pay(download, "download");
     wait_for("download");
   }
-  const c10::DeviceGuard guard(self.is_cpu() ? dst.device() : self.device());
-  const Open open(self, dst);
-  on_host(dst).copy_(on_host(self));
+  const auto copy = [self, dst] {
+    const c10::DeviceGuard guard(self.is_cpu() ? dst.device() : self.device());
+    const Open open(self, dst);
+    on_host(dst).copy_(on_host(self));
+  };
+  copy();
+  if (recording != nullptr) recording->push_back(copy);
   return dst;
 }
 
@@ -319,6 +335,20 @@ bool repeats(const Tensor& index, std::int64_t dim) {
   return (std::get<0>(index.cpu().sort(along)).diff(1, along) == 0).any().item<bool>();
 }
 
+/// An operation of a record: its results come where they came first.
+void do_again(const c10::OperatorHandle& handle, const torch::jit::Stack& inputs, const torch::jit::Stack& outputs) {
+  auto stack = inputs;
+  at::native::cpu_fallback(handle, &stack, /*error_on_views=*/true);
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    TORCH_CHECK(outputs[i].isTensor(), "[far] ", handle.schema().name(), " in a record: only tensors come out of it");
+    const auto& to = outputs[i].toTensor();
+    const auto& from = stack[i].toTensor();
+    if (!to.defined() || to.data_ptr() == from.data_ptr()) continue;  // in place
+    const Open open(from, to);
+    on_host(to).copy_(on_host(from));
+  }
+}
+
 void fallback(const c10::OperatorHandle& handle, torch::jit::Stack* stack) {
   const auto& name = handle.schema().name();
   pay(op, name);
@@ -337,9 +367,13 @@ void fallback(const c10::OperatorHandle& handle, torch::jit::Stack* stack) {
     if (!value.isTensorList()) continue;
     for (const Tensor& t : value.toTensorList()) check(t);
   }
+  const torch::jit::Stack inputs(arguments.begin(), arguments.end());
   const Open inside;
   if ((name == "aten::index_add" || name == "aten::scatter_add") && repeats(arguments[2].toTensor(), arguments[1].toInt())) ++counters[unordered_sum];
   at::native::cpu_fallback(handle, stack, /*error_on_views=*/true);
+  if (recording == nullptr) return;
+  const auto results = torch::jit::last(*stack, handle.schema().returns().size());
+  recording->push_back([handle, inputs, outputs = torch::jit::Stack(results.begin(), results.end())] { do_again(handle, inputs, outputs); });
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
@@ -366,6 +400,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void uncheckedSetDevice(c10::Device d) const noexcept override { current = d.index(); }
   c10::Stream getStream(c10::Device d) const override { return c10::Stream(c10::Stream::DEFAULT, d.has_index() ? d : getDevice()); }
   c10::Stream getDefaultStream(c10::Device d) const override { return getStream(d); }
+  c10::Stream getStreamFromGlobalPool(c10::Device d, bool) const override { return getStream(d); }
   c10::Stream exchangeStream(c10::Stream s) const override { return getStream(s.device()); }
   c10::DeviceIndex deviceCount() const noexcept override { return kDevices; }
   void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {
@@ -405,6 +440,57 @@ void touched(int signal, siginfo_t* info, void*) {
     std::fprintf(stderr, "[far] the host touched %s\n%s\n", what, c10::get_backtrace(1, 24).c_str());
 }
 
+// ---- kernels and records
+
+/// This scope plays a device whose kernel may touch all its memory.
+class OpenAll {
+ public:
+  OpenAll() { heap().open_all(device_, true), ++inside_op; }
+  ~OpenAll() { --inside_op, heap().open_all(device_, false); }
+  OpenAll(const OpenAll&) = delete;
+  OpenAll& operator=(const OpenAll&) = delete;
+
+ private:
+  c10::DeviceIndex device_ = current;
+};
+
+void launch(const mnemo::simt::Launch& launch, const std::function<void()>& run) {
+  TORCH_CHECK(launch.stream == mnemo::gpu_stream(current), "[far] a stream of another device");
+  pay(op, launch.kernel);
+  const auto kernel = [run] {
+    const OpenAll open;
+    run();
+  };
+  kernel();
+  if (recording != nullptr) recording->push_back(kernel);
+}
+
+class Record final : public mnemo::GpuGraph {
+ public:
+  explicit Record(const std::function<void()>& work) {
+    recording = &steps_;
+    try {
+      work();
+    } catch (...) {
+      recording = nullptr;
+      throw;
+    }
+    recording = nullptr;
+    latest_record = std::ssize(steps_);
+  }
+  void replay() override {
+    pay(op, "replay");
+    const c10::DeviceGuard guard(far_device(device_));
+    ++inside_op;
+    for (const auto& step : steps_) step();
+    --inside_op;
+  }
+
+ private:
+  c10::DeviceIndex device_ = current;
+  std::vector<std::function<void()>> steps_;
+};
+
 const bool registered = [] {
   c10::register_privateuse1_backend("far");
   at::RegisterPrivateUse1HooksInterface(new Hooks);
@@ -413,6 +499,7 @@ const bool registered = [] {
   action.sa_sigaction = touched;
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGSEGV, &action, nullptr);
+  mnemo::simt::around_launch = launch;
   return true;
 }();
 
@@ -425,6 +512,8 @@ Counts counts() {
 }
 
 std::int64_t buffers_taken(int device) { return buffers[static_cast<std::size_t>(device)]; }
+
+std::int64_t size_of_record() { return latest_record; }
 
 void refuse_kernels(std::string reason) { refusal = std::move(reason); }
 
@@ -447,14 +536,6 @@ GpuMemory gpu_memory(int index) {
 }
 void* gpu_stream(int index) { return reinterpret_cast<void*>(static_cast<std::uintptr_t>(index) + 1); }
 
-template <class Real>
-void adam_step_cuda(const AdamBuffers<Real>& b, void* stream) {
-  TORCH_CHECK(stream == gpu_stream(far::current), "[far] a stream of another device");
-  far::pay(far::op, "adam");
-  const far::Open open(b.parameters, b.gradient, b.first_moment, b.second_moment, b.offset, b.size, b.steps, b.frozen, b.scalars, b.updates);
-  adam_step_cpu(b);
-}
-template void adam_step_cuda<float>(const AdamBuffers<float>&, void*);
-template void adam_step_cuda<double>(const AdamBuffers<double>&, void*);
+std::unique_ptr<GpuGraph> record_gpu_graph(const std::function<void()>& work) { return std::make_unique<far::Record>(work); }
 
 }  // namespace mnemo

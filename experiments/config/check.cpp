@@ -65,6 +65,7 @@ class Checker {
     if (device != "auto" && device != "cpu" && device != "cuda" && !numbered) {
       source_.fail("device", fmt::format("must be auto, cpu, cuda or cuda:N; got '{}'", device));
     }
+    if (config_.precision == "tf32" && device == "cpu") source_.fail("precision", "tf32 is of GPUs only; on the CPU fp32 is as fast");
     if (config_.precision == "fp64" && device.starts_with("cuda")) {
       source_.fail("precision", "fp64 runs on the CPU only; device is " + device);
     }

@@ -138,7 +138,8 @@ struct RunConfig {
     visit("threads", self.threads, "CPU threads; 0 = one for each millisecond of a step, at most the cores and quota of the process",
           in_range(0, 4096));
     visit("device", self.device, "auto | cpu | cuda | cuda:N; auto takes a GPU where a step is estimated to take the CPU more than 2 ms");
-    visit("precision", self.precision, "floating-point type", one_of({"fp32", "fp64"}));
+    visit("precision", self.precision, "floating-point type; tf32: fp32 whose products a GPU takes of factors with 10 bits of mantissa",
+          one_of({"fp32", "tf32", "fp64"}));
     visit("data", self.data, "the sequences");
     visit("model", self.model, "the network");
     visit("train", self.train, "the optimizer and the schedule");

@@ -1,6 +1,7 @@
 #include "experiments/run/evaluate.h"
 
 #include "core/cell_batch.h"
+#include "core/gpu.h"
 
 #include <torch/torch.h>
 
@@ -11,9 +12,13 @@ namespace mnemo {
 
 namespace {
 
-/// Rows of a block: as many as keep the largest activation near 16 MB.
+/// Rows of a block: as many as keep the largest activation near 16 MB, so that it stays in the cache of a CPU; on a GPU near a 64th of the free
+/// memory, since every block waits for it.
 std::size_t rows_per_block(const Model& model, std::int64_t length) {
-  return static_cast<std::size_t>(std::clamp<std::int64_t>((1 << 22) / (length * model.activation_width(length)), 1, 8192));
+  const auto device = model.parameters.flat_RP().device();
+  const auto bytes = device.is_cpu() ? std::size_t{1} << 24 : std::max(std::size_t{1} << 24, gpu_memory(device.index()).free / 64);
+  const auto rows = static_cast<std::int64_t>(bytes / sizeof(float)) / (length * model.activation_width(length));
+  return static_cast<std::size_t>(std::clamp<std::int64_t>(rows, 1, device.is_cpu() ? 8192 : 1 << 17));
 }
 
 /// Whether every bit from `prefix` on is the one that greedy continuation takes: the likelier one, or 0 in a tie.

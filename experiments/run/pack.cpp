@@ -40,8 +40,12 @@ std::string kind_of_pack(const RunConfig& config) {
 
 Pack::Pack(std::span<const RunConfig> members)
     : device_(choose_device(members[0].precision == "fp64" ? "cpu" : members[0].device,
-                            static_cast<double>(members.size()) * milliseconds_of_step(members[0]) / static_cast<double>(members[0].threads))),
+                            static_cast<double>(members.size()) * milliseconds_of_step(members[0]) / static_cast<double>(members[0].threads),
+                            members[0].precision == "tf32")),
       dtype_(members[0].precision == "fp64" ? torch::kFloat64 : torch::kFloat32) {
+  const bool tf32 = members[0].precision == "tf32";
+  if (tf32 && device_.device.is_cpu())
+    throw Error(ExitCode::resources, "precision tf32 is of GPUs only, and this run is on the CPU: " + device_.reason);
   std::vector<ModelConfig> models;
   std::vector<AdamScalars> scalars;
   for (const auto& member : members) {
@@ -53,6 +57,7 @@ Pack::Pack(std::span<const RunConfig> members)
     laws_.push_back(rank_law(member));
   }
   model_ = make_model(models, members[0].data.length, dtype_, device_.device);
+  model_->forms.tf32 = tf32;
   for (std::int64_t row = 0; size() > 1 && row < size(); ++row) members_.push_back(model_->replica(row));
   adam_ = std::make_unique<Adam>(model_->parameters, scalars);
   std::vector<TrainingData> data;
@@ -60,14 +65,6 @@ Pack::Pack(std::span<const RunConfig> members)
     data.push_back({nullptr, DrawStream(laws_[row].sampler, data_seed(members[row]), members[row].train.batch_size)});
   }
   trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data));
-  loss_sum_R_ = torch::zeros({size()}, torch::TensorOptions().dtype(torch::kFloat64).device(device_.device));
-  accuracy_sum_R_ = torch::zeros_like(loss_sum_R_);
-}
-
-void Pack::step(std::int64_t step) {
-  const auto losses = trainer_->step(step);
-  loss_sum_R_.add_(losses.loss_R);
-  accuracy_sum_R_.add_(losses.accuracy_R);
 }
 
 NamedTensors Pack::state(std::int64_t row) {
@@ -86,8 +83,8 @@ NamedTensors Pack::state(std::int64_t row) {
   if (auto* memory = model(row).memory()) tensors.emplace_back(kQueue, memory->state(0));
   tensors.emplace_back("adam.steps", adam_->steps_RT()[row]);
   tensors.emplace_back("frozen", frozen);
-  tensors.emplace_back("log.loss", loss_sum_R_[row]);
-  tensors.emplace_back("log.accuracy", accuracy_sum_R_[row]);
+  tensors.emplace_back("log.loss", loss_sum(row));
+  tensors.emplace_back("log.accuracy", accuracy_sum(row));
   return tensors;
 }
 

@@ -42,7 +42,7 @@ class Pack {
   void set_active(std::int64_t row, bool active) { trainer_->set_active(row, active); }
 
   /// One update of the active members: number `step`, counting from 0.
-  void step(std::int64_t step);
+  void step(std::int64_t step) { trainer_->step(step); }
   /// The ranks that a member drew in the last update.
   std::span<const std::int32_t> drawn(std::int64_t row) const { return trainer_->drawn(static_cast<std::size_t>(row)); }
   /// Whether every loss and gradient of a member was finite so far. Waits for the device.
@@ -51,8 +51,8 @@ class Pack {
   std::int64_t finite_steps(std::int64_t row) const { return trainer_->finite_steps_R()[row].item<std::int64_t>(); }
 
   /// Sums of loss and accuracy since a member's last line of metrics, float64 on the device, so that adding waits for nothing.
-  torch::Tensor loss_sum(std::int64_t row) const { return loss_sum_R_[row]; }
-  torch::Tensor accuracy_sum(std::int64_t row) const { return accuracy_sum_R_[row]; }
+  torch::Tensor loss_sum(std::int64_t row) const { return trainer_->loss_sum_R()[row]; }
+  torch::Tensor accuracy_sum(std::int64_t row) const { return trainer_->accuracy_sum_R()[row]; }
 
   /// The state of a member for a checkpoint, phases and step apart. Most tensors are views.
   NamedTensors state(std::int64_t row);
@@ -67,7 +67,6 @@ class Pack {
   std::vector<std::unique_ptr<Model>> members_;  // none in a pack of one, whose member is the model itself
   std::unique_ptr<Adam> adam_;
   std::unique_ptr<Trainer> trainer_;
-  torch::Tensor loss_sum_R_, accuracy_sum_R_;
 };
 
 AdamScalars scalars_of(const TrainConfig& train);

@@ -103,7 +103,7 @@ void ForkProbeEvent::apply(Run& run) const {
   for (std::int64_t step = 0; !reached && !diverged && step < max_steps;) {
     run.poll();
     std::vector<Tensor> taken;
-    for (const auto end = std::min(step + chunk, max_steps); step < end; ++step) taken.push_back(trainer.step(step).accuracy_R);
+    for (const auto end = std::min(step + chunk, max_steps); step < end; ++step) taken.push_back(trainer.step(step).accuracy_R.clone());
     const auto of_chunk = torch::cat(taken).to(torch::kCPU, torch::kFloat32);
     const auto finite = trainer.finite_steps_R()[0].item<std::int64_t>();
     for (std::int64_t i = 0; i < of_chunk.size(0) && !reached && !diverged; ++i) {

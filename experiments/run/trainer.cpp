@@ -1,6 +1,7 @@
 #include "experiments/run/trainer.h"
 
 #include "core/cell_batch.h"
+#include "core/step_end.h"
 
 #include <torch/torch.h>
 
@@ -10,13 +11,23 @@ namespace mnemo {
 
 Trainer::Trainer(Model& model, Adam& adam, std::vector<TrainingData> replicas, Sharing sharing)
     : model_(model), adam_(adam), replicas_(std::move(replicas)), sharing_(sharing) {
-  const auto options = torch::TensorOptions().device(model.parameters.flat_RP().device());
-  const auto num_replicas = static_cast<std::int64_t>(replicas_.size());
+  const auto& flat = model.parameters.flat_RP();
+  const auto options = torch::TensorOptions().device(flat.device());
+  const auto R = std::ssize(replicas_);
   active_.assign(replicas_.size(), true);
-  active_R_ = torch::ones({num_replicas}, options.dtype(torch::kUInt8));
-  finite_R_ = active_R_.clone();
-  finite_steps_R_ = torch::zeros({num_replicas}, options.dtype(torch::kInt64));
-  for (std::int64_t r = 0; r < num_replicas; ++r) {
+  everybody_R_ = torch::ones({R}, options.dtype(torch::kUInt8));
+  active_R_ = everybody_R_.clone();
+  finite_R_ = everybody_R_.clone();
+  updates_R_ = everybody_R_.clone();
+  finite_steps_R_ = torch::zeros({R}, options.dtype(torch::kInt64));
+  loss_sum_R_ = torch::zeros({R}, options.dtype(torch::kFloat64));
+  accuracy_sum_R_ = torch::zeros_like(loss_sum_R_);
+  step_1_ = torch::zeros({1}, options.dtype(torch::kInt64));
+  if (!flat.is_cpu()) {
+    const auto bytes = flat.scalar_type() == torch::kFloat64 ? step_end_work(adam.buffers<double>()) : step_end_work(adam.buffers<float>());
+    work_ = torch::empty({static_cast<std::int64_t>(bytes)}, options.dtype(torch::kUInt8));
+  }
+  for (std::int64_t r = 0; r < R; ++r) {
     if (const auto* table = replicas_[static_cast<std::size_t>(r)].table) begin_phase(r, *table);
   }
 }
@@ -26,6 +37,15 @@ void Trainer::begin_phase(std::int64_t replica, const SequenceTable& table, bool
   data.table = &table;
   ++data.phase;
   if (auto* memory = model_.memory()) memory->begin_phase(replica, data.phase, table, clear_memory || data.phase == 0);
+  const auto& flat = model_.parameters.flat_RP();
+  const auto batch = data.draws.batch_size();
+  if (!on_gpu_ && !flat.is_cpu() && model_.can_be_recorded() && batch <= kMaxDeviceBatch) {
+    const DeviceBatchShape shape{static_cast<int>(replicas_.size()), static_cast<int>(batch), static_cast<int>(table.length()),
+                                 static_cast<int>(model_.facts.first_predicted_bit)};
+    on_gpu_.emplace(OnGpu{DeviceBatch(shape, step_1_, flat.scalar_type())});
+    for (std::int64_t r = 0; r < std::ssize(replicas_); ++r) on_gpu_->batch.set_draws(r, replicas_[static_cast<std::size_t>(r)].draws);
+  }
+  if (on_gpu_) on_gpu_->batch.set_table(replica, table);
 }
 
 void Trainer::restart(std::int64_t replica) {
@@ -40,51 +60,94 @@ void Trainer::set_active(std::int64_t replica, bool active) {
   active_R_[replica] = static_cast<int>(active);
 }
 
-bool Trainer::all_active() const { return std::ranges::find(active_, false) == active_.end(); }
-
-Losses Trainer::step(std::int64_t step) {
-  std::vector<Cells> cells;
-  std::vector<ReplicaCells> replica_cells;
-  const SequenceTable* some_table = nullptr;
-  for (std::size_t r = 0; r < replicas_.size(); ++r) {
-    if (active_[r]) some_table = replicas_[r].table;
-  }
+const Losses& Trainer::step(std::int64_t step) {
   drawn_.resize(replicas_.size());
-  for (std::size_t r = 0; r < replicas_.size(); ++r) {  // an inactive replica has no cells, and perhaps no table yet
-    auto& [table, draws, phase] = replicas_[r];
-    const auto first = model_.facts.first_predicted_bit;
-    drawn_[r] = active_[r] ? draws.ranks(step) : std::span<const std::int32_t>();
-    cells.push_back(active_[r] ? cells_of_batch(*table, drawn_[r], sharing_, first) : cells_of_rows(*some_table, {}, {}, sharing_, first));
-  }
-  for (std::size_t r = 0; r < replicas_.size(); ++r) replica_cells.push_back({&cells[r], active_[r] ? replicas_[r].table : some_table});
-  const auto& flat = model_.parameters.flat_RP();
-
-  auto losses = model_.gradient(CellBatch(std::move(replica_cells), flat.scalar_type(), flat.device()));
-  const auto finite_R = finite_replicas(model_.parameters.gradient_RP(), losses.loss_R);
-  if (all_active()) {
-    finite_R_.mul_(finite_R);
-    finite_steps_R_.add_(finite_R_);
+  for (std::size_t r = 0; r < replicas_.size(); ++r) drawn_[r] = active_[r] ? replicas_[r].draws.ranks(step) : std::span<const std::int32_t>();
+  if (on_gpu_) {
+    step_on_gpu(step);
   } else {
-    finite_R_.mul_(torch::maximum(finite_R, 1 - active_R_));
-    finite_steps_R_.add_(finite_R_ * active_R_);
-    losses.loss_R = torch::where(active_R_ != 0, losses.loss_R, torch::zeros_like(losses.loss_R));
-    losses.accuracy_R = torch::where(active_R_ != 0, losses.accuracy_R, torch::zeros_like(losses.accuracy_R));
+    losses_ = model_.gradient(cells_of_drawn());
+    finish();
   }
-  adam_.step(updates_R());
   if (auto* memory = model_.memory()) {
     for (std::size_t r = 0; r < replicas_.size(); ++r) {
       if (active_[r]) memory->observe(static_cast<std::int64_t>(r), drawn_[r]);
     }
   }
-  return losses;
+  return losses_;
 }
 
-torch::Tensor Trainer::updates_R() const {
+CellBatch Trainer::cells_of_drawn() {
+  const auto some = static_cast<std::size_t>(std::ranges::find(active_, true) - active_.begin());
+  const auto first = model_.facts.first_predicted_bit;
+  std::vector<ReplicaCells> replica_cells;
+  cells_.resize(replicas_.size());
+  for (std::size_t r = 0; r < replicas_.size(); ++r) {  // an inactive replica has no cells, and perhaps no table yet
+    const auto& table = *replicas_[active_[r] ? r : some].table;
+    cells_[r] = active_[r] ? cells_of_batch(table, drawn_[r], sharing_, first) : cells_of_rows(table, {}, {}, sharing_, first);
+    replica_cells.push_back({&cells_[r], &table});
+  }
+  const auto& flat = model_.parameters.flat_RP();
+  return CellBatch(std::move(replica_cells), flat.scalar_type(), flat.device());
+}
+
+void Trainer::step_on_gpu(std::int64_t step) {
+  auto& [batch, next_step, tried, record] = *on_gpu_;
+  if (next_step != step) step_1_.fill_(step);
+  next_step = step + 1;
+  auto* memory = model_.memory();
+  if (memory != nullptr && memory->upload(batch)) {
+    record.reset();
+    tried = false;
+  }
+  adam_.refresh_frozen();
+  if (record) return record->replay();
+  const auto work = [&] {
+    batch.make(active_R_);
+    losses_ = model_.gradient(CellBatch(batch));
+    finish();
+    if (memory != nullptr) memory->observe_on_gpu(batch, active_R_);
+  };
+  if (tried) {
+    record = record_gpu_graph(work);
+  } else {
+    work();
+    tried = true;
+  }
+}
+
+void Trainer::finish() {
+  const auto learns = losses_.learns_R.defined() ? losses_.learns_R : learns_R();
+  model_.parameters.flat_RP().scalar_type() == torch::kFloat64 ? finish_typed<double>(learns) : finish_typed<float>(learns);
+}
+
+template <class Real>
+void Trainer::finish_typed(const torch::Tensor& learns_R) {
+  const StepEnd<Real> end{adam_.buffers<Real>(),
+                          losses_.loss_R.const_data_ptr<double>(),
+                          losses_.accuracy_R.const_data_ptr<double>(),
+                          active_R_.const_data_ptr<std::uint8_t>(),
+                          learns_R.const_data_ptr<std::uint8_t>(),
+                          finite_R_.data_ptr<std::uint8_t>(),
+                          finite_steps_R_.data_ptr<std::int64_t>(),
+                          loss_sum_R_.data_ptr<double>(),
+                          accuracy_sum_R_.data_ptr<double>(),
+                          adam_.steps_RT().data_ptr<std::int64_t>(),
+                          updates_R_.data_ptr<std::uint8_t>(),
+                          step_1_.data_ptr<std::int64_t>(),
+                          work_.defined() ? work_.data_ptr<std::uint8_t>() : nullptr};
+  const auto device = finite_R_.device();
+  if (device.is_cpu()) return step_end_cpu(end);
+  const c10::DeviceGuard guard(device);  // a launch goes to the current device
+  step_end_cuda(end, gpu_stream(device.index()));
+}
+
+torch::Tensor Trainer::learns_R() const {
   auto* memory = model_.memory();
   std::vector<std::uint8_t> learns;
-  for (std::size_t r = 0; r < replicas_.size(); ++r) learns.push_back(memory == nullptr || !memory->empty(static_cast<std::int64_t>(r)));
-  if (std::find(learns.begin(), learns.end(), 0) == learns.end()) return all_active() ? finite_R_ : finite_R_ * active_R_;
-  return finite_R_ * active_R_ * torch::tensor(torch::ArrayRef<std::uint8_t>(learns), torch::kUInt8).to(finite_R_.device());
+  for (std::int64_t r = 0; r < std::ssize(replicas_); ++r) learns.push_back(memory == nullptr || !memory->empty(r));
+  if (std::ranges::find(learns, 0) == learns.end()) return everybody_R_;
+  return torch::tensor(torch::ArrayRef<std::uint8_t>(learns), torch::kUInt8).to(finite_R_.device());
 }
 
 }  // namespace mnemo

@@ -124,6 +124,17 @@ __global__ void __launch_bounds__(kThreads) queue_write(DeviceQueue q, int repli
   if (threadIdx.x == 0) q.next_R[replica] = size % M, q.size_R[replica] = size;
 }
 
+/// Blocks over K W (x), replica.
+__global__ void __launch_bounds__(kThreads) table_stored(const DeviceTable* tables_R, int num_sequences, int words, DeviceMemory memory) {
+  const int replica = int(blockIdx.y);
+  const std::size_t i = std::size_t{blockIdx.x} * kThreads + threadIdx.x, first = std::size_t(replica) * memory.capacity;
+  const std::uint64_t* const table = tables_R[replica].words_KW;
+  if (i == 0) memory.num_R[replica] = table ? num_sequences : 0;
+  if (!table || i >= std::size_t(num_sequences) * words) return;
+  memory.words_RDW[first * words + i] = table[i];
+  if (i % words == 0) memory.count_RD[first + i / words] = 1, memory.log_count_RD[first + i / words] = 0;
+}
+
 }  // namespace
 
 std::size_t device_queue_work(const DeviceQueueShape& shape) { return std::size_t(shape.replicas) * blocks_of(shape); }
@@ -136,6 +147,11 @@ void device_queue_distinct_cuda(const DeviceQueue& queue, const DeviceMemory& me
   const dim3 grid(blocks_of(queue.shape), queue.shape.replicas);
   simt::launch<queue_count>(grid, kThreads, 0, stream, queue);
   simt::launch<queue_compact>(grid, kThreads, 0, stream, queue, memory);
+}
+
+void device_table_stored_cuda(const DeviceTable* tables_R, int replicas, int num_sequences, int words, const DeviceMemory& memory, void* stream) {
+  const auto blocks = (std::size_t(num_sequences) * words + kThreads - 1) / kThreads;
+  simt::launch<table_stored>(dim3(unsigned(blocks), unsigned(replicas)), kThreads, 0, stream, tables_R, num_sequences, words, memory);
 }
 
 void device_queue_read_cuda(const DeviceQueue& queue, int replica, std::int64_t* slots_M, void* stream) {

@@ -9,7 +9,7 @@
 
 namespace mnemo {
 
-/// The distinct stored sequences of each replica, with counts. For retrieval: the table, rank by rank, with counts of 1.
+/// The distinct stored sequences of each replica, with counts.
 struct DeviceMemory {
   int capacity;              ///< D, the most that there can be
   std::int32_t* num_R;       ///< how many there are
@@ -46,6 +46,10 @@ void device_queue_observe_cuda(const DeviceQueue& queue, const std::int32_t* dra
 
 /// The distinct stored sequences by id (that is by phase and rank, as MemoryQueue::distinct()), with counts. Two launches.
 void device_queue_distinct_cuda(const DeviceQueue& queue, const DeviceMemory& memory, void* stream);
+
+/// All K sequences that each replica draws from, rank by rank, with counts of 1, as retrieval looks them up: none of a replica without a table. One
+/// launch.
+void device_table_stored_cuda(const DeviceTable* tables_R, int replicas, int num_sequences, int words, const DeviceMemory& memory, void* stream);
 
 /// The slots of a replica as in a checkpoint: phase << 32 | rank, the oldest first, then -1: [M], in device memory.
 void device_queue_read_cuda(const DeviceQueue& queue, int replica, std::int64_t* slots_M, void* stream);

@@ -71,7 +71,8 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared;  ///< bytes of dynamic shared memory
 };
-/// Called for every launch, to call `run`, which runs the kernel: lets a test count launches, or open the memory that kernels alone may use.
+/// Called for every launch, to call `run`, which runs the kernel, as often as it is called: lets a test count launches, open the memory that kernels
+/// alone may use, or record them.
 inline std::function<void(const Launch& launch, const std::function<void()>& run)> around_launch = [](const Launch&, const auto& run) { run(); };
 
 /// Hides the emulator's own reads and writes from TSan.
