@@ -249,6 +249,17 @@ struct Sums {
 #pragma unroll
     for (int s = 0; s < slices; ++s) mean[s][c] *= factor;
   }
+
+  /// What there is of a cell, as a partial result.
+  __device__ void store(int c, int length, float* to) const {
+    const int lane = int(threadIdx.x) % 32;
+    const float total = warp_sum(sum[c]);
+    if (lane == 0) to[0] = top[c], to[1] = total, to[2] = float(ties[c]);
+#pragma unroll
+    for (int s = 0; s < slices; ++s) {
+      if (lane + 32 * s < length) to[kHead + lane + 32 * s] = mean[s][c];
+    }
+  }
 };
 
 template <int cells>
@@ -280,24 +291,69 @@ __device__ inline void add_means(unsigned chosen, const std::uint64_t* tile, int
   }
 }
 
+/// What a lane knows of its stored sequence.
+template <int cells>
+struct Scored {
+  float score[cells];
+  float count = 1;  // where no bit is known the counts decide, exactly: a tie is one
+  bool valid, is_one = false;
+};
+
+/// The scores of stored sequence `index`, with these words, for cells that know n bits; -inf if it does not exist.
+template <int cells, int classes>
+__device__ inline Scored<cells> scored(const Arguments& a, std::size_t index, bool valid, const std::uint64_t* words, int n, const float* table) {
+  Scored<cells> mine;
+  mine.valid = valid;
+  float start = -INFINITY;
+  if (valid) start = n == 0 ? 0.F : a.memory.log_count_RD[index];
+#pragma unroll
+  for (int c = 0; c < cells; ++c) mine.score[c] = start;
+  if (!valid) return mine;
+  if (n == 0) mine.count = float(a.memory.count_RD[index]);
+  add_scores<cells>(a.length(), table, words, mine.score);
+  mine.is_one = classes == 2 && (words[n / 64] >> (63 - n % 64) & 1);
+  return mine;
+}
+
+/// Adds the weights exp(s - top) of the lanes' sequences to the sums of their classes, and returns those of one's own.
+template <int slices, int cells, int classes>
+__device__ inline Weights<cells> weigh(const Scored<cells>& mine, float too_light, Sums<slices, cells> (&sums)[classes]) {
+  Weights<cells> weights;
+#pragma unroll
+  for (int c = 0; c < cells; ++c) {
+    float top = -INFINITY;
+#pragma unroll
+    for (int next = 0; next < classes; ++next) {
+      sums[next].raise(c, warp_max(mine.is_one == (next == 1) ? mine.score[c] : -INFINITY));
+      if (mine.is_one == (next == 1)) top = sums[next].top[c];
+    }
+    const float below = mine.score[c] - top;
+    weights.of[c] = mine.valid && !(below <= too_light) ? mine.count * expf(below) : 0.F;  // NaN stays
+#pragma unroll
+    for (int next = 0; next < classes; ++next) sums[next].sum[c] += mine.is_one == (next == 1) ? weights.of[c] : 0.F;
+    if (classes == 1) sums[0].ties[c] += __popc(__ballot_sync(kAllLanes, mine.valid && mine.score[c] == top));
+  }
+  return weights;
+}
+
 /// Block (block of cells of a position; position, part; replica): the sums over a part of the stored sequences, `cells` cells a warp.
 template <int slices, int cells, int classes>
 __global__ void __launch_bounds__(kThreads) dam_scores(Arguments a) {
   constexpr int kWords = (slices + 1) / 2;
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, replica = int(blockIdx.z), L = a.length(), W = a.shape.batch.words();
-  const int position = int(blockIdx.y) / a.parts, n = position + a.shape.batch.first_predicted_bit;
+  const int position = int(blockIdx.y) / a.parts, part = int(blockIdx.y) % a.parts, n = position + a.shape.batch.first_predicted_bit;
   const int first_cell = a.first_cell(replica, position) + int(blockIdx.x) * kWarps * cells, last_cell = a.first_cell(replica, position + 1);
   const int stored = a.memory.num_R[replica];
-  const Range range = part_of(stored, int(blockIdx.y) % a.parts, a.parts);
+  const Range range = part_of(stored, part, a.parts);
   if (first_cell >= last_cell || range.begin >= range.end) return;
 
   MNEMO_SHARED(std::uint64_t[2][kTile * kWords], tile);
   MNEMO_SHARED(Weights<cells>[kWarps][kTile], weights);
   MNEMO_DYNAMIC_SHARED(bytes);
   float* const table = reinterpret_cast<float*>(bytes) + warp * groups_of(L) * cells * 16;
-  const auto first = std::size_t(replica) * a.memory.capacity;
+  const auto memory = std::size_t(replica) * a.memory.capacity;
   const auto fetch = [&](int start, int slot) {
-    const std::uint64_t* const from = a.memory.words_RDW + (first + start) * W;
+    const std::uint64_t* const from = a.memory.words_RDW + (memory + start) * W;
     for (int i = int(threadIdx.x); i < min(kTile, range.end - start) * W; i += kThreads) copy_async<8>(&tile[slot][i], from + i);
     copy_commit();
   };
@@ -306,49 +362,21 @@ __global__ void __launch_bounds__(kThreads) dam_scores(Arguments a) {
     const int cell = first_cell + warp * cells + c;
     return cell < last_cell ? a.query_RNL + a.cell(replica, cell) * L : nullptr;
   });
-  // rows this far below the heaviest cannot change the sum, even all of them together: half a unit in the last place
+  // sequences this far below the heaviest cannot change the sum, even all of them together: half a unit in the last place
   const float too_light = logf(FLT_EPSILON / 4 / float(stored + 1));
-  const bool has_means = a.gradient();
   Sums<slices, cells> sums[classes];
   for (int start = range.begin, slot = 0; start < range.end; start += kTile, slot ^= 1) {
     copy_wait<0>();
     __syncthreads();  // the tile has come for all, and nobody reads the one before it, or its weights, any more
     if (start + kTile < range.end) fetch(start + kTile, slot ^ 1);
-    const bool valid = start + lane < range.end;
-    float score[cells];
-#pragma unroll
-    for (int c = 0; c < cells; ++c) score[c] = -INFINITY;
-    bool is_one = false;
-    float count = 1;  // where no bit is known the counts decide, exactly: a tie is one
-    if (valid) {
-      const std::uint64_t* const words = &tile[slot][lane * W];
-      const float log_count = n == 0 ? 0.F : a.memory.log_count_RD[first + start + lane];
-      if (n == 0) count = float(a.memory.count_RD[first + start + lane]);
-#pragma unroll
-      for (int c = 0; c < cells; ++c) score[c] = log_count;
-      add_scores<cells>(L, table, words, score);
-      is_one = classes == 2 && (words[n / 64] >> (63 - n % 64) & 1);
-    }
-    Weights<cells> mine;
+    const auto mine = scored<cells, classes>(a, memory + start + lane, start + lane < range.end, &tile[slot][lane * W], n, table);
+    const auto weight = weigh(mine, too_light, sums);
+    if (!a.gradient()) continue;
+    weights[warp][lane] = weight;
     bool heavy = false;
 #pragma unroll
-    for (int c = 0; c < cells; ++c) {
-      float top = -INFINITY;
-#pragma unroll
-      for (int next = 0; next < classes; ++next) {
-        sums[next].raise(c, warp_max(is_one == (next == 1) ? score[c] : -INFINITY));
-        if (is_one == (next == 1)) top = sums[next].top[c];
-      }
-      const float below = score[c] - top;
-      mine.of[c] = valid && !(below <= too_light) ? count * expf(below) : 0.F;  // NaN stays
-      heavy = heavy || mine.of[c] != 0;
-#pragma unroll
-      for (int next = 0; next < classes; ++next) sums[next].sum[c] += is_one == (next == 1) ? mine.of[c] : 0.F;
-      if (classes == 1) sums[0].ties[c] += __popc(__ballot_sync(kAllLanes, valid && score[c] == top));
-    }
-    if (!has_means) continue;
-    weights[warp][lane] = mine;
-    const unsigned heavies = __ballot_sync(kAllLanes, heavy), ones = __ballot_sync(kAllLanes, is_one);
+    for (int c = 0; c < cells; ++c) heavy = heavy || weight.of[c] != 0;
+    const unsigned heavies = __ballot_sync(kAllLanes, heavy), ones = __ballot_sync(kAllLanes, mine.is_one);
     __syncwarp();  // the weights of all lanes are there
 #pragma unroll
     for (int next = 0; next < classes; ++next) add_means(heavies & (next == 1 ? ones : ~ones), tile[slot], W, weights[warp], sums[next]);
@@ -358,15 +386,7 @@ __global__ void __launch_bounds__(kThreads) dam_scores(Arguments a) {
     const int cell = first_cell + warp * cells + c;
     if (cell >= last_cell) break;
 #pragma unroll
-    for (int next = 0; next < classes; ++next) {
-      float* const to = partial_of(a, replica, int(blockIdx.y) % a.parts, cell, next);
-      const float sum = warp_sum(sums[next].sum[c]);
-      if (lane == 0) to[0] = sums[next].top[c], to[1] = sum, to[2] = float(sums[next].ties[c]);
-#pragma unroll
-      for (int s = 0; s < slices; ++s) {
-        if (lane + 32 * s < L) to[kHead + lane + 32 * s] = sums[next].mean[s][c];
-      }
-    }
+    for (int next = 0; next < classes; ++next) sums[next].store(c, L, partial_of(a, replica, part, cell, next));
   }
 }
 
@@ -556,7 +576,7 @@ template <class... Text>
   throw std::invalid_argument((std::string("[dam_cuda] ") + ... + text));
 }
 
-unsigned parts_of(int size, int part) { return unsigned((size + part - 1) / part); }
+unsigned blocks_of(int size, int part) { return unsigned((size + part - 1) / part); }
 
 /// How many slices of 32 bits a lane has, for how many cells.
 template <class Body>
@@ -572,7 +592,7 @@ void with_slices(int length, const Body& body) {
 int parts_of(const DamCudaShape& shape) {
   if (shape.parts > 0) return shape.parts;
   int blocks = 0;
-  with_slices(shape.batch.length, [&](auto, auto cells) { blocks = shape.batch.positions() * int(parts_of(shape.batch.batch, kWarps * cells)); });
+  with_slices(shape.batch.length, [&](auto, auto cells) { blocks = shape.batch.positions() * int(blocks_of(shape.batch.batch, kWarps * cells)); });
   return max(1, min(1024 / blocks, shape.distinct / (4 * kTile)));
 }
 
@@ -613,18 +633,18 @@ Arguments arguments_of(const DamCudaStep& step) {
 void forward(const Arguments& a, void* stream) {
   const auto& batch = a.shape.batch;
   const unsigned R = unsigned(batch.replicas), P = unsigned(batch.positions()), H = unsigned(a.heads()), L = unsigned(a.length());
-  const unsigned parts_of_N = parts_of(batch.capacity(), kGemmSide);
-  simt::launch<dam_softmax>(dim3(parts_of(int((L + 1) * H), kWarps), R), kThreads, 0, stream, a);
-  simt::launch<gemm<PhiHat, false, Arguments>>(dim3(parts_of(batch.batch, kGemmSide) * parts_of(int(H), kGemmSide), P, R), kGemmThreads, 0, stream, a,
-                                               0);
-  simt::launch<gemm<Query, false, Arguments>>(dim3(parts_of_N, parts_of(int(L), kGemmSide), R), kGemmThreads, 0, stream, a, 0);
+  const unsigned blocks_of_N = blocks_of(batch.capacity(), kGemmSide);
+  simt::launch<dam_softmax>(dim3(blocks_of(int((L + 1) * H), kWarps), R), kThreads, 0, stream, a);
+  simt::launch<gemm<PhiHat, false, Arguments>>(dim3(blocks_of(batch.batch, kGemmSide) * blocks_of(int(H), kGemmSide), P, R), kGemmThreads, 0, stream,
+                                               a, 0);
+  simt::launch<gemm<Query, false, Arguments>>(dim3(blocks_of_N, blocks_of(int(L), kGemmSide), R), kGemmThreads, 0, stream, a, 0);
   const std::size_t table = std::size_t(kWarps) * groups_of(int(L)) * 16 * sizeof(float);  // of a cell a warp
   with_slices(int(L), [&](auto slices, auto cells) {
-    const dim3 grid(parts_of(batch.batch, kWarps * cells), P * unsigned(a.parts), R);
+    const dim3 grid(blocks_of(batch.batch, kWarps * cells), P * unsigned(a.parts), R);
     if (a.shape.retrieval) return simt::launch<dam_scores<slices, cells, 1>>(grid, kThreads, cells * table, stream, a);
     simt::launch<dam_scores<slices, cells, 2>>(grid, kThreads, cells * table, stream, a);
   });
-  simt::launch<dam_loss>(dim3(parts_of(batch.batch, kWarps), P, R), kThreads, a.shape.retrieval ? table : 0, stream, a);
+  simt::launch<dam_loss>(dim3(blocks_of(batch.batch, kWarps), P, R), kThreads, a.shape.retrieval ? table : 0, stream, a);
 }
 
 }  // namespace
@@ -639,11 +659,11 @@ std::size_t dam_cuda_work(const DamCudaShape& shape) {
 void dam_gradient_cuda(const DamCudaStep& step, void* stream) {
   const auto a = arguments_of(step);
   const auto& batch = a.shape.batch;
-  const unsigned R = unsigned(batch.replicas), P = unsigned(batch.positions()), parts_of_H = parts_of(a.heads(), kGemmSide);
+  const unsigned R = unsigned(batch.replicas), P = unsigned(batch.positions()), blocks_of_H = blocks_of(a.heads(), kGemmSide);
   forward(a, stream);
-  simt::launch<gemm<PhiHatSlope, false, Arguments>>(dim3(parts_of(batch.capacity(), kGemmSide), parts_of_H, R), kGemmThreads, 0, stream, a, 0);
-  simt::launch<gemm<Slopes, false, Arguments>>(dim3(2 * parts_of_H * parts_of(a.length(), kGemmSide), P, R), kGemmThreads, 0, stream, a, 0);
-  simt::launch<dam_finish>(dim3(unsigned(a.heads()) + parts_of(a.length() * a.heads(), kWarps) + 1, R), kThreads, 0, stream, a);
+  simt::launch<gemm<PhiHatSlope, false, Arguments>>(dim3(blocks_of(batch.capacity(), kGemmSide), blocks_of_H, R), kGemmThreads, 0, stream, a, 0);
+  simt::launch<gemm<Slopes, false, Arguments>>(dim3(2 * blocks_of_H * blocks_of(a.length(), kGemmSide), P, R), kGemmThreads, 0, stream, a, 0);
+  simt::launch<dam_finish>(dim3(unsigned(a.heads()) + blocks_of(a.length() * a.heads(), kWarps) + 1, R), kThreads, 0, stream, a);
 }
 
 void dam_logits_cuda(const DamCudaStep& step, float* logit_RN, void* stream) {

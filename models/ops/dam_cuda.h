@@ -43,7 +43,7 @@ void dam_gradient_cuda(const DamCudaStep& step, void* stream);
 /// Logits of P(next bit = 1) of the cells, [R, N]; clamped if the shape says so. Reads no gradient.
 void dam_logits_cuda(const DamCudaStep& step, float* logit_RN, void* stream);
 
-/// Retrieval: loss and accuracy of each distinct row at each position, [R, B, P].
+/// Retrieval: loss and accuracy of each distinct row at each position, [R, B, P]; rows that are not there are left as they are.
 void dam_identify_cuda(const DamCudaStep& step, float* loss_RBP, float* accuracy_RBP, void* stream);
 
 }  // namespace mnemo

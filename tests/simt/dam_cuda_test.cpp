@@ -4,6 +4,7 @@
 
 #include "core/batches.h"
 #include "models/ops/dam_retrieval.h"
+#include "plain_queue.h"
 #include "simt_test.h"
 
 #include <cmath>
@@ -16,10 +17,6 @@ namespace mnemo {
 namespace {
 
 using simt::Device;
-
-std::size_t product(int a, int b = 1, int c = 1, int d = 1) {
-  return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c) * static_cast<std::size_t>(d);
-}
 
 /// What a test varies. A batch of B of K sequences, and a memory of M slots of the same or of other K ones.
 struct Setting {

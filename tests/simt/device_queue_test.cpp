@@ -3,10 +3,10 @@
 #include "models/ops/device_queue.h"
 
 #include "core/sequences.h"
+#include "plain_queue.h"
 #include "simt_test.h"
 
 #include <cmath>
-#include <deque>
 #include <map>
 #include <memory>
 
@@ -14,29 +14,6 @@ namespace mnemo {
 namespace {
 
 using simt::Device;
-
-std::size_t product(int a, int b = 1, int c = 1) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c); }
-
-/// As MemoryQueue: the last M ids, phase << 32 | rank.
-struct PlainQueue {
-  std::size_t capacity;
-  std::deque<std::int64_t> slots;
-
-  void push(std::int64_t id) {
-    slots.push_back(id);
-    if (slots.size() > capacity) slots.pop_front();
-  }
-  std::vector<std::int64_t> state() const {
-    std::vector<std::int64_t> ids(slots.begin(), slots.end());
-    ids.resize(capacity, -1);
-    return ids;
-  }
-  std::map<std::int64_t, int> distinct() const {
-    std::map<std::int64_t, int> count;
-    for (const auto id : slots) ++count[id];
-    return count;
-  }
-};
 
 /// Queues on the device, in arrays of exactly their size, beside plain ones. K sequences a phase.
 class Queues {
