@@ -305,8 +305,8 @@ void expect_nothing(const Part& part, const std::string& what) {
   for (const auto& [name, values] : part.gradient) EXPECT_EQ(norm(values), 0) << what << " " << name;
 }
 
-/// A float32 form's error may be luckily small where little is added up; this is some units of the last place.
-constexpr double kFloor = 1e-6;
+/// Some units of the last place: the CPU's error may be luckily small, and it fuses products with sums, as a GPU does and the emulator does not.
+constexpr double kFloor = 2e-6;
 
 /// Every replica of a case against the CPU, in every order of threads.
 void expect_as_on_the_cpu(const Case& c, const std::string& what) {
@@ -330,7 +330,9 @@ void expect_as_on_the_cpu(const Case& c, const std::string& what) {
 struct Sizes {
   OneLayerShape shape;
   int batch;
+  bool under_tsan = false;  // where each thread costs much: those that bring other steps of other threads
 };
+bool wanted(const Sizes& sizes) { return sizes.under_tsan || !simt::kTsan; }
 
 std::string name_of(const OneLayerShape& shape) {
   return "H=" + std::to_string(shape.heads) + " F=" + std::to_string(shape.head_dim) + " D=" + std::to_string(shape.mlp_width) +
@@ -339,33 +341,37 @@ std::string name_of(const OneLayerShape& shape) {
 
 TEST(OneLayerCuda, AgreesWithTheCpuForEveryShape) {
   const Sizes sizes[] = {
-      {{1, 1, 2, 1, 2}, 1},    // nothing smaller
-      {{3, 1, 4, 2, 3}, 5},    // heads of one
-      {{2, 5, 7, 3, 9}, 6},    // C and D apart
-      {{1, 3, 3, 8, 4}, 3},    // most layers
-      {{2, 17, 33, 2, 5}, 4},  // columns in two parts, the second of z
-      {{1, 5, 66, 2, 4}, 4},   // two tiles of D
-      {{1, 66, 3, 1, 3}, 3},   // and of C
-      {{1, 2, 3, 2, 66}, 3},   // two words of bits, three tiles of tokens
-      {{1, 3, 4, 2, 8}, 150},  // several tiles of a group, several partial sums
+      {{1, 1, 2, 1, 2}, 1},          // nothing smaller
+      {{3, 1, 4, 2, 3}, 5},          // heads of one
+      {{2, 5, 7, 3, 9}, 6},          // C and D apart
+      {{1, 3, 3, 8, 4}, 3},          // most layers
+      {{2, 17, 33, 2, 4}, 4, true},  // columns in two parts, the second of z
+      {{1, 5, 66, 2, 4}, 4},         // two tiles of D
+      {{1, 66, 3, 1, 3}, 3},         // and of C
+      {{1, 2, 3, 2, 66}, 3},         // two words of bits, three tiles of tokens
+      {{1, 2, 3, 1, 34}, 2, true},   // positions in two passes
+      {{1, 3, 4, 2, 8}, 150},        // several tiles of a group, several partial sums
   };
   Draw draw;
-  for (const auto& [shape, batch] : sizes) {
-    if (simt::kTsan && shape.length > 64) continue;  // many threads, and no other code
+  for (const auto& each : sizes) {
+    if (!wanted(each)) continue;
+    const auto& [shape, batch, under_tsan] = each;
     expect_as_on_the_cpu({shape, {{draw.rows(batch, shape.length), draw.weights(shape, .4F)}}}, name_of(shape));
   }
 }
 
 TEST(OneLayerCuda, FusedOrInPassesAgreesWithTheCpu) {
   const Sizes sizes[] = {
-      {{1, 1, 1, 1, 2}, 1},    // nothing smaller
-      {{2, 5, 10, 3, 7}, 6},   // a width that is no multiple of 4
-      {{1, 3, 3, 4, 4}, 3},    // most layers that are fused
-      {{4, 16, 64, 2, 4}, 3},  // and the largest width
-      {{3, 7, 21, 3, 5}, 70},  // several blocks of cells, several partial sums
+      {{1, 1, 1, 1, 2}, 1},         // nothing smaller
+      {{2, 5, 10, 3, 7}, 6},        // a width that is no multiple of 4
+      {{1, 3, 3, 4, 4}, 3},         // most layers that are fused
+      {{4, 16, 64, 2, 4}, 3},       // and the largest width
+      {{2, 3, 6, 3, 5}, 70, true},  // several blocks of cells, several partial sums
   };
   Draw draw;
-  for (const auto& [shape, batch] : sizes) {
+  for (const auto& each : sizes) {
+    if (!wanted(each)) continue;
+    const auto& [shape, batch, under_tsan] = each;
     Case c{shape, {{draw.rows(batch, shape.length), draw.weights(shape, .3F)}}};
     expect_as_on_the_cpu(c, name_of(shape) + " fused");
     c.fuse = false;
@@ -374,6 +380,7 @@ TEST(OneLayerCuda, FusedOrInPassesAgreesWithTheCpu) {
 }
 
 TEST(OneLayerCuda, AgreesWithTheCpuAtTheFirstStep) {  // as OneLayerAttention draws its weights
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{2, 4, 8, 3, 7};
   auto weights = draw.weights(shape, .02F);
@@ -385,6 +392,7 @@ TEST(OneLayerCuda, AgreesWithTheCpuAtTheFirstStep) {  // as OneLayerAttention dr
 }
 
 TEST(OneLayerCuda, DeadUnits) {
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{2, 3, 6, 2, 6};
   auto weights = draw.weights(shape, .5F);
@@ -418,6 +426,7 @@ TEST(OneLayerCuda, ReplicasAreApart) {
 }
 
 TEST(OneLayerCuda, WeightsThatDivergedShow) {
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{1, 3, 3, 2, 4};
   for (const auto* name : {"wte.weight", "c_attn.weight", "ln_f.bias", "linear_modules.0.weight", "linear_modules.1.bias", "lm_head.weight"}) {
@@ -431,6 +440,7 @@ TEST(OneLayerCuda, WeightsThatDivergedShow) {
 }
 
 TEST(OneLayerCuda, DoesNotDependOnTheCapacity) {  // twice the room, and masses of twice the draws: equal weights
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{2, 3, 6, 2, 6};
   for (const bool fuse : {true, false}) {
@@ -478,6 +488,7 @@ TEST(OneLayerCuda, ScoresFarApart) {
   for (auto& v : weights["wpe.weight"]) v /= 4;  // scores by bit: then some sequences see low ones alone
   int refused = 0;
   for (const double span : {0., 7., 20., 50., 100.}) {
+    if (simt::kTsan && span < 100) continue;
     auto scaled = weights;
     const auto factor = static_cast<float>(std::sqrt(span / span_of(shape, weights)));
     for (const auto* name : {"c_attn.weight", "c_attn.bias"}) {
