@@ -348,8 +348,8 @@ TEST(OneLayerCuda, AgreesWithTheCpuForEveryShape) {
       {{2, 17, 33, 2, 4}, 4, true},  // columns in two parts, the second of z
       {{1, 5, 66, 2, 4}, 4},         // two tiles of D
       {{1, 66, 3, 1, 3}, 3},         // and of C
-      {{1, 2, 3, 2, 66}, 3},         // two words of bits, three tiles of tokens
-      {{1, 2, 3, 1, 34}, 2, true},   // positions in two passes
+      {{1, 3, 2, 2, 66}, 3},         // two words of bits, three tiles of tokens
+      {{1, 3, 2, 1, 34}, 2, true},   // positions in two passes
       {{1, 3, 4, 2, 8}, 150},        // several tiles of a group, several partial sums
   };
   Draw draw;
