@@ -135,7 +135,8 @@ __device__ inline void store(Square& to, const Run<N>& run) {
   }
 }
 
-/// The work of a block on kCellsABlock cells from `first` on.
+/// The work of a block on kCellsABlock cells from `first` on. `squares`: one for h of each layer and for its input, which the gradients by the
+/// layers' arguments replace, then one for dh and one for the weights of a layer.
 template <bool kTf32>
 class FusedCells {
  public:
@@ -251,7 +252,7 @@ class FusedCells {
     });
   }
 
-  /// Stores dh()j, and in place of h_j the gradient by the argument of the layer that made it.
+  /// Stores dh_j, and in place of h_j the gradient by the argument of the layer that made it.
   template <int N>
   __device__ void store_gradient(int j, Run<N> run) {
     store(dh(), run);
@@ -261,7 +262,7 @@ class FusedCells {
     store(h_[j], run);
   }
 
-  /// With da, the gradient by the layer's argument: dW = da^T h_j and db = da, to `part`; dh()j = da W + dh(){j+1}.
+  /// With da, the gradient by the layer's argument: dW = da^T h_j and db = da, to `part`; dh_j = da W + dh_{j+1}.
   __device__ void backward(int layer, float* part, bool is_first) {
     const Square& da = h_[layer + 1];
     const auto add_to = [&](float& to, float sum) { to = is_first ? sum : to + sum; };
