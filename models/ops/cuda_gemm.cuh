@@ -19,6 +19,13 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
+/// Four floats at a multiple of 16 bytes.
+__device__ inline void load4(const float* from, float* to) {
+  const float4 four = *reinterpret_cast<const float4*>(from);
+  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+__device__ inline void store4(float* to, const float* from) { *reinterpret_cast<float4*>(to) = float4{from[0], from[1], from[2], from[3]}; }
+
 /// What is there of a square of kGemmSide of out[row, column] = sum over depth of a(row, depth) b(depth, column); all count from the square's corner.
 struct GemmTile {
   int rows, columns, depths;  ///< without rows the block leaves
@@ -35,7 +42,11 @@ constexpr int kDepth = 16;              // of the sum at a time
 constexpr int kStride = kGemmSide + 8;  // the 32 lanes of an mma fragment meet 32 banks; rows begin at multiples of 16 bytes
 constexpr int kFetches = kGemmSide * kDepth / kGemmThreads;
 
-using Panel = float[kDepth][kStride];
+struct alignas(16) Panel {
+  float at[kDepth][kStride];
+  __device__ float (&operator[](int depth))[kStride] { return at[depth]; }
+  __device__ const float (&operator[](int depth) const)[kStride] { return at[depth]; }
+};
 
 struct Place {
   int side, depth;
@@ -59,10 +70,7 @@ class Sums<false> {
 #pragma unroll
     for (int k = 0; k < kDepth; ++k) {
       float x[8], y[4];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] = a[k][row() + i];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) y[j] = b[k][column() + j];
+      load4(&a[k][row()], x), load4(&a[k][row() + 4], x + 4), load4(&b[k][column()], y);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
 #pragma unroll

@@ -1,6 +1,7 @@
 #include "models/ops/one_layer_cuda.h"
 
 #include "models/ops/one_layer_attention_cuda.cuh"
+#include "models/ops/one_layer_fused_cuda.cuh"
 #include "models/ops/one_layer_mlp_cuda.cuh"
 
 #include <algorithm>
@@ -35,25 +36,47 @@ class Launcher {
     lay_out(s_);
   }
 
+  /// Logits.
   void forward() const {
+    attention_forward();
+    s_.fused() ? run_fused() : cells_forward();
+  }
+  /// Loss, accuracy and gradient.
+  void step() const {
+    forward();
+    if (!s_.fused()) cells_backward();
+    run<merge_partials>(merge_blocks(), layers() + 2, R(), 32 * kWarps);
+    attention_backward();
+  }
+
+ private:
+  void attention_forward() const {
     const auto tiles = parts(tokens(), kGemmSide);
     product<ProjectTokens>(tiles, parts(3 * s_.C(), kGemmSide), R());
     product<Scores>(tiles, tiles, R() * H());
     run<weigh_scores>(parts(tokens(), kWarps), H(), R(), 32 * kWarps);
     run<attend>(tokens() * parts(s_.batch().batch, kAttendTile), parts(s_.columns(), kColumns), R(), 32 * kWarps);
+  }
+  void cells_forward() const {
     run<normalise>(parts(N(), kWarps), R(), 1, 32 * kWarps);
     for (int layer = 0; layer < layers(); ++layer) mlp_product<Layer>(parts(N(), kGemmSide), parts(s_.D(), kGemmSide), layer);
     run<head>(s_.cell_blocks(), R(), 1, 32 * kWarps);
   }
-
-  void backward() const {
+  void cells_backward() const {
     for (int layer = layers() - 1; layer >= 0; --layer) {
       const auto columns = parts(s_.inputs(layer), kGemmSide);
       mlp_product<LayerInputGradient>(parts(N(), kGemmSide), columns, layer);
       mlp_product<LayerWeightGradient>(parts(s_.D(), kGemmSide) * s_.chunks(layer), columns, layer);
     }
     run<normalise_backward>(s_.cell_blocks(), R(), 1, 32 * kWarps);
-    run<merge_partials>(merge_blocks(), layers() + 2, R(), 32 * kWarps);
+  }
+  void run_fused() const {
+    const dim3 grid(unsigned(s_.chunks(0)), unsigned(R()));
+    const auto shared = sizeof(Square) * unsigned(layers() + 3);
+    s_.step.tf32 ? simt::launch<fused_cells<true>>(grid, kFusedThreads, shared, stream_, s_)
+                 : simt::launch<fused_cells<false>>(grid, kFusedThreads, shared, stream_, s_);
+  }
+  void attention_backward() const {
     run<scatter>(tokens(), parts(s_.columns(), kColumns), R(), 32 * kWarps);
     run<score_gradients>(tokens(), R(), 1, 256);
     run<token_gradients>(tokens(), 3, R(), std::min(256, parts(s_.C(), 32) * 32));
@@ -62,7 +85,6 @@ class Launcher {
     run<embedding_gradients>(s_.batch().length + 2, parts(s_.C(), 128), R(), 128);
   }
 
- private:
   int R() const { return s_.batch().replicas; }
   int N() const { return s_.batch().capacity(); }
   int H() const { return s_.step.shape.heads; }
@@ -102,11 +124,7 @@ std::size_t one_layer_cuda_work(const OneLayerCudaShape& shape, const DeviceBatc
   return one_layer::lay_out(arguments);
 }
 
-void one_layer_gradient_cuda(const OneLayerCudaStep& step, void* stream) {
-  const one_layer::Launcher launcher(step, nullptr, stream);
-  launcher.forward();
-  launcher.backward();
-}
+void one_layer_gradient_cuda(const OneLayerCudaStep& step, void* stream) { one_layer::Launcher(step, nullptr, stream).step(); }
 
 void one_layer_logits_cuda(const OneLayerCudaStep& step, float* logits_RN, void* stream) { one_layer::Launcher(step, logits_RN, stream).forward(); }
 

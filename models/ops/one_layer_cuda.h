@@ -9,6 +9,8 @@ namespace mnemo {
 /// Sizes of a one-layer attention transformer (MATHS 2) on a GPU: C = heads * head_dim, MLP width D.
 struct OneLayerCudaShape {
   int heads, head_dim, mlp_width, mlp_layers;
+  bool fuse =
+      true;  ///< one kernel for all that follows attention, where it can be: C = D <= 64 and at most 4 layers. The same numbers up to rounding
 
   MNEMO_HOST_DEVICE int width() const { return heads * head_dim; }  ///< C
 };

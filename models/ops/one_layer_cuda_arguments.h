@@ -10,11 +10,13 @@
 
 namespace mnemo::one_layer {
 
-constexpr int kCellsABlock = 64;   ///< of the head and of LayerNorm's backward: a block's partial sums
-constexpr int kAttendTile = 64;    ///< cells of a group that a block attends for
-constexpr int kColumns = 32;       ///< columns of num | z a block, one a lane
-constexpr int kCellsADepth = 256;  ///< cells a partial sum of a weight gradient, where the gradient is one tile; more for more tiles
-constexpr float kMaxGap = 65;      ///< see BinaryAttention::kMaxGap
+constexpr int kCellsABlock = 64;                   ///< of the head and of LayerNorm's backward: a block's partial sums
+constexpr int kAttendTile = 64;                    ///< cells of a group that a block attends for
+constexpr int kColumns = 32;                       ///< columns of num | z a block, one a lane
+constexpr int kCellsADepth = 256;                  ///< cells a partial sum of a weight gradient, where the gradient is one tile; more for more tiles
+constexpr int kFusedWidth = 64, kFusedLayers = 4;  ///< up to which one kernel does all that follows attention
+constexpr int kFusedCells = 128;                   ///< a block of it: cells of a partial sum of a weight gradient
+constexpr float kMaxGap = 65;                      ///< see BinaryAttention::kMaxGap
 
 MNEMO_HOST_DEVICE inline int parts(int n, int size) { return (n + size - 1) / size; }
 
@@ -46,10 +48,12 @@ struct Arguments {
   MNEMO_HOST_DEVICE int D() const { return step.shape.mlp_width; }
   MNEMO_HOST_DEVICE int columns() const { return C() + step.shape.heads; }  ///< A
   MNEMO_HOST_DEVICE int inputs(int layer) const { return layer == 0 ? C() : D(); }
+  MNEMO_HOST_DEVICE bool fused() const { return step.shape.fuse && C() == D() && C() <= kFusedWidth && step.shape.mlp_layers <= kFusedLayers; }
   MNEMO_HOST_DEVICE int cell_blocks() const { return parts(batch().capacity(), kCellsABlock); }
 
   /// Cells a partial sum of a layer's weight gradient: about as many blocks for any width; 32 bits hold places in a chunk.
   MNEMO_HOST_DEVICE int chunk(int layer) const {
+    if (fused()) return kFusedCells < batch().capacity() ? kFusedCells : batch().capacity();
     const std::int64_t even = std::int64_t{kCellsADepth} * parts(D(), 64) * parts(inputs(layer), 64);
     const int most = (1 << 30) / (D() > inputs(layer) ? D() : inputs(layer)), cells = most < batch().capacity() ? most : batch().capacity();
     return even < cells ? static_cast<int>(even) : cells;
@@ -98,15 +102,17 @@ void each_piece(Arguments& s, const Visit& visit) {
   visit(s.attended, R * N * A);
   visit(s.dattended, R * N * A);
   visit(s.moments, R * N * 2);
-  visit(s.normalised, R * N * C);
-  for (auto& dhidden : s.dhidden) visit(dhidden, R * N * std::max(C, D));
+  if (!s.fused()) {
+    visit(s.normalised, R * N * C);
+    for (auto& dhidden : s.dhidden) visit(dhidden, R * N * std::max(C, D));
+    for (int layer = 0; layer < s.step.shape.mlp_layers; ++layer) {
+      visit(s.hidden[layer], R * N * D);
+      visit(s.live[layer], R * N * D);
+    }
+  }
   visit(s.dproduct, R * T * (P + 1) * A);
   visit(s.dinput, R * T * C);
-  for (int layer = 0; layer < s.step.shape.mlp_layers; ++layer) {
-    visit(s.hidden[layer], R * N * D);
-    visit(s.live[layer], R * N * D);
-    visit(s.mlp_partial[layer], R * size(s.chunks(layer)) * s.layer_size(layer));
-  }
+  for (int layer = 0; layer < s.step.shape.mlp_layers; ++layer) visit(s.mlp_partial[layer], R * size(s.chunks(layer)) * s.layer_size(layer));
   visit(s.norm_partial, R * blocks * 2 * C);
   visit(s.head_partial, R * blocks * (D + 1));
   visit(s.loss_partial, R * blocks * 2);

@@ -12,10 +12,10 @@ namespace mnemo::one_layer {
 
 constexpr float kEpsilon = 1e-5F;
 
-/// o = num / z in place, its moments, and LayerNorm of it; a warp a cell. Grid (parts of N, R).
-__global__ void __launch_bounds__(32 * kWarps) normalise(Arguments s) {
-  const int lane = threadIdx.x % 32, r = blockIdx.y, cell = blockIdx.x * kWarps + threadIdx.x / 32, C = s.C(), F = s.step.shape.head_dim;
-  if (cell >= s.cells(r)) return;
+/// By a warp: o = num / z of a cell in place, its moments, and LayerNorm of it to out(column, value).
+template <class Out>
+__device__ inline void normalise_cell(const Arguments& s, int r, int cell, const Out& out) {
+  const int lane = threadIdx.x % 32, C = s.C(), F = s.step.shape.head_dim;
   const auto row = s.row(r, cell);
   float* const o = s.attended + row * s.columns();
   const float *const gain = s.parameter(r, s.step.offsets.ln_weight), *const shift = s.parameter(r, s.step.offsets.ln_bias);
@@ -24,9 +24,45 @@ __global__ void __launch_bounds__(32 * kWarps) normalise(Arguments s) {
   const float mean = warp_sum(sum) / static_cast<float>(C);
   for (int c = lane; c < C; c += 32) squares += (o[c] - mean) * (o[c] - mean);
   const float inverse = 1 / sqrtf(warp_sum(squares) / static_cast<float>(C) + kEpsilon);
-  for (int c = lane; c < C; c += 32) s.normalised[row * C + c] = (o[c] - mean) * inverse * gain[c] + shift[c];
+  for (int c = lane; c < C; c += 32) out(c, (o[c] - mean) * inverse * gain[c] + shift[c]);
   if (lane == 0) s.moments[2 * row] = mean, s.moments[2 * row + 1] = inverse;
 }
+
+/// By a warp: d[num | z] of a cell from dh(column), the gradient by LayerNorm's output y gain + shift, y = (o - mean) / deviation: with g = dh gain
+///   do = (g - mean(g) - y mean(g y)) / deviation,  dnum = do / z,  dz = -(do . o) / z of a head
+template <class Dh>
+__device__ inline void normalise_cell_backward(const Arguments& s, int r, int cell, const Dh& dh) {
+  const int lane = threadIdx.x % 32, C = s.C(), F = s.step.shape.head_dim;
+  const auto row = s.row(r, cell);
+  const float* const o = s.attended + row * s.columns();
+  const float* const gain = s.parameter(r, s.step.offsets.ln_weight);
+  const float mean = s.moments[2 * row], inverse = s.moments[2 * row + 1];
+  float* const to = s.dattended + row * s.columns();
+  float sum = 0, product = 0;
+  for (int c = lane; c < C; c += 32) {
+    const float g = dh(c) * gain[c];
+    sum += g, product += g * ((o[c] - mean) * inverse);
+  }
+  sum = warp_sum(sum) / static_cast<float>(C), product = warp_sum(product) / static_cast<float>(C);
+  for (int c = lane; c < C; c += 32) to[c] = (dh(c) * gain[c] - sum - (o[c] - mean) * inverse * product) * inverse / o[C + c / F];
+  __syncwarp();
+  for (int head = lane; head < s.step.shape.heads; head += 32) {
+    float dz = 0;
+    for (int c = head * F; c < (head + 1) * F; ++c) dz -= to[c] * o[c];
+    to[C + head] = dz;
+  }
+}
+
+/// LayerNorm of attention's output, a warp a cell. Grid (parts of N, R).
+__global__ void __launch_bounds__(32 * kWarps) normalise(Arguments s) {
+  const int r = blockIdx.y, cell = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (cell >= s.cells(r)) return;
+  float* const to = s.normalised + s.row(r, cell) * s.C();
+  normalise_cell(s, r, cell, [&](int c, float value) { to[c] = value; });
+}
+
+/// max(x, 0), NaN kept.
+__device__ inline float relu(float x) { return x > 0 || x != x ? x : 0.F; }
 
 /// h_{j-1} of a layer: its input, [R, N, inputs].
 __device__ inline const float* below(const Arguments& s, int layer) { return layer == 0 ? s.normalised : s.hidden[layer - 1]; }
@@ -54,7 +90,7 @@ struct Layer {
     const int at = cell * D + column;
     const float argument = sum + bias[column];
     live[at] = argument > 0;
-    to[at] = (argument > 0 || argument != argument ? argument : 0.F) + (residual != nullptr ? residual[at] : 0.F);  // NaN stays NaN
+    to[at] = relu(argument) + (residual != nullptr ? residual[at] : 0.F);
   }
 };
 
@@ -121,42 +157,65 @@ struct LayerWeightGradient {
   __device__ void out_row_sum(int unit, float sum) const { bias[unit] = sum; }
 };
 
-/// Logits z = (w_1 - w_0) . h + b_1 - b_0, and unless they alone are wanted loss, accuracy, the gradient by h, and a block's part of that by w_1 -
-/// w_0 and b_1 - b_0. Grid (parts of N, R).
+/// lm_head as one row: w = w_1 - w_0 and b = b_1 - b_0.
+struct Head {
+  const float *weight, *bias;
+  int D;
+
+  __device__ Head(const Arguments& s, int r)
+      : weight(s.parameter(r, s.step.offsets.head_weight)), bias(s.parameter(r, s.step.offsets.head_bias)), D(s.D()) {}
+  __device__ float w(int d) const { return weight[D + d] - weight[d]; }
+  __device__ float b() const { return bias[1] - bias[0]; }
+};
+
+/// What becomes of the logits of a block's cells.
+struct CellLosses {
+  float slope[kCellsABlock], loss[kCellsABlock], right[kCellsABlock];
+};
+
+/// Writes a cell's logit, if they are wanted, or else its part of loss and accuracy.
+__device__ inline void judge(const Arguments& s, int r, int first, int c, float z, CellLosses& of) {
+  const auto row = s.row(r, first + c);
+  if (s.logits != nullptr) {
+    s.logits[row] = z;
+    return;
+  }
+  const float draws = static_cast<float>(s.batch().batch) * static_cast<float>(s.batch().positions());
+  const auto* const mass = s.step.cells.mass_RN2 + 2 * row;
+  const float zero = static_cast<float>(mass[0]) / draws, one = static_cast<float>(mass[1]) / draws;
+  const Bce<float> bce(z);
+  of.slope[c] = bce.slope(zero, one), of.loss[c] = bce.loss(zero, one), of.right[c] = bce.right(zero, one);
+}
+
+/// Loss and accuracy of a block's `count` cells, by a warp.
+__device__ inline void sum_losses(const Arguments& s, std::size_t block, int count, const CellLosses& of) {
+  double loss = 0, right = 0;
+  for (int c = threadIdx.x % 32; c < count; c += 32) loss += of.loss[c], right += of.right[c];
+  loss = warp_sum(loss), right = warp_sum(right);
+  if (threadIdx.x % 32 == 0) s.loss_partial[2 * block] = loss, s.loss_partial[2 * block + 1] = right;
+}
+
+/// Logits z = w . h + b, and unless they alone are wanted loss, accuracy, the gradient by h, and a block's part of that by w and b. Grid (parts of N,
+/// R).
 __global__ void __launch_bounds__(32 * kWarps) head(Arguments s) {
   const int lane = threadIdx.x % 32, r = blockIdx.y, D = s.D(), layers = s.step.shape.mlp_layers;
   const int first = blockIdx.x * kCellsABlock, count = min(kCellsABlock, s.cells(r) - first);
   if (count <= 0) return;
-  struct Terms {
-    float slope[kCellsABlock], loss[kCellsABlock], right[kCellsABlock];
-  };
-  MNEMO_SHARED(Terms, of);
-  const float* const weight = s.parameter(r, s.step.offsets.head_weight);
-  const float* const bias = s.parameter(r, s.step.offsets.head_bias);
+  MNEMO_SHARED(CellLosses, of);
+  const Head lm(s, r);
   const float* const h = s.hidden[layers - 1] + s.row(r, first) * D;
-  const float draws = static_cast<float>(s.batch().batch) * static_cast<float>(s.batch().positions());
-
   for (int c = threadIdx.x / 32; c < count; c += kWarps) {
     float sum = 0;
-    for (int d = lane; d < D; d += 32) sum += (weight[D + d] - weight[d]) * h[static_cast<std::size_t>(c) * D + d];
-    const float z = warp_sum(sum) + (bias[1] - bias[0]);
-    if (lane != 0) continue;
-    const auto row = s.row(r, first + c);
-    if (s.logits != nullptr) {
-      s.logits[row] = z;
-      continue;
-    }
-    const float zero = static_cast<float>(s.step.cells.mass_RN2[2 * row]) / draws,
-                one = static_cast<float>(s.step.cells.mass_RN2[2 * row + 1]) / draws;
-    const Bce<float> bce(z);
-    of.slope[c] = bce.slope(zero, one), of.loss[c] = bce.loss(zero, one), of.right[c] = bce.right(zero, one);
+    for (int d = lane; d < D; d += 32) sum += lm.w(d) * h[static_cast<std::size_t>(c) * D + d];
+    sum = warp_sum(sum);
+    if (lane == 0) judge(s, r, first, c, sum + lm.b(), of);
   }
   if (s.logits != nullptr) return;
   __syncthreads();
   const auto block = static_cast<std::size_t>(r) * s.cell_blocks() + blockIdx.x;
   float* const dh = s.dhidden[(layers - 1) % 2] + s.row(r, first) * D;
   for (int d = threadIdx.x; d <= D; d += blockDim.x) {  // the last is the bias
-    const float w = d < D ? weight[D + d] - weight[d] : 0.F;
+    const float w = d < D ? lm.w(d) : 0.F;
     float sum = 0;
     for (int c = 0; c < count; ++c) {
       const auto at = static_cast<std::size_t>(c) * D + d;
@@ -165,42 +224,17 @@ __global__ void __launch_bounds__(32 * kWarps) head(Arguments s) {
     }
     s.head_partial[block * (D + 1) + d] = sum;
   }
-  if (threadIdx.x == 0) {
-    double loss = 0, right = 0;
-    for (int c = 0; c < count; ++c) loss += of.loss[c], right += of.right[c];
-    s.loss_partial[2 * block] = loss, s.loss_partial[2 * block + 1] = right;
-  }
+  if (threadIdx.x < 32) sum_losses(s, block, count, of);
 }
 
-/// d[num | z] of a cell from the gradient by LayerNorm's output, by a warp: with y = (o - mean) / deviation and g = dh gain,
-///   do = (g - mean(g) - y mean(g y)) / deviation,  dnum = do / z,  dz = -(do . o) / z of a head
-__device__ inline void normalise_cell_backward(const Arguments& s, int r, int cell) {
-  const int lane = threadIdx.x % 32, C = s.C(), F = s.step.shape.head_dim;
-  const auto row = s.row(r, cell);
-  const float *const o = s.attended + row * s.columns(), *const dh = s.dhidden[1] + row * C;
-  const float* const gain = s.parameter(r, s.step.offsets.ln_weight);
-  const float mean = s.moments[2 * row], inverse = s.moments[2 * row + 1];
-  float* const to = s.dattended + row * s.columns();
-  float sum = 0, product = 0;
-  for (int c = lane; c < C; c += 32) {
-    const float g = dh[c] * gain[c];
-    sum += g, product += g * ((o[c] - mean) * inverse);
-  }
-  sum = warp_sum(sum) / static_cast<float>(C), product = warp_sum(product) / static_cast<float>(C);
-  for (int c = lane; c < C; c += 32) to[c] = (dh[c] * gain[c] - sum - (o[c] - mean) * inverse * product) * inverse / o[C + c / F];
-  __syncwarp();
-  for (int head = lane; head < s.step.shape.heads; head += 32) {
-    float dz = 0;
-    for (int c = head * F; c < (head + 1) * F; ++c) dz -= to[c] * o[c];
-    to[C + head] = dz;
-  }
-}
-
-/// The above for a block's cells, and its part of the gradients by gain and shift. Grid (parts of N, R).
+/// LayerNorm's backward for a block's cells, and its part of the gradients by gain and shift. Grid (parts of N, R).
 __global__ void __launch_bounds__(32 * kWarps) normalise_backward(Arguments s) {
   const int r = blockIdx.y, first = blockIdx.x * kCellsABlock, count = min(kCellsABlock, s.cells(r) - first), C = s.C();
   if (count <= 0) return;
-  for (int c = threadIdx.x / 32; c < count; c += kWarps) normalise_cell_backward(s, r, first + c);
+  for (int c = threadIdx.x / 32; c < count; c += kWarps) {
+    const float* const dh = s.dhidden[1] + s.row(r, first + c) * C;
+    normalise_cell_backward(s, r, first + c, [&](int column) { return dh[column]; });
+  }
   float* const to = s.norm_partial + (static_cast<std::size_t>(r) * s.cell_blocks() + blockIdx.x) * 2 * C;
   for (int c = threadIdx.x; c < C; c += blockDim.x) {
     float gain = 0, shift = 0;

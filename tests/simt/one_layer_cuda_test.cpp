@@ -30,6 +30,7 @@ struct Replica {
 struct Case {
   OneLayerShape shape;
   std::vector<Replica> replicas;
+  bool fuse = true;
 };
 
 /// Distinct ranks in lexicographic order and their counts are what cells are made of.
@@ -161,7 +162,7 @@ Answer run(const Case& c, int batch, bool tf32 = false, bool with_logits = true)
   const Device<float> parameters_(parameters), gradient(parameters.size()), logits(R * N);
   const Device<double> loss(R), accuracy(R);
   OneLayerCudaStep step{};
-  step.shape = {int(shape.heads), int(shape.head_dim), int(shape.mlp_width), int(shape.mlp_layers)};
+  step.shape = {int(shape.heads), int(shape.head_dim), int(shape.mlp_width), int(shape.mlp_layers), c.fuse};
   step.cells = {sizes, num_rows_, first_, bits_, rank_, count_, row_, mass_};
   step.offsets = offsets_of(shape, step.row_size);
   step.parameters_RP = parameters_, step.gradient_RP = gradient, step.loss_R = loss, step.accuracy_R = accuracy, step.tf32 = tf32;
@@ -304,8 +305,8 @@ void expect_nothing(const Part& part, const std::string& what) {
   for (const auto& [name, values] : part.gradient) EXPECT_EQ(norm(values), 0) << what << " " << name;
 }
 
-/// A float32 form's error may be luckily small where little is added up; this is some units of the last place.
-constexpr double kFloor = 1e-6;
+/// Some units of the last place: the CPU's error may be luckily small, and it fuses products with sums, as a GPU does and the emulator does not.
+constexpr double kFloor = 2e-6;
 
 /// Every replica of a case against the CPU, in every order of threads.
 void expect_as_on_the_cpu(const Case& c, const std::string& what) {
@@ -326,34 +327,60 @@ void expect_as_on_the_cpu(const Case& c, const std::string& what) {
   }
 }
 
+struct Sizes {
+  OneLayerShape shape;
+  int batch;
+  bool under_tsan = false;  // where each thread costs much: those that bring other steps of other threads
+};
+bool wanted(const Sizes& sizes) { return sizes.under_tsan || !simt::kTsan; }
+
+std::string name_of(const OneLayerShape& shape) {
+  return "H=" + std::to_string(shape.heads) + " F=" + std::to_string(shape.head_dim) + " D=" + std::to_string(shape.mlp_width) +
+         " layers=" + std::to_string(shape.mlp_layers) + " L=" + std::to_string(shape.length);
+}
+
 TEST(OneLayerCuda, AgreesWithTheCpuForEveryShape) {
-  struct Sizes {
-    OneLayerShape shape;
-    int batch;
+  const Sizes sizes[] = {
+      {{1, 1, 2, 1, 2}, 1},          // nothing smaller
+      {{3, 1, 4, 2, 3}, 5},          // heads of one
+      {{2, 5, 7, 3, 9}, 6},          // C and D apart
+      {{1, 3, 3, 8, 4}, 3},          // most layers
+      {{2, 17, 33, 2, 4}, 4, true},  // columns in two parts, the second of z
+      {{1, 5, 66, 2, 4}, 4},         // two tiles of D
+      {{1, 66, 3, 1, 3}, 3},         // and of C
+      {{1, 3, 2, 2, 66}, 3},         // two words of bits, three tiles of tokens
+      {{1, 3, 2, 1, 34}, 2, true},   // positions in two passes
+      {{1, 3, 4, 2, 8}, 150},        // several tiles of a group, several partial sums
   };
   Draw draw;
-  for (const auto& [shape, batch] : std::vector<Sizes>{{{1, 1, 1, 1, 2}, 1},      // nothing smaller
-                                                       {{3, 1, 4, 2, 3}, 5},      // heads of one
-                                                       {{2, 5, 7, 3, 9}, 6},      // C and D apart
-                                                       {{1, 3, 3, 8, 4}, 3},      // most layers
-                                                       {{2, 17, 33, 2, 5}, 4},    // columns in two parts, the second of z
-                                                       {{1, 5, 66, 2, 4}, 4},     // two tiles of D
-                                                       {{1, 66, 3, 1, 3}, 3},     // and of C
-                                                       {{1, 2, 3, 2, 71}, 3}}) {  // two words of bits, three tiles of tokens
-    if (simt::kTsan && shape.length > 64) continue;                               // many threads, and no other code
-    const auto name = "H=" + std::to_string(shape.heads) + " F=" + std::to_string(shape.head_dim) + " D=" + std::to_string(shape.mlp_width) +
-                      " layers=" + std::to_string(shape.mlp_layers) + " L=" + std::to_string(shape.length);
-    expect_as_on_the_cpu({shape, {{draw.rows(batch, shape.length), draw.weights(shape, .3F)}}}, name);
+  for (const auto& each : sizes) {
+    if (!wanted(each)) continue;
+    const auto& [shape, batch, under_tsan] = each;
+    expect_as_on_the_cpu({shape, {{draw.rows(batch, shape.length), draw.weights(shape, .4F)}}}, name_of(shape));
   }
 }
 
-TEST(OneLayerCuda, AgreesWithTheCpuForManyCells) {  // several tiles of a group, several partial sums
+TEST(OneLayerCuda, FusedOrInPassesAgreesWithTheCpu) {
+  const Sizes sizes[] = {
+      {{1, 1, 1, 1, 2}, 1},         // nothing smaller
+      {{2, 5, 10, 3, 7}, 6},        // a width that is no multiple of 4
+      {{1, 3, 3, 4, 4}, 3},         // most layers that are fused
+      {{4, 16, 64, 2, 4}, 3},       // and the largest width
+      {{2, 3, 6, 3, 5}, 70, true},  // several blocks of cells, several partial sums
+  };
   Draw draw;
-  const OneLayerShape shape{1, 3, 4, 2, 8};
-  expect_as_on_the_cpu({shape, {{draw.rows(150, 8), draw.weights(shape, .5F)}}}, "many cells");
+  for (const auto& each : sizes) {
+    if (!wanted(each)) continue;
+    const auto& [shape, batch, under_tsan] = each;
+    Case c{shape, {{draw.rows(batch, shape.length), draw.weights(shape, .3F)}}};
+    expect_as_on_the_cpu(c, name_of(shape) + " fused");
+    c.fuse = false;
+    expect_as_on_the_cpu(c, name_of(shape) + " in passes");
+  }
 }
 
 TEST(OneLayerCuda, AgreesWithTheCpuAtTheFirstStep) {  // as OneLayerAttention draws its weights
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{2, 4, 8, 3, 7};
   auto weights = draw.weights(shape, .02F);
@@ -365,55 +392,67 @@ TEST(OneLayerCuda, AgreesWithTheCpuAtTheFirstStep) {  // as OneLayerAttention dr
 }
 
 TEST(OneLayerCuda, DeadUnits) {
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
   const OneLayerShape shape{2, 3, 6, 2, 6};
   auto weights = draw.weights(shape, .5F);
   for (const auto* bias : {"linear_modules.0.bias", "linear_modules.1.bias"}) weights[bias][1] = weights[bias][4] = -50;
-  const Case c{shape, {{draw.rows(6, 6), weights}}};
-  expect_as_on_the_cpu(c, "dead units");
-  const auto part = part_of(c, run(c, 6), 0);
-  EXPECT_EQ(part.gradient.at("linear_modules.0.bias")[1], 0);
-  EXPECT_NE(part.gradient.at("linear_modules.0.bias")[0], 0);
+  for (const bool fuse : {true, false}) {
+    const Case c{shape, {{draw.rows(6, 6), weights}}, fuse};
+    expect_as_on_the_cpu(c, "dead units");
+    const auto part = part_of(c, run(c, 6), 0);
+    EXPECT_EQ(part.gradient.at("linear_modules.0.bias")[1], 0);
+    EXPECT_NE(part.gradient.at("linear_modules.0.bias")[0], 0);
+  }
 }
 
 TEST(OneLayerCuda, ReplicasAreApart) {
   Draw draw;
-  const OneLayerShape shape{2, 3, 5, 2, 6};
+  const OneLayerShape shape{2, 3, 6, 2, 6};
   auto unfit = draw.weights(shape, .3F);
   for (auto& [name, values] : unfit) std::fill(values.begin(), values.end(), simt::kNan);  // it diverged
-  const Case pack{shape, {{draw.rows(8, 6), draw.weights(shape, .3F)}, {{}, unfit}, {draw.rows(8, 6), draw.weights(shape, .6F)}}};
-  expect_as_on_the_cpu(pack, "pack");
-  const auto of_pack = run(pack, 8);
-  for (const std::size_t r : {0, 2}) {
-    const auto in_pack = part_of(pack, of_pack, r), alone = part_of({shape, {pack.replicas[r]}}, run({shape, {pack.replicas[r]}}, 8), 0);
-    EXPECT_EQ(in_pack.loss, alone.loss);
-    EXPECT_EQ(in_pack.logits, alone.logits);
-    EXPECT_EQ(in_pack.gradient, alone.gradient);
+  for (const bool fuse : {true, false}) {
+    const Case pack{shape, {{draw.rows(8, 6), draw.weights(shape, .3F)}, {{}, unfit}, {draw.rows(8, 6), draw.weights(shape, .6F)}}, fuse};
+    expect_as_on_the_cpu(pack, "pack");
+    const auto of_pack = run(pack, 8);
+    for (const std::size_t r : {0, 2}) {
+      const Case single{shape, {pack.replicas[r]}, fuse};
+      const auto in_pack = part_of(pack, of_pack, r), alone = part_of(single, run(single, 8), 0);
+      EXPECT_EQ(in_pack.loss, alone.loss);
+      EXPECT_EQ(in_pack.logits, alone.logits);
+      EXPECT_EQ(in_pack.gradient, alone.gradient);
+    }
   }
 }
 
 TEST(OneLayerCuda, WeightsThatDivergedShow) {
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
-  const OneLayerShape shape{1, 2, 3, 2, 4};
+  const OneLayerShape shape{1, 3, 3, 2, 4};
   for (const auto* name : {"wte.weight", "c_attn.weight", "ln_f.bias", "linear_modules.0.weight", "linear_modules.1.bias", "lm_head.weight"}) {
     auto weights = draw.weights(shape, .3F);
     weights[name][0] = simt::kNan;
-    const auto answer = run({shape, {{draw.rows(3, 4), weights}}}, 3);
-    EXPECT_TRUE(std::isnan(answer.loss[0])) << name;
+    for (const bool fuse : {true, false}) {
+      const auto answer = run({shape, {{draw.rows(3, 4), weights}}, fuse}, 3);
+      EXPECT_TRUE(std::isnan(answer.loss[0])) << name;
+    }
   }
 }
 
 TEST(OneLayerCuda, DoesNotDependOnTheCapacity) {  // twice the room, and masses of twice the draws: equal weights
+  if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
-  const OneLayerShape shape{2, 3, 5, 2, 6};
-  const Case c{shape, {{draw.rows(40, 6), draw.weights(shape, .5F)}, {draw.rows(40, 6), draw.weights(shape, .5F)}}};
-  const auto tight = run(c, 40), wide = run(c, 80);
-  EXPECT_TRUE(simt::same_bits(tight.gradient, wide.gradient));
-  EXPECT_TRUE(simt::same_bits(tight.loss, wide.loss));
-  EXPECT_TRUE(simt::same_bits(tight.accuracy, wide.accuracy));
-  for (std::size_t r = 0; r < 2; ++r) EXPECT_EQ(part_of(c, tight, r).logits, part_of(c, wide, r).logits);
-  const auto cells = static_cast<std::ptrdiff_t>(part_of(c, wide, 1).logits.size());
-  EXPECT_TRUE(std::all_of(wide.logits.begin() + 400 + cells, wide.logits.end(), [](float z) { return std::isnan(z); }));
+  const OneLayerShape shape{2, 3, 6, 2, 6};
+  for (const bool fuse : {true, false}) {
+    const Case c{shape, {{draw.rows(40, 6), draw.weights(shape, .5F)}, {draw.rows(40, 6), draw.weights(shape, .5F)}}, fuse};
+    const auto tight = run(c, 40), wide = run(c, 80);
+    EXPECT_TRUE(simt::same_bits(tight.gradient, wide.gradient));
+    EXPECT_TRUE(simt::same_bits(tight.loss, wide.loss));
+    EXPECT_TRUE(simt::same_bits(tight.accuracy, wide.accuracy));
+    for (std::size_t r = 0; r < 2; ++r) EXPECT_EQ(part_of(c, tight, r).logits, part_of(c, wide, r).logits);
+    const auto cells = static_cast<std::ptrdiff_t>(part_of(c, wide, 1).logits.size());
+    EXPECT_TRUE(std::all_of(wide.logits.begin() + 400 + cells, wide.logits.end(), [](float z) { return std::isnan(z); }));
+  }
 }
 
 /// Largest difference between the scores of a row, all tokens that it could see.
@@ -449,6 +488,7 @@ TEST(OneLayerCuda, ScoresFarApart) {
   for (auto& v : weights["wpe.weight"]) v /= 4;  // scores by bit: then some sequences see low ones alone
   int refused = 0;
   for (const double span : {0., 7., 20., 50., 100.}) {
+    if (simt::kTsan && span < 100) continue;
     auto scaled = weights;
     const auto factor = static_cast<float>(std::sqrt(span / span_of(shape, weights)));
     for (const auto* name : {"c_attn.weight", "c_attn.bias"}) {
@@ -469,17 +509,19 @@ TEST(OneLayerCuda, ScoresFarApart) {
 TEST(OneLayerCuda, Tf32) {
   Draw draw;
   const OneLayerShape shape{2, 10, 20, 3, 6};
-  const Case c{shape, {{draw.rows(9, 6), draw.weights(shape, .3F)}}};
-  const auto exact = on_the_cpu<double>(shape, c.replicas[0]);
-  ASSERT_TRUE(exact);
-  const auto part = part_of(c, run(c, 9, true), 0);
   // each of 3 products on the way forward and 3 on the way back has operands off by at most 2^-11
-  const double most = 6 * 0x1p-10;
-  EXPECT_LE(distance(part.logits, exact->logits), most / 2 * norm(exact->logits));
-  EXPECT_GE(distance(part.logits, exact->logits), 1e-5 * norm(exact->logits)) << "float32 products";
-  for (const auto& [name, values] : exact->gradient) {
-    if (name == "c_attn.bias") continue;
-    EXPECT_LE(distance(part.gradient.at(name), values), most * norm(values)) << name;
+  constexpr double kMost = 6 * 0x1p-10;
+  for (const bool fuse : {true, false}) {
+    const Case c{shape, {{draw.rows(13, 6), draw.weights(shape, .3F)}}, fuse};
+    const auto exact = on_the_cpu<double>(shape, c.replicas[0]);
+    ASSERT_TRUE(exact);
+    const auto part = part_of(c, run(c, 13, true), 0);
+    EXPECT_LE(distance(part.logits, exact->logits), kMost / 2 * norm(exact->logits));
+    EXPECT_GE(distance(part.logits, exact->logits), 1e-5 * norm(exact->logits)) << "float32 products";
+    for (const auto& [name, values] : exact->gradient) {
+      if (name == "c_attn.bias") continue;
+      EXPECT_LE(distance(part.gradient.at(name), values), kMost * norm(values)) << name;
+    }
   }
 }
 
@@ -516,17 +558,19 @@ TEST(OneLayerCuda, LargeSizesAreLaunchesThatAGpuTakes) {
                   launch.grid.z <= 65535)
           << launch.kernel;
       EXPECT_LE(launch.block.x, 256U) << launch.kernel;
-      EXPECT_EQ(launch.shared, 0U) << launch.kernel;
+      EXPECT_LE(launch.shared, std::size_t{163 << 10} - (8 << 10)) << launch.kernel;  // beside the kernels' own arrays, of sm_80
     }
     const auto cells = static_cast<std::size_t>(batch.replicas) * static_cast<std::size_t>(batch.capacity());
-    EXPECT_GE(one_layer_cuda_work(shape, batch), cells * static_cast<std::size_t>(shape.mlp_layers * shape.mlp_width) * 5);  // h and where it lives
+    EXPECT_GE(one_layer_cuda_work(shape, batch), cells * static_cast<std::size_t>(2 * (shape.width() + shape.heads)) * sizeof(float));
   }
 }
 
 TEST(OneLayerCuda, LaunchesAStep) {
-  const auto launches = [](int layers) { return launches_of({1, 2, 3, layers}, {1, 2, 3}).size(); };
-  EXPECT_EQ(launches(3), 23U);
-  EXPECT_EQ(launches(4) - launches(3), 3U);
+  const auto launches = [](const OneLayerCudaShape& shape) { return launches_of(shape, {1, 2, 3}).size(); };
+  EXPECT_EQ(launches({4, 16, 64, 3}), 12U);
+  EXPECT_EQ(launches({4, 16, 64, 4}), 12U);
+  EXPECT_EQ(launches({4, 16, 65, 3}), 23U);
+  EXPECT_EQ(launches({4, 16, 65, 4}), 26U);
 }
 #endif
 
