@@ -170,7 +170,9 @@ TEST(DeviceCells, OfRowsWithLongCommonPrefixes) {
 
 TEST(DeviceCells, OfRanksWhoseSequencesAreEqual) {
   const auto table = alike(30, 5, 4);  // a few distinct ones of 5 bits
-  for (const int first : {0, 1}) check({table}, {draw(40, 30)}, first);
+  Ints drawn = draw(40, 30);
+  for (std::int32_t rank = 0; rank < 30; ++rank) drawn.push_back(rank);
+  for (const int first : {0, 1}) check({table}, {drawn}, first);
 }
 
 TEST(DeviceCells, OfOneRowDrawnAgainAndAgain) {
