@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -18,6 +19,9 @@
 
 namespace mnemo::simt {
 
+#ifdef __CUDACC__
+inline constexpr bool kTsan = false;
+#endif
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// n values on the device, in an array of exactly that size.
@@ -83,6 +87,26 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 template <class... T>
 bool same_bits(const std::tuple<T...>& a, const std::tuple<T...>& b) {
   return std::apply([&](const auto&... x) { return std::apply([&](const auto&... y) { return (same_bits(x, y) && ...); }, b); }, a);
+}
+
+/// Whether a kernel gave what the CPU's form of the same arithmetic gives: the same bits in the emulator; on a GPU, where products are fused with
+/// sums and pow() is another, the same but for a few roundings of numbers of about one.
+template <class T>
+bool agree(const T& got, const T& want) {
+#ifdef __CUDACC__
+  if constexpr (std::is_floating_point_v<T>) {
+    if (std::abs(got - want) <= 16 * std::numeric_limits<T>::epsilon() * (1 + std::abs(want)) || (std::isnan(got) && std::isnan(want))) return true;
+  }
+#endif
+  return same_bits(got, want);
+}
+template <class T>
+bool agree(const std::vector<T>& got, const std::vector<T>& want) {
+  return std::equal(got.begin(), got.end(), want.begin(), want.end(), [](const T& x, const T& y) { return agree(x, y); });
+}
+template <class... T>
+bool agree(const std::tuple<T...>& got, const std::tuple<T...>& want) {
+  return std::apply([&](const auto&... x) { return std::apply([&](const auto&... y) { return (agree(x, y) && ...); }, want); }, got);
 }
 
 /// What run() gives (numbers, or vectors or tuples of such), whose bits must be the same in every order of threads and blocks. Under TSan one order
