@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import platform
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
-VERSIONS = """
-import json
-found = {}
-for name in ("torch", "jax", "numpy"):
-    try:
-        found[name] = __import__(name).__version__
-    except ImportError:
-        pass
-print(json.dumps(found))
-"""
+PACKAGES = ("torch", "jax", "jaxlib", "triton", "numpy")
 GPU = """
 import torch
 assert torch.cuda.is_available(), f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}) finds none"
@@ -73,7 +66,10 @@ def clocks() -> dict[str, str]:
 def facts(device: str, mnemo: str) -> dict:
     """Processor, versions, and where a GPU computes its name and clocks."""
     version = subprocess.run([mnemo, "--version"], capture_output=True, text=True).stdout.strip()
-    found = {"python": platform.python_version(), "mnemo": version, **json.loads(_python(VERSIONS).stdout)}
+    found = {"python": platform.python_version(), "mnemo": version}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     described = {"processor": processor_name(), "versions": found}
     return described if device == "cpu" else {**described, "gpu": gpu_name(), "clocks": clocks()}
 
