@@ -1,22 +1,27 @@
-"""The dense associative memory as PyTorch and JAX users write it: peers of bench_peers.py.
+"""The dense associative memory as users of PyTorch and JAX write it: peers of bench_peers.py.
 
 All take the next-bit loss with clamped probabilities over positions n = 1..L-1, Adam, then push the batch into a ring
 of M slots. `counts` forms are told what mnemo knows: how often the memory holds each of the K sequences. Letters: B
-rows, L bits, P = L-1 positions, H heads, M slots, K sequences.
+rows, L bits, P = L-1 positions, H heads, M slots, K sequences, S = M or K stored ones.
+Data: weights {A_logits, B_logits} (1, ...), sequences (K, L), batches (steps, B), memory (M) ids, the oldest first,
+precision.
 """
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import bench_steps
 import numpy as np
 
-ADAM = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+RATE = 1e-2
 LOW = 1e-6  # of a clamped probability
 ETA = 10.0
-Data = dict  # weights {A_logits, B_logits}, sequences (K, L), batches (steps, B), memory (M) ids, the oldest first
-Run = Callable[[int], list]
+FUSED_ALIGNMENT = 8  # columns: a GPU's fused attention takes multiples
+Data = dict
+Run = bench_steps.Run
 
 
 def _signs(data: Data) -> np.ndarray:
@@ -30,153 +35,160 @@ def _causal(length: int) -> np.ndarray:
     return np.where(allowed, 0, -np.inf).astype(np.float32)[:, None]
 
 
-class _Ring:
-    """Ids in the M slots, and how often each of the K sequences is there."""
-
-    def __init__(self, data: Data):
-        self.ids, self.next = data["memory"].copy(), 0
-        self.counts = np.bincount(self.ids, minlength=len(data["sequences"]))
-
-    def push(self, batch: np.ndarray) -> np.ndarray:
-        """The slots that the batch goes to."""
-        slots = (self.next + np.arange(len(batch))) % len(self.ids)
-        np.subtract.at(self.counts, self.ids[slots], 1)
-        np.add.at(self.counts, batch, 1)
-        self.ids[slots], self.next = batch, int(slots[-1] + 1) % len(self.ids)
-        return slots
+def _counts(data: Data) -> np.ndarray:
+    """(K) how often the memory holds each sequence."""
+    return np.bincount(data["memory"], minlength=len(data["sequences"])).astype(np.float32)
 
 
-def torch_peer(data: Data, device: str, form: str, counts: bool = False) -> Run:
-    """PyTorch: `loop` over positions, `vectorised` with all scores (B, P, M) at once, `sdpa`, or `compiled`."""
+# PyTorch --------------------------------------------------------------------------------------------------------------
+# State: signs (K, L), causal (L, 1, L), slots (B) of the next batch, and memory (M, L), or ring (M) and counts (K).
+
+
+def _torch_state(data: Data, device: str, counts: bool) -> list:
     import torch
-    from torch.nn.functional import scaled_dot_product_attention
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    signs = torch.from_numpy(_signs(data)).to(device)
-    causal = torch.from_numpy(_causal(signs.shape[1])).to(device)
-    eta, length, ring = ETA, signs.shape[1], _Ring(data)
-    memory = signs if counts else signs[torch.from_numpy(ring.ids).to(device)]
-    weights = [
-        torch.tensor(data["weights"][name], device=device, requires_grad=True) for name in ("A_logits", "B_logits")
-    ]
-    adam = torch.optim.Adam(weights, lr=ADAM["lr"], eps=ADAM["eps"], fused=True)
+    signs, ring = (torch.tensor(array, device=device) for array in (_signs(data), data["memory"]))
+    fixed = [signs, torch.from_numpy(_causal(signs.shape[1])).to(device)]
+    slots = torch.arange(data["batches"].shape[1], device=device)
+    if not counts:
+        return [*fixed, slots, signs[ring]]
+    return [*fixed, slots, ring, torch.from_numpy(_counts(data)).to(device)]
+
+
+def _torch_push(ids: Any, signs: Any, _: Any, slots: Any, stored: Any, counts: Any = None) -> None:
+    """The batch takes the places of the oldest."""
+    import torch
+
+    if counts is None:
+        stored.index_copy_(0, slots, signs[ids])
+    else:
+        one = torch.ones((), device=ids.device, dtype=counts.dtype).expand(len(ids))
+        counts.index_add_(0, stored[slots], -one).index_add_(0, ids, one)  # whole numbers: exact in any order
+        stored.index_copy_(0, slots, ids)
+    slots.add_(len(slots)).remainder_(len(stored))
+
+
+@functools.cache
+def _torch_loss(form: str, counts: bool, aligned: bool = False) -> Callable:
+    """loss_of(weights, ids, *state): `loop` over positions, `vectorised`: all scores (B, P, S), `sdpa`, `folded`."""
+    import torch
+    from torch.nn.functional import pad, scaled_dot_product_attention
 
     def loss_of_probability(p, target):
         p = p.clamp(LOW, 1 - LOW)
         return -torch.where(target > 0, p.log(), (1 - p).log()).mean()
 
-    def heads(a_logits, b_logits, batch, memory):
-        """Queries eta phi_hat (B, P, H) and keys phi (M, H)."""
-        a = (a_logits + causal).softmax(-1)[1:]
-        return eta * torch.einsum("phi,bi->bph", a, batch), memory @ b_logits.softmax(-1).T
+    def heads(weights, causal, batch, stored):
+        """Queries eta phi_hat (B, P, H) and keys phi (S, H)."""
+        a = (weights["A_logits"] + causal).softmax(-1)[1:]
+        return ETA * torch.einsum("phi,bi->bph", a, batch), stored @ weights["B_logits"].softmax(-1).T
 
-    def vectorised(a_logits, b_logits, batch, memory, bias):
-        query, key = heads(a_logits, b_logits, batch, memory)
-        weight = (query @ key.T + bias).softmax(-1)  # (B, P, M)
-        p = torch.einsum("bpm,mp->bp", weight, (memory[:, 1:] + 1) / 2)
-        return loss_of_probability(p, batch[:, 1:])
+    def vectorised(query, key, plus, bias):
+        weight = (query @ key.T + bias).softmax(-1)  # (B, P, S)
+        return torch.einsum("bps,sp->bp", weight, plus)
 
-    def sdpa(a_logits, b_logits, batch, memory, bias):
-        query, key = heads(a_logits, b_logits, batch, memory)
-        value = ((memory[:, 1:] + 1) / 2).T[..., None]  # (P, M, 1)
-        keys = key.expand(length - 1, -1, -1)
-        p = scaled_dot_product_attention(query.transpose(0, 1), keys, value, attn_mask=bias, scale=1.0)
-        return loss_of_probability(p[..., 0].T, batch[:, 1:])
+    def columns(x):
+        """Zeros to the right, which change no score."""
+        return pad(x, (0, -x.shape[-1] % FUSED_ALIGNMENT)) if aligned else x
 
-    def loop(a_logits, b_logits, batch, memory, bias):
-        key, total = memory @ b_logits.softmax(-1).T, 0.0
+    def sdpa(query, key, plus, bias):
+        """Positions as heads: values differ between them."""
+        keys, values = columns(key).expand(1, query.shape[1], -1, -1), columns(plus.T[..., None])[None]
+        mask = bias.expand(len(query), -1) if bias.dim() else None
+        p = scaled_dot_product_attention(columns(query).transpose(0, 1)[None], keys, values, attn_mask=mask, scale=1.0)
+        return p[0, ..., 0].T
+
+    def folded(query, key, plus, bias):
+        """One head for all positions, with the bits of all as values; of each, one is wanted."""
+        batch, positions, _ = query.shape
+        mask = bias.expand(batch * positions, -1) if bias.dim() else None
+        queries, keys, values = (columns(x)[None, None] for x in (query.flatten(0, 1), key, plus))
+        p = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+        return p[0, 0, :, :positions].unflatten(0, (batch, positions)).diagonal(dim1=1, dim2=2)
+
+    def loop(weights, batch, stored, bias):
+        key, total, length = stored @ weights["B_logits"].softmax(-1).T, 0.0, batch.shape[1]
         for n in range(1, length):
-            query = eta * batch[:, :n] @ a_logits[n, :, :n].softmax(-1).T
-            p = (query @ key.T + bias).softmax(-1) @ ((memory[:, n] + 1) / 2)
+            query = ETA * batch[:, :n] @ weights["A_logits"][n, :, :n].softmax(-1).T
+            p = (query @ key.T + bias).softmax(-1) @ ((stored[:, n] + 1) / 2)
             total = total + loss_of_probability(p, batch[:, n])
         return total / (length - 1)
 
-    loss_of = {"loop": loop, "vectorised": vectorised, "sdpa": sdpa, "compiled": torch.compile(vectorised)}[form]
-    done, no_bias = 0, torch.zeros((), device=device)
+    def loss_of(weights, ids, signs, causal, _, memory, slots_of=None):
+        stored = signs if counts else memory
+        bias = slots_of.log() if counts else torch.zeros((), device=signs.device)
+        batch = signs[ids]
+        if form == "loop":
+            return loop(weights, batch, stored, bias)
+        probability = {"vectorised": vectorised, "sdpa": sdpa, "folded": folded}[form]
+        p = probability(*heads(weights, causal, batch, stored), (stored[:, 1:] + 1) / 2, bias)
+        return loss_of_probability(p, batch[:, 1:])
 
-    def run(steps: int) -> list[float]:
-        nonlocal done
-        losses = []
-        for _ in range(steps):
-            ids = data["batches"][done % len(data["batches"])]
-            batch = signs[torch.from_numpy(ids).to(device)]
-            bias = torch.from_numpy(ring.counts.astype(np.float32)).to(device).log() if counts else no_bias
-            loss = loss_of(*weights, batch, memory, bias if form != "sdpa" or counts else None)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            slots = ring.push(ids)
-            if not counts:
-                memory[torch.from_numpy(slots).to(device)] = batch
-            losses.append(loss.detach())
-            done += 1
-        return torch.stack(losses).tolist()
-
-    return run
+    return loss_of
 
 
-def jax_peer(data: Data, counts: bool = False) -> Run:
-    """JAX: one jitted step, position by position inside, so that no (B, P, M) is held."""
+def torch_peer(
+    data: Data, device: str, form: str, counts: bool = False, compiles: bool = False, captured: bool = False
+) -> Run:
+    """PyTorch, in one of the forms of _torch_loss."""
+    bench_steps.set_up_torch(device, data["precision"])
+    loss_of = _torch_loss(form, counts, aligned=device == "cuda")
+    state = _torch_state(data, device, counts)
+    return bench_steps.torch_train(
+        loss_of, data["weights"], data["batches"], state, device, RATE, _torch_push, compiles, captured
+    )
+
+
+# JAX ------------------------------------------------------------------------------------------------------------------
+
+
+def jax_peer(data: Data, device: str, counts: bool = False) -> Run:
+    """JAX: position by position inside a step, so that no (B, P, M) is held."""
     import jax
     import jax.numpy as jnp
 
-    signs, causal = jnp.asarray(_signs(data)), jnp.asarray(_causal(data["sequences"].shape[1]))
-    eta, ring = ETA, _Ring(data)
-    weights = {name: jnp.asarray(array) for name, array in data["weights"].items()}
-    moments = (jax.tree.map(jnp.zeros_like, weights), jax.tree.map(jnp.zeros_like, weights))
-    memory = signs if counts else signs[ring.ids]
+    bench_steps.set_up_jax(device, data["precision"])
+    capacity = len(data["memory"])
 
-    def loss_of(weights, batch, memory, bias):
+    def loss_of(weights, ids, constants, memory):
+        signs, causal = constants
+        stored, bias = (signs, jnp.log(memory[2])) if counts else (memory[1], 0)
         a = jax.nn.softmax(weights["A_logits"] + causal)[1:]
-        key = memory @ jax.nn.softmax(weights["B_logits"]).T
+        key = stored @ jax.nn.softmax(weights["B_logits"]).T
+        batch = signs[ids]
 
         @jax.checkpoint
-        def at_position(a_n, stored, target):
-            scores = eta * (batch @ a_n.T) @ key.T + bias
-            p = jnp.clip(jax.nn.softmax(scores) @ ((stored + 1) / 2), LOW, 1 - LOW)
+        def at_position(a_n, bits, target):
+            scores = ETA * (batch @ a_n.T) @ key.T + bias
+            p = jnp.clip(jax.nn.softmax(scores) @ ((bits + 1) / 2), LOW, 1 - LOW)
             return -jnp.where(target > 0, jnp.log(p), jnp.log(1 - p)).mean()
 
-        return jax.lax.map(lambda args: at_position(*args), (a, memory[:, 1:].T, batch[:, 1:].T)).mean()
+        return jax.lax.map(lambda args: at_position(*args), (a, stored[:, 1:].T, batch[:, 1:].T)).mean()
 
-    @jax.jit
-    def step(weights, moments, n, ids, memory, slots, bias):
-        batch = signs[ids]
-        loss, gradients = jax.value_and_grad(loss_of)(weights, batch, memory, bias)
-        first = jax.tree.map(lambda m, g: ADAM["beta1"] * m + (1 - ADAM["beta1"]) * g, moments[0], gradients)
-        second = jax.tree.map(lambda v, g: ADAM["beta2"] * v + (1 - ADAM["beta2"]) * g * g, moments[1], gradients)
-        correction1, correction2 = 1 - ADAM["beta1"] ** n, 1 - ADAM["beta2"] ** n
-        weights = jax.tree.map(
-            lambda w, m, v: w - ADAM["lr"] * (m / correction1) / (jnp.sqrt(v / correction2) + ADAM["eps"]),
-            weights, first, second,
-        )  # fmt: skip
-        return weights, (first, second), loss, memory if counts else memory.at[slots].set(batch)
+    def push(ids, constants, memory):
+        slots = memory[0]
+        next_slots = (slots + len(ids)) % capacity
+        if not counts:
+            return next_slots, memory[1].at[slots].set(constants[0][ids])
+        _, ring, held = memory
+        return next_slots, ring.at[slots].set(ids), held.at[ring[slots]].add(-1).at[ids].add(1)
 
-    done = 0
-
-    def run(steps: int) -> list[float]:
-        nonlocal weights, moments, memory, done
-        losses = []
-        for _ in range(steps):
-            ids = data["batches"][done % len(data["batches"])]
-            with np.errstate(divide="ignore"):
-                bias = np.log(ring.counts.astype(np.float32)) if counts else np.float32(0)
-            done += 1
-            arguments = (np.float32(done), ids, memory, ring.push(ids), bias)
-            weights, moments, loss, memory = step(weights, moments, *arguments)
-            losses.append(loss)
-        return [float(loss) for loss in losses]
-
-    return run
+    signs, slots = _signs(data), np.arange(data["batches"].shape[1])
+    memory = (slots, data["memory"], _counts(data)) if counts else (slots, signs[data["memory"]])
+    constants = signs, _causal(signs.shape[1])
+    return bench_steps.jax_train(loss_of, data["weights"], data["batches"], constants, device, RATE, memory, push)
 
 
-PEERS = {
-    "torch loop": lambda data, heads, device: torch_peer(data, device, "loop"),
-    "torch eager": lambda data, heads, device: torch_peer(data, device, "vectorised"),
-    "torch compile": lambda data, heads, device: torch_peer(data, device, "compiled"),
-    "torch sdpa": lambda data, heads, device: torch_peer(data, device, "sdpa"),
-    "jax": lambda data, heads, device: jax_peer(data),
-    "torch eager, counts": lambda data, heads, device: torch_peer(data, device, "vectorised", counts=True),
-    "torch compile, counts": lambda data, heads, device: torch_peer(data, device, "compiled", counts=True),
-    "torch sdpa, counts": lambda data, heads, device: torch_peer(data, device, "sdpa", counts=True),
-    "jax, counts": lambda data, heads, device: jax_peer(data, counts=True),
+FORMS = {
+    "torch loop": functools.partial(torch_peer, form="loop"),
+    "torch eager": functools.partial(torch_peer, form="vectorised"),
+    "torch graph": functools.partial(torch_peer, form="vectorised", captured=True),
+    "torch compile": functools.partial(torch_peer, form="vectorised", compiles=True),
+    "torch compile graph": functools.partial(torch_peer, form="vectorised", compiles=True, captured=True),
+    "torch sdpa": functools.partial(torch_peer, form="sdpa"),
+    "torch sdpa graph": functools.partial(torch_peer, form="sdpa", captured=True),
+    "torch sdpa folded graph": functools.partial(torch_peer, form="folded", captured=True),
+    "jax": jax_peer,
 }
+# by name: functions of (data, device)
+PEERS = {**FORMS, **{f"{name}, counts": functools.partial(form, counts=True) for name, form in FORMS.items()}}

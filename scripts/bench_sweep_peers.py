@@ -2,7 +2,7 @@
 
 The runs differ in RATES alone: the same sequences, draws and initial weights. Contestants of mnemo are timed as whole
 jobs, from launch to the last file, without evaluations and on tmpfs where there is one; peers as steady steps, without
-imports and compilation. R runs, P parameters of one.
+imports and compilation. R runs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import os
 import shlex
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import bench_layer_peers
 import mnemo_io
 import numpy as np
 
@@ -29,7 +29,7 @@ BENCH_RUN = RATES.index(1e-3)  # the one that `mnemo bench --dump` trains
 STEPS = {"A": 400, "C": 2000}  # of each run in a timed job: about 9 s of `mnemo sweep` on two idle cores
 SWEEP, PARALLEL, SERIAL = OWN_FORMS = "mnemo sweep", "mnemo train, one a core", "mnemo train, in turn"
 Data = dict
-Run = Callable[[int], list]  # takes n more steps of every run, and returns their losses (n, R)
+Run = bench_layer_peers.Run  # of every run: losses (n, R)
 
 
 def compared(losses: Sequence) -> list[float]:
@@ -78,7 +78,7 @@ def write_config(folder: Path, name: str, heads: int, steps: int, log_every: int
             "kind": "one_layer_attention",
             "heads": heads,
             "head_dim": len(weights["ln_f.weight"]) // heads,
-            "mlp_layers": sum(name.startswith("linear_modules") for name in weights) // 2,
+            "mlp_layers": bench_layer_peers.num_layers(weights),
         },
         "train": {"steps": steps, "batch_size": np.load(folder / "batches.npy").shape[1], "log_every": log_every},
         "eval": {"every": steps, "train_stride": num_sequences, "validation_stride": num_sequences, "novel": 0},
@@ -146,46 +146,23 @@ def one_a_core(make: Callable[[float], Run], rates: Sequence[float] = RATES) -> 
     return run
 
 
-def torch_pack(
-    data: Data, device: str, loss_of: Callable, adam: dict, compiled: bool, rates: Sequence[float] = RATES
-) -> Run:
-    """PyTorch: all runs as one by torch.func, their weights an array (R, P), so that Adam is few operations."""
-    import torch
+def pack_of(data: Data) -> Data:
+    """The same weights in every run."""
+    weights = {name: np.repeat(array, len(RATES), 0) for name, array in data["weights"].items()}
+    return {**data, "weights": weights}
 
-    warnings.filterwarnings("ignore", "There is a performance drop")  # vmap loops over attention, its fastest form here
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    sequences, batches = (torch.from_numpy(data[name]).to(device) for name in ("sequences", "batches"))
-    shapes = {name: array.shape for name, array in data["weights"].items()}
-    flat = torch.cat([torch.from_numpy(array).flatten() for array in data["weights"].values()]).to(device)
-    weights = flat.repeat(len(rates), 1)
-    first, second = torch.zeros_like(weights), torch.zeros_like(weights)
-    rate = torch.tensor(rates, device=device)[:, None]
 
-    def loss_of_flat(flat, bits):
-        parts = flat.split([shape.numel() for shape in map(torch.Size, shapes.values())])
-        return loss_of({name: part.view(shapes[name]) for name, part in zip(shapes, parts)}, bits)
+def _one_a_core(peer: Callable, data: Data, device: str) -> Run:
+    return one_a_core(lambda rate: peer(data, device, rate=rate))
 
-    gradient = torch.vmap(torch.func.grad_and_value(loss_of_flat), in_dims=(0, None))
 
-    def step(weights, first, second, bits, correction1, correction2):
-        g, losses = gradient(weights, bits)
-        first.lerp_(g, 1 - adam["beta1"])
-        second.mul_(adam["beta2"]).addcmul_(g, g, value=1 - adam["beta2"])
-        weights.addcdiv_(first * (-rate / correction1), (second / correction2).sqrt_().add_(adam["eps"]))
-        return losses
+def _pack(peer: Callable, data: Data, device: str) -> Run:
+    return peer(pack_of(data), device, rate=RATES)
 
-    if compiled:
-        step = torch.compile(step, fullgraph=True)
-    done = 0
 
-    def run(steps: int) -> list:
-        nonlocal done
-        losses = []
-        for _ in range(steps):
-            bits = sequences[batches[done % len(batches)]]
-            done += 1
-            corrections = (torch.tensor(1 - adam[name] ** done, device=device) for name in ("beta1", "beta2"))
-            losses.append(step(weights, first, second, bits, *corrections))
-        return torch.stack(losses).tolist()
-
-    return run
+# by name: functions of (data, device)
+PEERS = {
+    f"{name}, {way}": partial(make, bench_layer_peers.PEERS[name])
+    for way, make in (("one a core", _one_a_core), ("pack", _pack))
+    for name in ("torch eager", "torch compile", "jax")
+}

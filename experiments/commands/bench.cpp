@@ -38,14 +38,24 @@ struct Setting {
   bool is_dam() const { return benchmark == "dam"; }
 };
 constexpr Setting kSettings[] = {
-    {"one_layer", "A", 1, 16, 100, 256, 100'000},  {"one_layer", "B", 2, 64, 100, 256, 100'000},
-    {"one_layer", "C", 4, 16, 20, 32, 256},        {"evaluate", "A", 1, 16, 100, 10'000, 10'000},
-    {"evaluate", "B", 2, 64, 100, 10'000, 10'000}, {"evaluate", "L16", 4, 16, 16, 100'000, 100'000},
-    {"dam", "S", 30, 3000, 50, 50, 500},           {"dam", "T", 8, 2048, 20, 32, 256},
+    {"one_layer", "A", 1, 16, 100, 256, 100'000},
+    {"one_layer", "B", 2, 64, 100, 256, 100'000},
+    {"one_layer", "C", 4, 16, 20, 32, 256},
+    {"one_layer", "D", 1, 64, 100, 256, 100'000},
+    {"one_layer", "E", 18, 64, 100, 256, 100'000},
+    {"evaluate", "A", 1, 16, 100, 10'000, 10'000},
+    {"evaluate", "B", 2, 64, 100, 10'000, 10'000},
+    {"evaluate", "D", 1, 64, 100, 100'000, 100'000},
+    {"evaluate", "L16", 4, 16, 16, 100'000, 100'000},
+    {"dam", "S", 30, 3000, 50, 50, 500},
+    {"dam", "T", 8, 2048, 20, 32, 256},
+    {"dam", "U", 32, 100'000, 32, 256, 1000},
+    {"dam", "V", 100, 500'000, 100, 1000, 10'000},
+    {"dam", "W", 32, 100'000, 32, 256, 1'000'000},
 };
 
 struct BenchRequest {
-  std::string benchmark, name, device = "cpu", dump;
+  std::string benchmark, name, device = "cpu", precision = "fp32", dump;
   std::int64_t threads = 1, replicas = 1, rounds = 7, warmup = 300, num_sequences = 0, capacity = 0;
   double seconds = 1;
   bool json = false, paced = false, plain_cells = false, all_units = false;
@@ -77,6 +87,8 @@ class Workload {
         sampler_(RankSampler::zipf(num_sequences(request), setting.is_dam() ? 0 : 1)),
         table_(SequenceTable::random(0, 0, num_sequences(request), setting.length)),
         ranks_(strided_ranks(std::min(setting.batch, table_.num_sequences()), 1)) {
+    if (request.precision == "tf32" && device_.is_cpu()) throw Error(ExitCode::config, "precision tf32 is of a GPU");
+    if (request.precision == "tf32") at::globalContext().setFloat32MatmulPrecision("high");
     at::set_num_threads(static_cast<int>(request.threads));
     std::vector<ModelConfig> replicas;
     std::vector<TrainingData> data;
@@ -103,26 +115,28 @@ class Workload {
     return wanted ? losses.loss_R[0].item<double>() : 0;
   }
 
-  /// What a peer needs to do the same work: weights.safetensors, sequences.npy (K, L), batches.npy (steps, B), losses.npy, and of an associative
-  /// memory the ids in its slots, the oldest first: memory.npy (M). Called on new weights; goes on from there.
+  /// What a peer needs to do the same work: weights.safetensors, of further replicas weights_1.safetensors ...; sequences.npy (K, L), batches.npy
+  /// (steps, B), losses.npy (steps), both with an axis R after the first where there are many replicas; and of an associative memory the ids in its
+  /// slots, the oldest first: memory.npy (M). Called on new weights; goes on from there.
   void dump(const fs::path& folder) {
     make_directories(folder);
-    write_weights(folder / "weights.safetensors", *model_, {});
+    const auto replicas = model_->parameters.num_replicas();
+    for (std::int64_t r = 0; r < replicas; ++r) {
+      write_weights(folder / (r == 0 ? "weights.safetensors" : fmt::format("weights_{}.safetensors", r)), *model_->replica(r), {});
+    }
     const auto bits = table_.unpack_all();
     write_npy(folder / "sequences.npy", view_of(bits.data(), {table_.num_sequences(), table_.length()}));
-    std::vector<std::int32_t> batches;
-    DrawStream draws(sampler_, 0, setting_.batch);
-    for (std::int64_t step = 0; !setting_.evaluates() && step < kDumpedBatches; ++step) {
-      const auto drawn = draws.ranks(step);
-      batches.insert(batches.end(), drawn.begin(), drawn.end());
-    }
-    if (batches.empty()) batches = ranks_;
-    const auto rows = static_cast<std::int64_t>(batches.size()) / setting_.batch;
-    write_npy(folder / "batches.npy", view_of(batches.data(), {rows, setting_.batch}));
     if (setting_.is_dam()) write_npy(folder / "memory.npy", view_of(stored_.data(), {std::ssize(stored_)}));
+    const auto batches = setting_.evaluates() ? ranks_ : batches_to_come();
+    const auto rows = static_cast<std::int64_t>(batches.size()) / setting_.batch;
+    write_npy(folder / "batches.npy", view_of(batches.data(), of_replicas({rows / replicas, setting_.batch})));
     std::vector<double> losses;
-    for (std::int64_t n = 0; n < (setting_.evaluates() ? 1 : kDumpedSteps); ++n) losses.push_back(work(true));
-    write_npy(folder / "losses.npy", view_of(losses.data(), {static_cast<std::int64_t>(losses.size())}));
+    if (setting_.evaluates()) losses.push_back(work(true));
+    while (std::ssize(losses) < (setting_.evaluates() ? 1 : kDumpedSteps * replicas)) {
+      const auto loss_R = trainer_->step(step_++).loss_R.to(torch::kCPU, torch::kFloat64).contiguous();
+      losses.insert(losses.end(), loss_R.data_ptr<double>(), loss_R.data_ptr<double>() + replicas);
+    }
+    write_npy(folder / "losses.npy", view_of(losses.data(), of_replicas({std::ssize(losses) / replicas})));
   }
 
   torch::Device device() const { return device_; }
@@ -140,6 +154,25 @@ class Workload {
     config.heads = setting_.heads;
     config.head_dim = setting_.width;
     return config;
+  }
+
+  /// The ranks that every replica will draw, [steps, R, B].
+  std::vector<std::int32_t> batches_to_come() const {
+    std::vector<std::int32_t> batches;
+    for (std::int64_t step = 0; step < kDumpedBatches; ++step) {
+      for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) {
+        DrawStream draws(sampler_, static_cast<std::uint32_t>(r), setting_.batch);
+        const auto drawn = draws.ranks(step);
+        batches.insert(batches.end(), drawn.begin(), drawn.end());
+      }
+    }
+    return batches;
+  }
+
+  /// A shape with R after the first axis, of many replicas.
+  std::vector<std::int64_t> of_replicas(std::vector<std::int64_t> shape) const {
+    if (const auto replicas = model_->parameters.num_replicas(); replicas > 1) shape.insert(shape.begin() + 1, replicas);
+    return shape;
   }
 
   /// Fills the memory as after many steps, that of every replica with the draws of replica 0.
@@ -205,7 +238,7 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
                                     {"config", setting.name},
                                     {"device", workload.device().str()},
                                     {"threads", request.threads},
-                                    {"precision", "fp32"},
+                                    {"precision", request.precision},
                                     {"replicas", request.replicas},
                                     {"compressed", savings.cells},
                                     {"dead_units", savings.dead_units},
@@ -219,8 +252,8 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
   } else {
     fmt::print("{:<10} {:<4} {:>8.3f} ms ({:.3f} to {:.3f})  cells {:<8} dead units {:<8} {} on {}, {} thread{}, peak {:.0f} MB\n", setting.benchmark,
                setting.name, 1e3 / rates[rates.size() / 2], 1e3 / rates.back(), 1e3 / rates.front(), savings.cells ? "shared" : "all",
-               savings.dead_units ? "skipped" : "computed", "fp32", workload.device().str(), request.threads, request.threads == 1 ? "" : "s",
-               line["peak_rss_mb"].get<double>());
+               savings.dead_units ? "skipped" : "computed", request.precision, workload.device().str(), request.threads,
+               request.threads == 1 ? "" : "s", line["peak_rss_mb"].get<double>());
   }
 }
 
@@ -250,8 +283,10 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->footer(
       "Configurations (heads x width of a head, L bits, B rows, K sequences, 3 MLP layers, fp32):\n"
       "  one_layer   A: 1x16 L=100 B=256 K=1e5   B: 2x64, same   C: 4x16 L=20 B=32 K=256     one training step\n"
+      "              D: 1x64, E: 18x64, else as A\n"
       "  dam         S: 30 heads, M=3000, L=50 B=50 K=500, uniform   T: 8 heads, M=2048, L=20 B=32 K=256; the memory is full\n"
-      "  evaluate    A, B: 10,000 sequences, L=100   L16: 100,000 sequences, L=16, 4x16      all of them once\n"
+      "              U: 32 heads, M=1e5, L=32 B=256 K=1e3   W: K=1e6, else as U   V: 100 heads, M=5e5, L=100 B=1000 K=1e4\n"
+      "  evaluate    A, B: 10,000 sequences, L=100   D: 100,000   L16: 100,000 sequences, L=16, 4x16      all of them once\n"
       "Without --config: all of them, with and without shared cells and skipped dead units.\n"
       "Examples:\n"
       "  mnemo bench one_layer --config A --threads 2\n"
@@ -265,6 +300,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->add_option("--config", request->name, "one configuration");
   add_number(command, "--threads", request->threads, in_range(1, 1024));
   command->add_option("--device", request->device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command->add_option("--precision", request->precision, "fp32, or on a GPU tf32")->capture_default_str()->check(CLI::IsMember({"fp32", "tf32"}));
   add_number(command, "--replicas", request->replicas, in_range(1, 4096), "models that step together");
   add_number(command, "--rounds", request->rounds, in_range(1, 1000), "rounds measured; median, min and max are over them");
   add_number(command, "--seconds", request->seconds, in_range(0, 86400, true, /*include_low=*/false), "length of a round, at least half of this");

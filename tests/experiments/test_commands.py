@@ -221,6 +221,23 @@ def test_bench_losses_do_not_depend_on_the_savings(tmp_path: Path) -> None:
     assert np.load(tmp_path / "all/batches.npy").shape == (512, 32)
 
 
+def test_bench_dumps_every_replica(tmp_path: Path) -> None:
+    for name, replicas in (("one", 1), ("three", 3)):
+        mnemo("bench", "one_layer", "--config", "C", "--replicas", replicas, "--dump", tmp_path / name, *BENCH)
+    batches, losses = (
+        [np.load(tmp_path / name / f"{file}.npy") for name in ("one", "three")] for file in ("batches", "losses")
+    )
+    assert batches[1].shape == (512, 3, 32) and losses[1].shape == (20, 3)
+    assert (batches[1][:, 0] == batches[0]).all()
+    assert np.allclose(losses[1][:, 0], losses[0], rtol=1e-5, atol=0)
+    weights = [mnemo_io.read_safetensors(tmp_path / f"three/weights{r}.safetensors") for r in ("", "_1", "_2")]
+    assert len({w["wte.weight"].tobytes() for w in weights}) == 3
+
+
+def test_bench_takes_tf32_on_a_gpu_alone() -> None:
+    assert "precision tf32 is of a GPU" in mnemo("bench", "dam", "--precision", "tf32", *BENCH, code=78)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
