@@ -74,9 +74,10 @@ void DeviceBatch::set_table(std::int64_t replica, const SequenceTable& table) {
   num_sequences_ = table.num_sequences();
   source.words_KW = uploaded(table.words(), step_1_.device());
   source.place_K = uploaded(table.places(), step_1_.device());
+  source.order_K = uploaded(table.order(), step_1_.device());
   set_entry(tables_R_, replica,
             DeviceTable{reinterpret_cast<const std::uint64_t*>(source.words_KW.const_data_ptr<std::int64_t>()),
-                        source.place_K.const_data_ptr<std::int32_t>()});
+                        source.place_K.const_data_ptr<std::int32_t>(), source.order_K.const_data_ptr<std::int32_t>()});
 }
 
 void DeviceBatch::make(const Tensor& active_R) {

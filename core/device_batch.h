@@ -36,7 +36,7 @@ class DeviceBatch {
  private:
   /// What a replica draws, and from what.
   struct Source {
-    torch::Tensor words_KW, place_K, first_beyond, guide;
+    torch::Tensor words_KW, place_K, order_K, first_beyond, guide;
   };
 
   torch::Dtype dtype_;

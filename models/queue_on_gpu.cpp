@@ -79,7 +79,7 @@ bool QueueOnGpu::upload(const std::vector<const MemoryQueue*>& queues, std::vect
     for (const auto* table : queues[r]->phases()) {
       const auto words = table->words();
       tables_[r].push_back(torch::from_blob(const_cast<std::uint64_t*>(words.data()), {std::ssize(words)}, torch::kInt64).to(device_));
-      tables.push_back({reinterpret_cast<const std::uint64_t*>(tables_[r].back().const_data_ptr<std::int64_t>()), nullptr});
+      tables.push_back({reinterpret_cast<const std::uint64_t*>(tables_[r].back().const_data_ptr<std::int64_t>()), nullptr, nullptr});
       first_id.push_back(static_cast<std::int32_t>(next_id));
       next_id += table->num_sequences();
     }

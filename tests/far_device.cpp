@@ -311,7 +311,7 @@ Tensor copy_from(const Tensor& self, const Tensor& dst, bool non_blocking) {
     on_host(dst).copy_(on_host(self));
   };
   copy();
-  if (recording != nullptr) recording->push_back(copy);
+  if (recording != nullptr && inside_op == 0) recording->push_back(copy);
   return dst;
 }
 

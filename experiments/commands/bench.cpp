@@ -82,13 +82,12 @@ class Workload {
  public:
   Workload(const Setting& setting, const BenchRequest& request, Savings savings)
       : setting_(setting),
-        device_(choose_device(request.device).device),
+        device_(choose_device(request.device, std::numeric_limits<double>::infinity(), request.precision == "tf32").device),
         sharing_(savings.cells ? Sharing::prefixes : Sharing::none),
         sampler_(RankSampler::zipf(num_sequences(request), setting.is_dam() ? 0 : 1)),
         table_(SequenceTable::random(0, 0, num_sequences(request), setting.length)),
         ranks_(strided_ranks(std::min(setting.batch, table_.num_sequences()), 1)) {
     if (request.precision == "tf32" && device_.is_cpu()) throw Error(ExitCode::config, "precision tf32 is of a GPU");
-    if (request.precision == "tf32") at::globalContext().setFloat32MatmulPrecision("high");
     at::set_num_threads(static_cast<int>(request.threads));
     std::vector<ModelConfig> replicas;
     std::vector<TrainingData> data;
@@ -99,6 +98,7 @@ class Workload {
     }
     model_ = make_model(replicas, setting.length, torch::kFloat32, device_);
     model_->forms.skip_dead_units = savings.dead_units;
+    model_->forms.tf32 = request.precision == "tf32";
     adam_ =
         std::make_unique<Adam>(model_->parameters, std::vector<AdamScalars>(replicas.size(), {setting.is_dam() ? 1e-2 : 1e-3, 0.9, 0.999, 1e-8, 0}));
     trainer_ = std::make_unique<Trainer>(*model_, *adam_, std::move(data), sharing_);

@@ -39,7 +39,7 @@ void Trainer::begin_phase(std::int64_t replica, const SequenceTable& table, bool
   if (auto* memory = model_.memory()) memory->begin_phase(replica, data.phase, table, clear_memory || data.phase == 0);
   const auto& flat = model_.parameters.flat_RP();
   const auto batch = data.draws.batch_size();
-  if (!on_gpu_ && !flat.is_cpu() && model_.can_be_recorded() && batch <= kMaxDeviceBatch) {
+  if (!on_gpu_ && !flat.is_cpu() && model_.can_be_recorded() && sharing_ == Sharing::prefixes && batch <= kMaxDeviceBatch) {
     const DeviceBatchShape shape{static_cast<int>(replicas_.size()), static_cast<int>(batch), static_cast<int>(table.length()),
                                  static_cast<int>(model_.facts.first_predicted_bit)};
     on_gpu_.emplace(OnGpu{DeviceBatch(shape, step_1_, flat.scalar_type())});
@@ -93,6 +93,7 @@ CellBatch Trainer::cells_of_drawn() {
 
 void Trainer::step_on_gpu(std::int64_t step) {
   auto& [batch, next_step, tried, record] = *on_gpu_;
+  const c10::DeviceGuard guard(step_1_.device());
   if (next_step != step) step_1_.fill_(step);
   next_step = step + 1;
   auto* memory = model_.memory();

@@ -55,7 +55,7 @@ class Trainer {
     DeviceBatch batch;
     std::int64_t next_step = 0;  // what the device believes
     bool tried = false;          // a step was made: what later ones reuse is there
-    std::unique_ptr<GpuGraph> record;
+    std::unique_ptr<GpuGraph> record{};
   };
 
   CellBatch cells_of_drawn();

@@ -5,6 +5,7 @@
 
 #include "core/npy.h"
 #include "experiments/run/worker.h"
+#include "test_device.h"
 #include "tests/experiments/place.h"
 
 #include <fmt/format.h>
@@ -23,8 +24,8 @@ using test::results;
 using ::testing::HasSubstr;
 
 std::string tiny(const std::string& model, const std::string& events) {
-  return "name: tiny\nthreads: 1\ndevice: cpu\n"
-         "data:  {num_sequences: 12, length: 6}\n"
+  return "name: tiny\nthreads: 1\ndevice: " + test_device_name() +
+         "\ndata:  {num_sequences: 12, length: 6}\n"
          "model: " +
          model +
          "\n"
