@@ -66,7 +66,8 @@ struct Scores {
 constexpr int kWarps = 8;  // a block, each with work of its own
 
 /// E and the gap flag of a row (head, token), a warp a row. A cell sees its own token and one of each earlier pair, so its largest score is at least
-/// max(own, max over pairs of the pair's minimum). Grid (parts of 2P, H, R).
+/// max(own, max over pairs of the pair's minimum). The other bit of its own position, which it does not see, may have any score. Grid (parts of 2P,
+/// H, R).
 __global__ void __launch_bounds__(32 * kWarps) weigh_scores(Arguments s) {
   const int lane = threadIdx.x % 32, r = blockIdx.z, head = blockIdx.y, row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= s.tokens() || s.cells(r) == 0) return;
