@@ -148,10 +148,9 @@ class Sums<true> {
 ///   a(row, depth), b(depth, column), out(row, column, sum)
 ///   kRowSums                     whether out_row_sum(row, sum over depth of a) is wanted, of the blocks of blockIdx.y = 0
 /// float32 products, or tf32 ones, summed in float32.
-template <class Product, bool kTf32, class Arguments>
-__global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int part) {
+template <bool kTf32, class Product>
+__device__ inline void multiply_tile(const Product& product) {
   using namespace gemm_detail;
-  const Product product(arguments, part);
   const GemmTile& tile = product.tile;
   if (tile.rows <= 0) return;
   MNEMO_SHARED(Panel, a);
@@ -193,6 +192,23 @@ __global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int pa
   });
   if constexpr (Product::kRowSums) {
     if (blockIdx.y == 0 && static_cast<int>(threadIdx.x) < min(kGemmSide, tile.rows)) product.out_row_sum(static_cast<int>(threadIdx.x), row_sum);
+  }
+}
+
+template <class Product, bool kTf32, class Arguments>
+__global__ void __launch_bounds__(kGemmThreads) gemm(Arguments arguments, int part) {
+  multiply_tile<kTf32>(Product(arguments, part));
+}
+
+/// Two products that do not need one another: the blocks below `blocks` along x belong to the first. Each is made from (arguments, part, x), x
+/// counted from its own first block.
+template <class First, class Second, bool kTf32, class Arguments>
+__global__ void __launch_bounds__(kGemmThreads, 3) gemm_pair(Arguments arguments, int part, int blocks) {
+  const int x = static_cast<int>(blockIdx.x);
+  if (x < blocks) {
+    multiply_tile<kTf32>(First(arguments, part, x));
+  } else {
+    multiply_tile<kTf32>(Second(arguments, part, x - blocks));
   }
 }
 

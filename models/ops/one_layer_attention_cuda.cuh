@@ -40,33 +40,32 @@ struct ProjectTokens {
   __device__ void out(int token, int column, float sum) const { to[token * 3 * C + column] = sum + bias[column]; }
 };
 
-/// G = q . k / sqrt(F) for the tokens of a row's past and its own position. Grid (tiles of 2P, tiles of 2P, R H).
+/// G = q . k / sqrt(F), in the squares that have tokens of a row's past or its own position. Grid (tiles of 2P, tiles of 2P, R H).
 struct Scores {
   static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
   GemmTile tile;
-  int stride, tokens, ahead;
+  int stride, tokens;
   const float *q, *k;
   float scale;
   float* to;
 
-  __device__ Scores(const Arguments& s, int) : stride(3 * s.C()), tokens(s.tokens()), ahead(square_column() - square_row()) {
+  __device__ Scores(const Arguments& s, int) : stride(3 * s.C()), tokens(s.tokens()) {
     const int H = s.step.shape.heads, F = s.step.shape.head_dim, r = static_cast<int>(blockIdx.z) / H, head = static_cast<int>(blockIdx.z) % H;
-    tile = {s.cells(r) > 0 && ahead <= 0 ? tokens - square_row() : 0, tokens - square_column(), F};
+    tile = {s.cells(r) > 0 && blockIdx.y <= blockIdx.x ? tokens - square_row() : 0, tokens - square_column(), F};
     q = s.qkv + s.token_row(r, square_row()) * stride + head * F, k = s.qkv + s.token_row(r, square_column()) * stride + s.C() + head * F;
     scale = 1 / sqrtf(static_cast<float>(F));
     to = s.score + s.score_row(r, head, square_row()) + square_column();
   }
   __device__ float a(int token, int f) const { return q[token * stride + f]; }
   __device__ float b(int f, int token) const { return k[token * stride + f]; }
-  __device__ void out(int row, int token, float sum) const {
-    if (token + ahead <= (row | 1)) to[row * tokens + token] = sum * scale;
-  }
+  __device__ void out(int row, int token, float sum) const { to[row * tokens + token] = sum * scale; }
 };
 
 constexpr int kWarps = 8;  // a block, each with work of its own
 
 /// E and the gap flag of a row (head, token), a warp a row. A cell sees its own token and one of each earlier pair, so its largest score is at least
-/// max(own, max over pairs of the pair's minimum). Grid (parts of 2P, H, R).
+/// max(own, max over pairs of the pair's minimum). The other bit of its own position, which it does not see, may have any score. Grid (parts of 2P,
+/// H, R).
 __global__ void __launch_bounds__(32 * kWarps) weigh_scores(Arguments s) {
   const int lane = threadIdx.x % 32, r = blockIdx.z, head = blockIdx.y, row = blockIdx.x * kWarps + threadIdx.x / 32;
   if (row >= s.tokens() || s.cells(r) == 0) return;
@@ -252,25 +251,35 @@ __global__ void __launch_bounds__(256) score_gradients(Arguments s) {
   }
 }
 
-/// dq, dk or dv of a token, from the groups in order: dq = dG k, dk = dG^T q, dv = sum of dproduct. Grid (tokens, 3, R).
-__global__ void __launch_bounds__(256) token_gradients(Arguments s) {
-  const int token = blockIdx.x, part = blockIdx.y, r = blockIdx.z, C = s.C(), tokens = s.tokens(), past = token / 2 * 2;
+/// What a warp adds to dq, dk or dv (`part`) of a column: every kWarps-th of the rows or groups that a token meets.
+///   dq = dG k,  dk = dG^T q,  dv = sum of dproduct
+__device__ inline float token_gradient(const Arguments& s, int r, int token, int part, int c) {
+  const int C = s.C(), tokens = s.tokens(), past = token / 2 * 2, warp = threadIdx.x / 32;
   const std::size_t stride = 3 * C;
-  const bool empty = s.cells(r) == 0;
-  for (int c = threadIdx.x; c < C; c += blockDim.x) {
-    const float *const q = s.qkv + s.token_row(r, 0) * stride + c, *const k = q + C;
-    const float* const dG = s.score + s.score_row(r, c / s.step.shape.head_dim, 0);
-    float sum = 0;
-    if (empty) {
-    } else if (part == 0) {
-      for (int other = 0; other < past + 2; ++other) sum += dG[static_cast<std::size_t>(token) * tokens + other] * k[other * stride];
-    } else if (part == 1) {
-      for (int group = past; group < tokens; ++group) sum += dG[static_cast<std::size_t>(group) * tokens + token] * q[group * stride];
-    } else {
-      for (int group = past; group < tokens; ++group) sum += s.dproduct[(s.product_row(r, group) + token) * s.columns() + c];
-    }
-    s.dqkv[s.token_row(r, token) * stride + part * C + c] = sum;
+  const float *const q = s.qkv + s.token_row(r, 0) * stride + c, *const k = q + C;
+  const float* const dG = s.score + s.score_row(r, c / s.step.shape.head_dim, 0);
+  float sum = 0;
+  if (part == 0) {
+    for (int other = warp; other < past + 2; other += kWarps) sum += dG[static_cast<std::size_t>(token) * tokens + other] * k[other * stride];
+  } else if (part == 1) {
+    for (int group = past + warp; group < tokens; group += kWarps) sum += dG[static_cast<std::size_t>(group) * tokens + token] * q[group * stride];
+  } else {
+    for (int group = past + warp; group < tokens; group += kWarps) sum += s.dproduct[(s.product_row(r, group) + token) * s.columns() + c];
   }
+  return sum;
+}
+
+/// dq, dk and dv of a token, 32 columns a block. Grid (tokens, 3 x parts of C, R).
+__global__ void __launch_bounds__(32 * kWarps) token_gradients(Arguments s) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = parts(s.C(), 32);
+  const int token = blockIdx.x, part = blockIdx.y / slices, c = blockIdx.y % slices * 32 + lane, r = blockIdx.z;
+  MNEMO_SHARED(float[kWarps][32], sums);
+  float sum = c < s.C() && s.cells(r) > 0 ? token_gradient(s, r, token, part, c) : 0.F;
+  sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp > 0 || c >= s.C()) return;
+  for (int w = 1; w < kWarps; ++w) sum += sums[w][lane];
+  s.dqkv[(s.token_row(r, token) * 3 + part) * s.C() + c] = sum;
 }
 
 /// d c_attn.weight = dqkv^T x. Grid (tiles of 3C, tiles of C, R).
@@ -282,8 +291,8 @@ struct ProjectionGradient {
   const float* dqkv;
   float *to, *bias;
 
-  __device__ ProjectionGradient(const Arguments& s, int) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), 0, square_column()) {
-    const int r = static_cast<int>(blockIdx.z), row = square_row();
+  __device__ ProjectionGradient(const Arguments& s, int, int x) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), 0, square_column()) {
+    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide;
     tile = {3 * C - row, C - square_column(), s.cells(r) > 0 ? s.tokens() : 0};
     dqkv = s.dqkv + s.token_row(r, 0) * 3 * C + row;
     to = s.gradient(r, s.step.offsets.c_attn_weight) + row * C + square_column(), bias = s.gradient(r, s.step.offsets.c_attn_bias) + row;
@@ -302,11 +311,11 @@ struct InputGradient {
   const float *dqkv, *weight;
   float* to;
 
-  __device__ InputGradient(const Arguments& s, int) : C(s.C()) {
-    const int r = static_cast<int>(blockIdx.z);
-    tile = {s.tokens() - square_row(), C - square_column(), s.cells(r) > 0 ? 3 * C : 0};
-    dqkv = s.dqkv + s.token_row(r, square_row()) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight) + square_column();
-    to = s.dinput + s.token_row(r, square_row()) * C + square_column();
+  __device__ InputGradient(const Arguments& s, int, int x) : C(s.C()) {
+    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide;
+    tile = {s.tokens() - row, C - square_column(), s.cells(r) > 0 ? 3 * C : 0};
+    dqkv = s.dqkv + s.token_row(r, row) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight) + square_column();
+    to = s.dinput + s.token_row(r, row) * C + square_column();
   }
   __device__ float a(int token, int k) const { return dqkv[token * 3 * C + k]; }
   __device__ float b(int k, int column) const { return weight[k * C + column]; }

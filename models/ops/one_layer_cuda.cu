@@ -65,8 +65,9 @@ class Launcher {
   void cells_backward() const {
     for (int layer = layers() - 1; layer >= 0; --layer) {
       const auto columns = parts(s_.inputs(layer), kGemmSide);
-      mlp_product<LayerInputGradient>(parts(N(), kGemmSide), columns, layer);
-      mlp_product<LayerWeightGradient>(parts(s_.D(), kGemmSide) * s_.chunks(layer), columns, layer);
+      const int first = parts(N(), kGemmSide), second = parts(s_.D(), kGemmSide) * s_.chunks(layer);
+      s_.step.tf32 ? pair<LayerInputGradient, LayerWeightGradient, true>(first, second, columns, layer)
+                   : pair<LayerInputGradient, LayerWeightGradient, false>(first, second, columns, layer);
     }
     run<normalise_backward>(s_.cell_blocks(), R(), 1, 32 * kWarps);
   }
@@ -79,9 +80,8 @@ class Launcher {
   void attention_backward() const {
     run<scatter>(tokens(), parts(s_.columns(), kColumns), R(), 32 * kWarps);
     run<score_gradients>(tokens(), R(), 1, 256);
-    run<token_gradients>(tokens(), 3, R(), std::min(256, parts(s_.C(), 32) * 32));
-    product<ProjectionGradient>(parts(3 * s_.C(), kGemmSide), parts(s_.C(), kGemmSide), R());
-    product<InputGradient>(parts(tokens(), kGemmSide), parts(s_.C(), kGemmSide), R());
+    run<token_gradients>(tokens(), 3 * parts(s_.C(), 32), R(), 32 * kWarps);
+    pair<ProjectionGradient, InputGradient, false>(parts(3 * s_.C(), kGemmSide), parts(tokens(), kGemmSide), parts(s_.C(), kGemmSide), 0);
     run<embedding_gradients>(s_.batch().length + 2, parts(s_.C(), 128), R(), 128);
   }
 
@@ -103,6 +103,10 @@ class Launcher {
   template <class Product>
   void product(int x, int y, int z) const {
     run<gemm<Product, false, Arguments>>(x, y, z, kGemmThreads, 0);
+  }
+  template <class First, class Second, bool kTf32>
+  void pair(int first, int second, int columns, int layer) const {
+    run<gemm_pair<First, Second, kTf32, Arguments>>(first + second, columns, R(), kGemmThreads, layer, first);
   }
   template <class Product>
   void mlp_product(int x, int y, int layer) const {

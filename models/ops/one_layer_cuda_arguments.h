@@ -13,7 +13,7 @@ namespace mnemo::one_layer {
 constexpr int kCellsABlock = 64;                   ///< of the head and of LayerNorm's backward: a block's partial sums
 constexpr int kAttendTile = 64;                    ///< cells of a group that a block attends for
 constexpr int kColumns = 32;                       ///< columns of num | z a block, one a lane
-constexpr int kCellsADepth = 256;                  ///< cells a partial sum of a weight gradient, where the gradient is one tile; more for more tiles
+constexpr int kCellsATile = 64;                    ///< cells a partial sum of a weight gradient, for each tile that the gradient has
 constexpr int kFusedWidth = 64, kFusedLayers = 4;  ///< up to which one kernel does all that follows attention
 constexpr int kFusedCells = 128;                   ///< a block of it: cells of a partial sum of a weight gradient
 constexpr float kMaxGap = 65;                      ///< see BinaryAttention::kMaxGap
@@ -53,10 +53,10 @@ struct Arguments {
 
   /// Cells a partial sum of a layer's weight gradient: about as many blocks for any width; 32 bits hold places in a chunk.
   MNEMO_HOST_DEVICE int chunk(int layer) const {
-    if (fused()) return kFusedCells < batch().capacity() ? kFusedCells : batch().capacity();
-    const std::int64_t even = std::int64_t{kCellsADepth} * parts(D(), 64) * parts(inputs(layer), 64);
-    const int most = (1 << 30) / (D() > inputs(layer) ? D() : inputs(layer)), cells = most < batch().capacity() ? most : batch().capacity();
-    return even < cells ? static_cast<int>(even) : cells;
+    const auto smaller = [](std::int64_t a, std::int64_t b) { return a < b ? a : b; };
+    const std::int64_t even = std::int64_t{kCellsATile} * parts(D(), 64) * parts(inputs(layer), 64), wide = D() > inputs(layer) ? D() : inputs(layer);
+    const auto cells = fused() || even < kFusedCells ? kFusedCells : smaller(even, (1 << 30) / wide);
+    return static_cast<int>(smaller(cells, batch().capacity()));
   }
   MNEMO_HOST_DEVICE int chunks(int layer) const { return parts(batch().capacity(), chunk(layer)); }
   MNEMO_HOST_DEVICE std::size_t layer_size(int layer) const { return static_cast<std::size_t>(D()) * (inputs(layer) + 1); }

@@ -116,12 +116,12 @@ struct LayerInputGradient {
   const float *weight, *residual;
   float* to;
 
-  __device__ LayerInputGradient(const Arguments& s, int layer) : inputs(s.inputs(layer)), argument(s, layer, square_row(), 0) {
-    const int r = static_cast<int>(blockIdx.z), column = square_column();
-    tile = {s.cells(r) - square_row(), inputs - column, s.D()};
+  __device__ LayerInputGradient(const Arguments& s, int layer, int x) : inputs(s.inputs(layer)), argument(s, layer, x * kGemmSide, 0) {
+    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide, column = square_column();
+    tile = {s.cells(r) - row, inputs - column, s.D()};
     weight = s.parameter(r, s.step.offsets.mlp_weight[layer]) + column;
     residual = layer == 0 ? nullptr : argument.dh + column;
-    to = s.dhidden[(layer + 1) % 2] + s.row(r, square_row()) * inputs + column;
+    to = s.dhidden[(layer + 1) % 2] + s.row(r, row) * inputs + column;
   }
   __device__ float a(int cell, int unit) const { return argument.at(cell, unit); }
   __device__ float b(int unit, int column) const { return weight[unit * inputs + column]; }
@@ -140,16 +140,15 @@ struct LayerWeightGradient {
   const float* x;
   float *to, *bias;
 
-  /// The block's first unit and cell.
-  __device__ static int unit(const Arguments& s) { return static_cast<int>(blockIdx.x) % parts(s.D(), kGemmSide) * kGemmSide; }
-  __device__ static int chunk(const Arguments& s) { return static_cast<int>(blockIdx.x) / parts(s.D(), kGemmSide); }
-
-  __device__ LayerWeightGradient(const Arguments& s, int layer) : inputs(s.inputs(layer)), argument(s, layer, chunk(s) * s.chunk(layer), unit(s)) {
-    const int r = static_cast<int>(blockIdx.z), first = chunk(s) * s.chunk(layer), cells = min(s.chunk(layer), s.cells(r) - first);
-    tile = {cells > 0 ? s.D() - unit(s) : 0, inputs - square_column(), cells};
+  __device__ LayerWeightGradient(const Arguments& s, int layer, int x)
+      : LayerWeightGradient(s, layer, x / parts(s.D(), kGemmSide), x % parts(s.D(), kGemmSide) * kGemmSide) {}
+  __device__ LayerWeightGradient(const Arguments& s, int layer, int chunk, int unit)
+      : inputs(s.inputs(layer)), argument(s, layer, chunk * s.chunk(layer), unit) {
+    const int r = static_cast<int>(blockIdx.z), first = chunk * s.chunk(layer), cells = min(s.chunk(layer), s.cells(r) - first);
+    tile = {cells > 0 ? s.D() - unit : 0, inputs - square_column(), cells};
     x = below(s, layer) + s.row(r, first) * inputs + square_column();
-    float* const part = s.mlp_partial[layer] + (static_cast<std::size_t>(r) * s.chunks(layer) + chunk(s)) * s.layer_size(layer);
-    to = part + unit(s) * inputs + square_column(), bias = part + s.D() * inputs + unit(s);
+    float* const part = s.mlp_partial[layer] + (static_cast<std::size_t>(r) * s.chunks(layer) + chunk) * s.layer_size(layer);
+    to = part + unit * inputs + square_column(), bias = part + s.D() * inputs + unit;
   }
   __device__ float a(int unit, int cell) const { return argument.at(cell, unit); }
   __device__ float b(int cell, int column) const { return x[cell * inputs + column]; }

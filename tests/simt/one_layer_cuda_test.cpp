@@ -487,8 +487,8 @@ TEST(OneLayerCuda, ScoresFarApart) {
   auto weights = draw.weights(shape, .5F);
   for (auto& v : weights["wpe.weight"]) v /= 4;  // scores by bit: then some sequences see low ones alone
   int refused = 0;
-  for (const double span : {0., 7., 20., 50., 100.}) {
-    if (simt::kTsan && span < 100) continue;
+  for (const double span : {0., 7., 20., 50., 100., 200.}) {
+    if (simt::kTsan && span != 100) continue;
     auto scaled = weights;
     const auto factor = static_cast<float>(std::sqrt(span / span_of(shape, weights)));
     for (const auto* name : {"c_attn.weight", "c_attn.bias"}) {
@@ -503,7 +503,7 @@ TEST(OneLayerCuda, ScoresFarApart) {
                 "span " + std::to_string(span));
     refused += !on_the_cpu<float>(shape, c.replicas[0]);
   }
-  EXPECT_EQ(refused, 1) << "with 100 nats some groups take the maximum of each cell";
+  EXPECT_EQ(refused, simt::kTsan ? 1 : 2) << "from 100 nats on some groups take the maximum of each cell";
 }
 
 TEST(OneLayerCuda, Tf32) {
@@ -567,10 +567,10 @@ TEST(OneLayerCuda, LargeSizesAreLaunchesThatAGpuTakes) {
 
 TEST(OneLayerCuda, LaunchesAStep) {
   const auto launches = [](const OneLayerCudaShape& shape) { return launches_of(shape, {1, 2, 3}).size(); };
-  EXPECT_EQ(launches({4, 16, 64, 3}), 12U);
-  EXPECT_EQ(launches({4, 16, 64, 4}), 12U);
-  EXPECT_EQ(launches({4, 16, 65, 3}), 23U);
-  EXPECT_EQ(launches({4, 16, 65, 4}), 26U);
+  EXPECT_EQ(launches({4, 16, 64, 3}), 11U);
+  EXPECT_EQ(launches({4, 16, 64, 4}), 11U);
+  EXPECT_EQ(launches({4, 16, 65, 3}), 19U);
+  EXPECT_EQ(launches({4, 16, 65, 4}), 21U);
 }
 #endif
 
