@@ -395,7 +395,8 @@ __global__ void __launch_bounds__(kThreads) dam_scores(Arguments a) {
 /// The sums of one class over all parts, first to last, for a cell by a warp.
 class Merged {
  public:
-  __device__ Merged(const Arguments& a, int replica, int cell, int next) : a_(a), replica_(replica), cell_(cell), next_(next) {
+  __device__ Merged(const Arguments& a, int replica, int cell, int next)
+      : a_(a), replica_(replica), cell_(cell), next_(next), stored_(a.memory.num_R[replica]) {
     each_part([&](const float* from) { top = fmaxf(top, from[0]); });
     each_part([&](const float* from) {
       sum += factor(from) * from[1];
@@ -416,12 +417,12 @@ class Merged {
   template <class Body>
   __device__ void each_part(const Body& body) const {
     for (int part = 0; part < a_.parts; ++part) {
-      const Range range = part_of(a_.memory.num_R[replica_], part, a_.parts);
+      const Range range = part_of(stored_, part, a_.parts);
       if (range.begin < range.end) body(partial_of(a_, replica_, part, cell_, next_));
     }
   }
   const Arguments& a_;
-  int replica_, cell_, next_;
+  int replica_, cell_, next_, stored_;
 };
 
 /// Of a cell, for lane 0: mass times loss, mass of right predictions.
