@@ -35,7 +35,7 @@ struct Arguments : DamCudaStep {
   float* partial;    // [R, parts, N, classes, kHead + L]
   float* dphi_hat_RNH;
   float* dB_RPHL;                                     // by position
-  float* loss_RN2;                                    // mass times loss, mass of right predictions
+  float* loss_RPG2;                                   // sums over kWarps cells: mass times loss, mass of right predictions
   float *logit_RN, *out_loss_RBP, *out_accuracy_RBP;  // or null
 
   MNEMO_HOST_DEVICE int heads() const { return shape.heads; }
@@ -395,7 +395,8 @@ __global__ void __launch_bounds__(kThreads) dam_scores(Arguments a) {
 /// The sums of one class over all parts, first to last, for a cell by a warp.
 class Merged {
  public:
-  __device__ Merged(const Arguments& a, int replica, int cell, int next) : a_(a), replica_(replica), cell_(cell), next_(next) {
+  __device__ Merged(const Arguments& a, int replica, int cell, int next)
+      : a_(a), replica_(replica), cell_(cell), next_(next), stored_(a.memory.num_R[replica]) {
     each_part([&](const float* from) { top = fmaxf(top, from[0]); });
     each_part([&](const float* from) {
       sum += factor(from) * from[1];
@@ -416,16 +417,21 @@ class Merged {
   template <class Body>
   __device__ void each_part(const Body& body) const {
     for (int part = 0; part < a_.parts; ++part) {
-      const Range range = part_of(a_.memory.num_R[replica_], part, a_.parts);
+      const Range range = part_of(stored_, part, a_.parts);
       if (range.begin < range.end) body(partial_of(a_, replica_, part, cell_, next_));
     }
   }
   const Arguments& a_;
-  int replica_, cell_, next_;
+  int replica_, cell_, next_, stored_;
+};
+
+/// Of a cell, for lane 0: mass times loss, mass of right predictions.
+struct CellLoss {
+  float loss = 0, right = 0;
 };
 
 /// Next bit: the logit of a cell, its loss, and eta dloss/dq' in the place of q'.
-__device__ inline void next_bit(const Arguments& a, int replica, int cell) {
+__device__ inline CellLoss next_bit(const Arguments& a, int replica, int cell) {
   const int lane = int(threadIdx.x) % 32, L = a.length();
   const auto at = a.cell(replica, cell);
   const Merged zero(a, replica, cell, 0), one(a, replica, cell, 1);
@@ -435,16 +441,16 @@ __device__ inline void next_bit(const Arguments& a, int replica, int cell) {
   }
   if (a.logit_RN) {
     if (lane == 0) a.logit_RN[at] = a.shape.clamped && fabsf(z) > kLogitLimit ? copysignf(kLogitLimit, z) : z;
-    return;
+    return {};
   }
   // beyond its limit a logit has no slope: clamped, or its loss at most (the likelier bit's is then below exp(-kMaxLoss))
   const float limit = a.shape.clamped ? kLogitLimit : kMaxLoss, size = fabsf(z);
   const float mass_zero = float(a.cells.mass_RN2[2 * at]), mass_one = float(a.cells.mass_RN2[2 * at + 1]);
   const Bce<float> bce(z, size > limit ? limit : size);
-  if (lane == 0) a.loss_RN2[2 * at] = bce.loss(mass_zero, mass_one), a.loss_RN2[2 * at + 1] = bce.right(mass_zero, mass_one);
   const bool slopes = size <= limit && zero.sum != 0 && one.sum != 0;
   const float slope = a.eta_R[replica] * bce.slope(mass_zero, mass_one) / float(a.shape.batch.batch * a.shape.batch.positions());
   for (int l = lane; l < L; l += 32) a.query_RNL[at * L + l] = slopes ? slope * (one.mean(l) - zero.mean(l)) : 0.F;
+  return {bce.loss(mass_zero, mass_one), bce.right(mass_zero, mass_one)};
 }
 
 /// Whether two rows have the same first n bits.
@@ -456,7 +462,7 @@ __device__ inline bool same_prefix(const std::uint64_t* a, const std::uint64_t* 
 }
 
 /// Retrieval: a cell names the sequence of each row that starts with its n bits: rows one after another, whose own sequence is the true one.
-__device__ inline void retrieve(const Arguments& a, int replica, int cell, int position, float* table) {
+__device__ inline CellLoss retrieve(const Arguments& a, int replica, int cell, int position, float* table) {
   const int lane = int(threadIdx.x) % 32, L = a.length(), n = position + a.shape.batch.first_predicted_bit, P = a.shape.batch.positions();
   const auto at = a.cell(replica, cell);
   const int rows = a.cells.num_rows_R[replica], first = a.cells.row_RN[at];
@@ -484,8 +490,7 @@ __device__ inline void retrieve(const Arguments& a, int replica, int cell, int p
     if (!more) last += __popc(__ballot_sync(kAllLanes, mine)) - 32;
   }
   loss = warp_sum(loss), right = warp_sum(right);
-  if (!a.gradient()) return;
-  if (lane == 0) a.loss_RN2[2 * at] = loss, a.loss_RN2[2 * at + 1] = right;
+  if (!a.gradient()) return {};
   const float mass = float(a.cells.mass_RN2[2 * at] + a.cells.mass_RN2[2 * at + 1]);
   const float scale = a.eta_R[replica] / float(a.shape.batch.batch * P);
   for (int l = lane; l < L; l += 32) {
@@ -493,16 +498,31 @@ __device__ inline void retrieve(const Arguments& a, int replica, int cell, int p
     for (int u = first; u < last; ++u) truth += a.row(replica, u)[l / 64] >> (63 - l % 64) & 1 ? count[u] : -count[u];
     a.query_RNL[at * L + l] = scale * (mass * all.mean(l) - float(truth));
   }
+  return {loss, right};
 }
 
-/// Block (kWarps cells of a position, position, replica): loss, and its slope by q', of a cell a warp.
+/// Block (kWarps cells of a position, perhaps none; position; replica): loss, and its slope by q', of a cell a warp.
+template <bool retrieval>
 __global__ void __launch_bounds__(kThreads) dam_loss(Arguments a) {
-  MNEMO_DYNAMIC_SHARED(bytes);
+  MNEMO_SHARED(float[kWarps][2], losses);
   const int warp = int(threadIdx.x) / 32, position = int(blockIdx.y), replica = int(blockIdx.z);
   const int cell = a.first_cell(replica, position) + int(blockIdx.x) * kWarps + warp;
-  if (cell >= a.first_cell(replica, position + 1)) return;
-  if (!a.shape.retrieval) return next_bit(a, replica, cell);
-  retrieve(a, replica, cell, position, reinterpret_cast<float*>(bytes) + warp * groups_of(a.length()) * 16);
+  CellLoss mine;
+  if (cell < a.first_cell(replica, position + 1)) {
+    if constexpr (retrieval) {
+      MNEMO_DYNAMIC_SHARED(bytes);
+      mine = retrieve(a, replica, cell, position, reinterpret_cast<float*>(bytes) + warp * groups_of(a.length()) * 16);
+    } else {
+      mine = next_bit(a, replica, cell);
+    }
+  }
+  if (!a.gradient()) return;
+  if (threadIdx.x % 32 == 0) losses[warp][0] = mine.loss, losses[warp][1] = mine.right;
+  __syncthreads();
+  if (threadIdx.x >= 2) return;
+  float sum = 0;
+  for (int w = 0; w < kWarps; ++w) sum += losses[w][threadIdx.x];
+  a.loss_RPG2[((std::size_t(replica) * gridDim.y + position) * gridDim.x + blockIdx.x) * 2 + threadIdx.x] = sum;
 }
 
 // ---- to the gradient
@@ -546,18 +566,17 @@ __device__ inline void finish_B(const Arguments& a, int replica, int h) {
 /// Loss and accuracy of a replica, by a block.
 __device__ inline void finish_loss(const Arguments& a, int replica) {
   MNEMO_SHARED(double[kThreads][2], sums);
-  const int cells = a.num_cells(replica);
+  const auto& batch = a.shape.batch;
+  const int size = batch.positions() * ((batch.batch + kWarps - 1) / kWarps);
+  const float* const from = a.loss_RPG2 + std::size_t(replica) * size * 2;
   double loss = 0, right = 0;
-  for (int cell = int(threadIdx.x); cell < cells; cell += kThreads) {
-    loss += double(a.loss_RN2[2 * a.cell(replica, cell)]), right += double(a.loss_RN2[2 * a.cell(replica, cell) + 1]);
-  }
+  for (int i = int(threadIdx.x); i < size; i += kThreads) loss += double(from[2 * i]), right += double(from[2 * i + 1]);
   sums[threadIdx.x][0] = loss, sums[threadIdx.x][1] = right;
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (int other = 1; other < kThreads; ++other) loss += sums[other][0], right += sums[other][1];
-  const double draws = double(a.shape.batch.batch) * a.shape.batch.positions();
-  a.loss_R[replica] = loss / draws, a.accuracy_R[replica] = right / draws;
-  a.learns_R[replica] = cells > 0 && a.memory.num_R[replica] > 0;
+  a.loss_R[replica] = loss / batch.capacity(), a.accuracy_R[replica] = right / batch.capacity();
+  a.learns_R[replica] = a.num_cells(replica) > 0 && a.memory.num_R[replica] > 0;
 }
 
 /// Block (a row of B, or kWarps rows of A, or the loss; replica).
@@ -612,7 +631,7 @@ std::size_t lay_out(Arguments& a) {
   take(a.partial, R * std::size_t(a.parts) * N * std::size_t(a.classes()) * (kHead + L));
   take(a.dphi_hat_RNH, R * N * H);
   take(a.dB_RPHL, R * P * H * L);
-  take(a.loss_RN2, R * N * 2);
+  take(a.loss_RPG2, R * P * blocks_of(s.batch.batch, kWarps) * 2);
   return size * sizeof(float);
 }
 
@@ -644,7 +663,9 @@ void forward(const Arguments& a, void* stream) {
     if (a.shape.retrieval) return simt::launch<dam_scores<slices, cells, 1>>(grid, kThreads, cells * table, stream, a);
     simt::launch<dam_scores<slices, cells, 2>>(grid, kThreads, cells * table, stream, a);
   });
-  simt::launch<dam_loss>(dim3(blocks_of(batch.batch, kWarps), P, R), kThreads, a.shape.retrieval ? table : 0, stream, a);
+  const dim3 grid(blocks_of(batch.batch, kWarps), P, R);
+  if (a.shape.retrieval) return simt::launch<dam_loss<true>>(grid, kThreads, table, stream, a);
+  simt::launch<dam_loss<false>>(grid, kThreads, 0, stream, a);
 }
 
 }  // namespace
