@@ -24,7 +24,8 @@ struct AdamState {
     }
     const auto elements = updates_R.size() * static_cast<std::size_t>(row_size);
     simt::Random random;
-    for (auto* values : {&parameters, &gradient, &first_moment, &second_moment}) *values = random.normals<Real>(elements, 1);
+    for (auto* values : {&parameters, &first_moment, &second_moment}) *values = random.normals<Real>(elements, 1);
+    draw_gradient(random);
     for (auto& value : second_moment) value *= value;
     for (std::size_t i = 0; i < frozen_RT.size(); ++i) steps_RT.push_back(1 + random.below(2000));
     for (std::size_t r = 0; r < updates_R.size(); ++r) {
@@ -35,6 +36,16 @@ struct AdamState {
 
   std::size_t element(std::size_t replica, std::size_t tensor, std::int64_t i) const {
     return replica * static_cast<std::size_t>(row_size) + static_cast<std::size_t>(offset_T[tensor] + i);
+  }
+
+  /// What lies between tensors is not a number, and no one's.
+  void draw_gradient(simt::Random& random) {
+    gradient.assign(parameters.size(), simt::kNan);
+    for (std::size_t r = 0; r < updates_R.size(); ++r) {
+      for (std::size_t t = 0; t < size_T.size(); ++t) {
+        for (auto i = element(r, t, 0); i < element(r, t, size_T[t]); ++i) gradient[i] = random.normal(1);
+      }
+    }
   }
 
   /// adam_step_cpu() without LibTorch's threads.

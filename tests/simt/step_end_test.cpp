@@ -86,7 +86,7 @@ TYPED_TEST(StepEndKernels, EndStepsAsTheTrainerDoes) {
   };
   for (int step = 0; step < 8; ++step) {
     SCOPED_TRACE("step " + std::to_string(step));
-    s.adam.gradient = random.normals<TypeParam>(s.adam.gradient.size(), 1);
+    s.adam.draw_gradient(random);
     for (auto* values : {&s.loss_R, &s.accuracy_R}) *values = random.normals<double>(values->size(), 1);
     s.learns_R[0] = step != 0;                   // an empty memory, at first
     s.active_R[1] = step < 2 || step > 4;        // pauses, and would diverge meanwhile
