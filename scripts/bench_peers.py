@@ -272,10 +272,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="of a sweep: those of each run in mnemo's timed jobs, 20 or more")
     parser.add_argument("--peers", nargs="*", help="some of those that a run without this shows; default: all")
     parser.add_argument("--mnemo", default=str(Path(__file__).parent.parent / "build/release/mnemo"))
-    parser.add_argument("--out", type=Path, help="JSON file; what it holds of other configurations stays")
+    parser.add_argument("--out", type=Path, help="JSON file, on cuda or its folder; what it holds of others stays")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after so long")
     parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--together", type=int, help="configurations that start together; default: 1; cuda: 3")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FILE", help="only the tables of such files")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -309,6 +310,12 @@ def what_is_wrong(options: argparse.Namespace) -> str:
 
 def main() -> int:
     options = mnemo_io.parse_arguments(make_parser(), None)
+    for file in options.show or []:
+        found = bench_machine.read_results(file)
+        print(f"\n{file.name}: {found.get('gpu', found['processor'])}")
+        print_table(found["rows"])
+    if options.show:
+        return 0
     options.seconds = options.seconds or {"cpu": 1.0, "cuda": 0.2}[options.device]
     if problem := what_is_wrong(options):
         return mnemo_io.usage_error(problem)
@@ -333,7 +340,9 @@ def measure(options: argparse.Namespace, jobs: list[Job]) -> int:
         except ValueError as error:
             print(f"error: no GPU: {error}", file=sys.stderr)
             return mnemo_io.EXIT_CONFIG
-        options.out = options.out or bench_machine.results_file(options.device, options.precision)
+        options.out = options.out or Path(__file__).parent.parent / "tests/bench/results"
+        if options.out.suffix != ".json":
+            options.out = bench_machine.results_file(options.out, options.precision)
     peers = {job: wanted(job, options.peers) for job in jobs}
     if any("jax" in peer for names in peers.values() for peer in names):
         if reason := bench_machine.why_no_jax(options.device):
