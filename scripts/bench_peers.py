@@ -83,12 +83,14 @@ def read_data(job: Job, folder: Path) -> dict:
     """What `mnemo bench --dump` wrote: weights (R, ...), sequences, batches, and of a memory the ids in its slots."""
     files = [folder / f"weights{'' if r == 0 else f'_{r}'}.safetensors" for r in range(job.replicas)]
     parts = [mnemo_io.read_safetensors(file) for file in files]
+    known = len(np.load(folder / "losses.npy"))
     data = {
         # a memory stands beside the weights of its model; the slots are in memory.npy
         "weights": {name: np.stack([part[name] for part in parts]) for name in parts[0] if name != "memory"},
         "sequences": np.load(folder / "sequences.npy").astype(np.int64),
         "batches": np.load(folder / "batches.npy").astype(np.int64),
-        "trains": len(np.load(folder / "losses.npy")) > 1,
+        "trains": known > 1,
+        "known": known,
         "heads": HEADS.get(job.config, 0),
         "precision": job.precision,
     }
@@ -103,9 +105,9 @@ def worker(job: Job, peer: str, folder: Path, seconds: float) -> None:
     try:
         data = read_data(job, folder)
         run = peers_of(job.name, job.device, job.replicas)[peer](data, job.device)
-        losses = run(24 if data["trains"] else 1)
+        losses = run(data["known"])
         bench_race.say(losses=bench_sweep_peers.compared(losses) if sweeps else losses)
-        steps = bench_steps.SCAN[job.device] if data["trains"] else 1
+        steps = bench_steps.SCAN[job.device] if data["trains"] and "jax" in peer else 1
 
         def rate() -> float:
             nonlocal steps

@@ -12,12 +12,13 @@ PACKAGES=(libyaml-cpp-dev libspdlog-dev libfmt-dev libxxhash-dev librandom123-de
 BENCHES=(   # the most wanted first
   "one_layer"
   "one_layer --config D C --replicas 64"
-  "dam --config S U W"
+  "dam --config S"
+  "dam --config U W --together 1"
   "one_layer --precision tf32 --config D B E"
   "one_layer --precision tf32 --config D --replicas 64"
   "evaluate"
   "one_layer --replicas 8 64"
-  "dam --config V --together 1"
+  "dam --config V --together 1 --rounds 3"
   "one_layer --precision tf32 --replicas 1 8 64"
   "evaluate --precision tf32")
 
