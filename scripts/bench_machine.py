@@ -74,10 +74,9 @@ def facts(device: str, mnemo: str) -> dict:
     return described if device == "cpu" else {**described, "gpu": gpu_name(), "clocks": clocks()}
 
 
-def results_file(device: str, precision: str) -> Path:
-    """tests/bench/results/<GPU>_<precision>.json."""
-    name = re.sub(r"[^a-z0-9]+", "_", (processor_name() if device == "cpu" else gpu_name()).lower()).strip("_")
-    return Path(__file__).parent.parent / "tests/bench/results" / f"{name}_{precision}.json"
+def results_file(folder: Path, precision: str) -> Path:
+    """<GPU>_<precision>.json."""
+    return folder / f"{re.sub(r'[^a-z0-9]+', '_', gpu_name().lower()).strip('_')}_{precision}.json"
 
 
 def key_of(row: dict) -> tuple:
@@ -99,3 +98,11 @@ def write_results(path: Path, rows: list[dict], about: dict) -> None:
     lines = ",\n".join("  " + json.dumps(row) for row in sorted(kept + rows, key=key_of))
     head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n " for key, value in about.items())
     path.write_text(f'{{{head}"rows": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":  # for scripts/gpu_check.sh
+    try:
+        print(gpu_name(), *clocks().values(), sep=", ")
+    except ValueError as error:
+        print(error)
+        sys.exit(78)

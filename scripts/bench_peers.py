@@ -83,12 +83,14 @@ def read_data(job: Job, folder: Path) -> dict:
     """What `mnemo bench --dump` wrote: weights (R, ...), sequences, batches, and of a memory the ids in its slots."""
     files = [folder / f"weights{'' if r == 0 else f'_{r}'}.safetensors" for r in range(job.replicas)]
     parts = [mnemo_io.read_safetensors(file) for file in files]
+    known = len(np.load(folder / "losses.npy"))
     data = {
         # a memory stands beside the weights of its model; the slots are in memory.npy
         "weights": {name: np.stack([part[name] for part in parts]) for name in parts[0] if name != "memory"},
         "sequences": np.load(folder / "sequences.npy").astype(np.int64),
         "batches": np.load(folder / "batches.npy").astype(np.int64),
-        "trains": len(np.load(folder / "losses.npy")) > 1,
+        "trains": known > 1,
+        "known": known,
         "heads": HEADS.get(job.config, 0),
         "precision": job.precision,
     }
@@ -103,9 +105,9 @@ def worker(job: Job, peer: str, folder: Path, seconds: float) -> None:
     try:
         data = read_data(job, folder)
         run = peers_of(job.name, job.device, job.replicas)[peer](data, job.device)
-        losses = run(24 if data["trains"] else 1)
+        losses = run(data["known"])
         bench_race.say(losses=bench_sweep_peers.compared(losses) if sweeps else losses)
-        steps = bench_steps.SCAN[job.device] if data["trains"] else 1
+        steps = bench_steps.SCAN[job.device] if data["trains"] and "jax" in peer else 1
 
         def rate() -> float:
             nonlocal steps
@@ -272,10 +274,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="of a sweep: those of each run in mnemo's timed jobs, 20 or more")
     parser.add_argument("--peers", nargs="*", help="some of those that a run without this shows; default: all")
     parser.add_argument("--mnemo", default=str(Path(__file__).parent.parent / "build/release/mnemo"))
-    parser.add_argument("--out", type=Path, help="JSON file; what it holds of other configurations stays")
+    parser.add_argument("--out", type=Path, help="JSON file, on cuda or its folder; what it holds of others stays")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after so long")
     parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--together", type=int, help="configurations that start together; default: 1; cuda: 3")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FILE", help="only the tables of such files")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -309,6 +312,12 @@ def what_is_wrong(options: argparse.Namespace) -> str:
 
 def main() -> int:
     options = mnemo_io.parse_arguments(make_parser(), None)
+    for file in options.show or []:
+        found = bench_machine.read_results(file)
+        print(f"\n{file.name}: {found.get('gpu', found['processor'])}")
+        print_table(found["rows"])
+    if options.show:
+        return 0
     options.seconds = options.seconds or {"cpu": 1.0, "cuda": 0.2}[options.device]
     if problem := what_is_wrong(options):
         return mnemo_io.usage_error(problem)
@@ -333,7 +342,9 @@ def measure(options: argparse.Namespace, jobs: list[Job]) -> int:
         except ValueError as error:
             print(f"error: no GPU: {error}", file=sys.stderr)
             return mnemo_io.EXIT_CONFIG
-        options.out = options.out or bench_machine.results_file(options.device, options.precision)
+        options.out = options.out or Path(__file__).parent.parent / "tests/bench/results"
+        if options.out.suffix != ".json":
+            options.out = bench_machine.results_file(options.out, options.precision)
     peers = {job: wanted(job, options.peers) for job in jobs}
     if any("jax" in peer for names in peers.values() for peer in names):
         if reason := bench_machine.why_no_jax(options.device):

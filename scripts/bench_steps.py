@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
-SCAN = {"cpu": 8, "cuda": 64}  # steps of one call of JAX
+SCAN = {"cpu": 8, "cuda": 16}  # steps of one call of JAX
 WARM_UP = 3  # steps before a capture: libraries set themselves up in the first
 ALIGNED = 16  # numbers: each parameter in a flat array begins at a multiple
 Run = Callable[[int], list]  # takes n more steps; their losses, the last of them where many: numbers, or R of them each
@@ -49,6 +49,14 @@ def compiled(function: Callable, device: str, captured: bool = False) -> Callabl
 
     modes = {True: "max-autotune-no-cudagraphs", False: "max-autotune"}
     return torch.compile(function, fullgraph=True, mode=modes[captured] if device == "cuda" else None)
+
+
+def hold_still(device: str, tensors: Sequence) -> None:
+    """Promises torch.compile that they stay where they are: a CUDA graph of its own would copy them at each call."""
+    import torch
+
+    for tensor in tensors if device == "cuda" else ():
+        torch._dynamo.mark_static_address(tensor)
 
 
 def capture(body: Callable, device: str, reset: Callable[[], None]) -> Callable:
@@ -141,7 +149,7 @@ def _functional_step(
     weights: dict,
     rates: Any,
     own_ids: bool,
-    states: int,
+    state: Sequence,
     device: str,
     compiles: bool,
     captured: bool,
@@ -155,12 +163,10 @@ def _functional_step(
     tensors = initial.clone(), torch.zeros_like(initial), torch.zeros_like(initial), torch.zeros((), device=device)
     rate = torch.tensor(rates, dtype=torch.float32, device=device).reshape(-1, 1)
     shapes = tuple((name, tuple(w.shape[1:])) for name, w in weights.items())
-    update = _functional_update(loss_of, shapes, replicas, own_ids, states)
+    update = _functional_update(loss_of, shapes, replicas, own_ids, len(state))
     if compiles:
         update = _compiled_update(update, device, captured)
-        if device == "cuda" and not captured:
-            for tensor in tensors:  # else a graph of torch.compile's own would copy what it changes in place
-                torch._dynamo.mark_static_address(tensor)
+        hold_still(device, [*tensors, rate, *state])
 
     def reset() -> None:
         tensors[0].copy_(initial)
@@ -207,7 +213,7 @@ def torch_train(
         step, reset_weights = _autograd_step(loss_of, weights, rate, captured and device == "cuda")
     else:
         step, reset_weights = _functional_step(
-            loss_of, weights, rate, ids.dim() == 3, len(state), device, compiles, captured
+            loss_of, weights, rate, ids.dim() == 3, state, device, compiles, captured
         )
 
     def whole_step(batch: Any) -> Any:

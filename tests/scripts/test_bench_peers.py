@@ -211,6 +211,15 @@ def test_peers_of_a_memory_agree(name, monkeypatch):
     assert (data["memory"] == before).all(), "others start from it too"
 
 
+def test_attention_by_products_is_attention():
+    torch = pytest.importorskip("torch")
+    data = layer_data()
+    weights = {name: torch.tensor(array[0]) for name, array in data["weights"].items()}
+    ids, sequences = torch.from_numpy(data["batches"][0]), torch.from_numpy(data["sequences"])
+    fused, products = (bench_layer_peers.torch_loss(2, batched)(weights, ids, sequences) for batched in (False, True))
+    np.testing.assert_allclose(products, fused, rtol=1e-5)
+
+
 def test_columns_of_zeros_change_nothing(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setattr(bench_dam_peers, "ETA", 1.0)
