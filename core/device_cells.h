@@ -22,29 +22,30 @@ struct DeviceBatchShape {
   int replicas, batch, length;
   int first_predicted_bit = 1;
 
-  MNEMO_HOST_DEVICE int words() const { return (length + 63) / 64; }                      ///< W
-  MNEMO_HOST_DEVICE int positions() const { return length - first_predicted_bit; }         ///< P
-  MNEMO_HOST_DEVICE int capacity() const { return batch * positions(); }                   ///< N, the most cells that there can be
-  MNEMO_HOST_DEVICE int groups() const { return 2 * positions(); }                         ///< G
+  MNEMO_HOST_DEVICE int words() const { return (length + 63) / 64; }                ///< W
+  MNEMO_HOST_DEVICE int positions() const { return length - first_predicted_bit; }  ///< P
+  MNEMO_HOST_DEVICE int capacity() const { return batch * positions(); }            ///< N, the most cells that there can be
+  MNEMO_HOST_DEVICE int groups() const { return 2 * positions(); }                  ///< G
 };
 
 /// The distinct rows and cells of a batch (MATHS 2.2). A cell of position c predicts bit c + first_predicted_bit of its row. Cells are ordered by
-/// *group*, then row: group 2 c + a holds the cells of position c whose last visible bit, c + first_predicted_bit - 1, is a (0 where no bit is visible),
-/// so that all cells of a group look up the same table rows. A replica that takes no part has no rows and no cells.
+/// *group*, then row: group 2 c + a holds the cells of position c whose last visible bit, c + first_predicted_bit - 1, is a (0 where no bit is
+/// visible), so that all cells of a group look up the same table rows. A replica that takes no part has no rows and no cells.
 struct DeviceCells {
   DeviceBatchShape shape;
-  std::int32_t* num_rows_R;   ///< U of each replica
-  std::int32_t* first_RG;     ///< [R, G + 1] first cell of each group; the last entry is the number of cells
-  std::uint64_t* bits_RBW;    ///< [R, B, W] distinct rows in lexicographic order, packed as in SequenceTable
-  std::int32_t* rank_RB;      ///< [R, B] their ranks
-  std::int32_t* count_RB;     ///< [R, B] how often each was drawn
-  std::int32_t* row_RN;       ///< [R, N] row of each cell
-  std::int32_t* mass_RN2;     ///< [R, N, 2] draws that start with the cell's prefix and go on with 0 and with 1; a loss weight is mass / (B P)
+  std::int32_t* num_rows_R;  ///< U of each replica
+  std::int32_t* first_RG;    ///< [R, G + 1] first cell of each group; the last entry is the number of cells
+  std::uint64_t* bits_RBW;   ///< [R, B, W] distinct rows in lexicographic order, packed as in SequenceTable
+  std::int32_t* rank_RB;     ///< [R, B] their ranks
+  std::int32_t* count_RB;    ///< [R, B] how often each was drawn
+  std::int32_t* row_RN;      ///< [R, N] row of each cell
+  std::int32_t* mass_RN2;    ///< [R, N, 2] draws that start with the cell's prefix and go on with 0 and with 1; a loss weight is mass / (B P)
 };
 
 /// Fills `cells` from drawn ranks [R, B] (device memory), one block a replica. `tables_R` and `active_R` (0: takes no part) lie on the device too.
 /// Throws std::invalid_argument for a batch of more than kMaxDeviceBatch.
 constexpr int kMaxDeviceBatch = 4096;
-void device_cells_cuda(const DeviceCells& cells, const std::int32_t* drawn_RB, const DeviceTable* tables_R, const std::uint8_t* active_R, void* stream);
+void device_cells_cuda(const DeviceCells& cells, const std::int32_t* drawn_RB, const DeviceTable* tables_R, const std::uint8_t* active_R,
+                       void* stream);
 
 }  // namespace mnemo
