@@ -95,7 +95,7 @@ class Heap {
     }
     protect(block, PROT_READ | PROT_WRITE);
     std::memset(map + kPage, 0xff, data);
-    if (place == Place::far) protect(block, PROT_NONE);
+    if (place == Place::far && !opened(block)) protect(block, PROT_NONE);
     auto* begin = map + kPage + data - (bytes + 63) / 64 * 64;  // ends where the guard page begins
     ++buffers[static_cast<std::size_t>(current)];
     blocks_[begin] = block;
@@ -117,16 +117,19 @@ class Heap {
     protect(*block, block->place == Place::pinned ? PROT_READ : PROT_READ | PROT_WRITE);
     if (block->place == Place::pinned && ++in_flight_ > kMostInFlight) land_all();  // LibTorch's pinned allocator asks its events at times
   }
-  /// Opens all memory of a device, and closes what was closed before.
+  /// All memory of a device is open from here on, until it was closed as often as it was opened.
   void open_all(c10::DeviceIndex device, bool open) {
     const std::lock_guard lock(mutex_);
+    auto& opened = memory_[static_cast<std::size_t>(device)].opened;
+    opened += open ? 1 : -1;
+    if (opened != (open ? 1 : 0)) return;
     for (const auto& [begin, block] : blocks_) {
       if (block.place == Place::far && block.device == device && block.users == 0) protect(block, open ? PROT_READ | PROT_WRITE : PROT_NONE);
     }
   }
   void release(const void* pointer) {
     const std::lock_guard lock(mutex_);
-    if (auto* block = locate(pointer); --block->users == 0) protect(*block, PROT_NONE);
+    if (auto* block = locate(pointer); --block->users == 0 && !opened(*block)) protect(*block, PROT_NONE);
   }
   /// The device was waited for: no upload is in flight any more.
   void land() {
@@ -166,6 +169,7 @@ class Heap {
     auto& [begin, block] = *--after;
     return pointer < begin + block.bytes ? &block : nullptr;
   }
+  bool opened(const Block& block) const { return memory_[static_cast<std::size_t>(block.device)].opened > 0; }
   void land_all() {
     for (auto next = blocks_.begin(); in_flight_ > 0 && next != blocks_.end();) {
       const auto at = next++;
@@ -184,6 +188,7 @@ class Heap {
   std::mutex mutex_;
   struct Memory {
     std::size_t taken = 0, most_taken = 0;
+    int opened = 0;
   };
   std::map<std::byte*, Block> blocks_;
   std::array<Memory, kDevices> memory_{};
@@ -481,9 +486,8 @@ class Record final : public mnemo::GpuGraph {
   void replay() override {
     pay(op, "replay");
     const c10::DeviceGuard guard(far_device(device_));
-    ++inside_op;
+    const OpenAll open;
     for (const auto& step : steps_) step();
-    --inside_op;
   }
 
  private:

@@ -121,10 +121,10 @@ struct Trained {
 
 TEST(Far, AStepIsOneLaunchAndNothingElse) {
   // operations and kernels in the record that a step replays
-  const std::map<std::string, std::int64_t> expected{{"one_layer_attention 2x4", 17},
+  const std::map<std::string, std::int64_t> expected{{"one_layer_attention 2x4", 16},
                                                      {"one_layer_attention 2x4, dense", 190},
-                                                     {"one_layer_attention 3x5, D=9, 1 layer", 22},
-                                                     {"one_layer_attention 1x1, 8 layers", 43},
+                                                     {"one_layer_attention 3x5, D=9, 1 layer", 20},
+                                                     {"one_layer_attention 1x1, 8 layers", 34},
                                                      {"dam 3 heads", 16},
                                                      {"dam 3 heads, from_0, clamped", 16},
                                                      {"dam 1 head, 7 slots", 16},
