@@ -106,7 +106,7 @@ stage_build() {
   step build configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMNEMO_CUDA=ON "-DLIBTORCH=$torch" \
     ${CUDAARCHS:+"-DTORCH_CUDA_ARCH_LIST=$CUDAARCHS"} "-DCMAKE_PREFIX_PATH=$PWD/$packages" || return 1
   mapfile -t targets < <(device_tests)
-  if cmake --build "$build" --target help | grep -q '^kernels_cuda_test:'; then targets+=(kernels_cuda_test); fi
+  if cmake --build "$build" --target help | grep -q '^kernel_tests:'; then targets+=(kernel_tests); fi
   step build "mnemo, ${#targets[@]} test programs" $((end - SECONDS)) cmake --build "$build" -j "$jobs" --target mnemo "${targets[@]}"
 }
 
@@ -118,11 +118,11 @@ device_tests() {
 stage_suite() {
   local end=$((SECONDS + 60 * MINUTES)) test cache=$out/runs kernels failed=0
   rm -rf "$cache"
-  kernels=$(find "$build" -name kernels_cuda_test -type f)
+  kernels=$(find "$build" -name kernel_tests -type f)
   for test in $(device_tests); do
     step suite "$test" $((end - SECONDS)) env MNEMO_TEST_DEVICE=cuda:0 "$build/tests/$test" --gtest_brief=1 || failed=1
   done
-  if [ "$kernels" ]; then step suite kernels_cuda_test $((end - SECONDS)) "$kernels" --gtest_brief=1 || failed=1; fi
+  if [ "$kernels" ]; then step suite kernel_tests $((end - SECONDS)) "$kernels" --gtest_brief=1 || failed=1; fi
   for run in one two; do
     step suite "run $run of quickstart.yaml" $((end - SECONDS)) "$build/mnemo" train configs/quickstart.yaml device=cuda:0 \
       --cache "$cache/$run" --progress none || failed=1
@@ -135,10 +135,10 @@ stage_suite() {
 
 stage_sanitize() {
   local kernels tool begin failed=0 log=$out/sanitize.log
-  kernels=$(find "$build" -name kernels_cuda_test -type f)
+  kernels=$(find "$build" -name kernel_tests -type f)
   if [ ! "$kernels" ]; then
-    echo "sanitize: no kernels_cuda_test in $build"
-    record sanitize kernels_cuda_test missing 0
+    echo "sanitize: no kernel_tests in $build"
+    record sanitize kernel_tests missing 0
     return 1
   fi
   for tool in memcheck racecheck; do

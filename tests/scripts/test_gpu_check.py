@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     make(tmp_path / "bin/ctest", "echo '  Test  #1: model_test'; echo '  Test #12: other_test'")
     make(tmp_path / "build/gpu/tests/model_test", 'test "$MNEMO_TEST_DEVICE" = cuda:0')
     make(tmp_path / "build/gpu/tests/other_test", "echo 'wrong numbers'; exit 1")
-    make(tmp_path / "build/gpu/tests/kernels_cuda_test", "exit 0")
+    make(tmp_path / "build/gpu/tests/kernel_tests", "exit 0")
     return tmp_path
 
 
@@ -69,7 +69,7 @@ def test_the_suite_says_what_failed(checkout):
     assert done.returncode == 1 and "wrong numbers" in done.stdout
     found = results(checkout)
     assert found["suite", "GPU"] == "NVIDIA H100, 1980 MHz"
-    assert found["suite", "model_test"] == found["suite", "kernels_cuda_test"] == "passed"
+    assert found["suite", "model_test"] == found["suite", "kernel_tests"] == "passed"
     assert found["suite", "other_test"] == "failed with status 1"
     assert found["suite", "equal bytes of the two"] == "passed"
     (checkout / "build/gpu/tests/other_test").unlink()
@@ -100,9 +100,9 @@ def test_the_sanitizer_passes_fails_or_is_refused(checkout, sanitizer, result, s
 
 
 def test_without_the_kernels_tests_nothing_is_sanitized(checkout):
-    (checkout / "build/gpu/tests/kernels_cuda_test").unlink()
+    (checkout / "build/gpu/tests/kernel_tests").unlink()
     assert check(checkout, "sanitize").returncode == 1
-    assert results(checkout)["sanitize", "kernels_cuda_test"] == "missing"
+    assert results(checkout)["sanitize", "kernel_tests"] == "missing"
 
 
 def test_the_bench_goes_through_its_list(checkout):
