@@ -128,12 +128,13 @@ def test_the_bench_goes_through_its_list(checkout):
     (checkout / "scripts/bench_peers.py").write_text(
         "import sys\nprint(sys.argv)\n"
         "open(sys.argv[sys.argv.index('--out') + 1] + 'x_fp32.json', 'w') if '--out' in sys.argv else print('SHOWN')\n"
-        "sys.exit(65 if 'dam' in sys.argv else 0)\n"
+        "sys.exit(65 if 'dam' in sys.argv else 75 if 'evaluate' in sys.argv else 0)\n"
     )
     done = check(checkout, "bench")
     assert done.returncode == 0 and "SHOWN" in done.stdout and "x_fp32.json" in done.stdout
     found = results(checkout)
     assert found["bench", "one_layer"] == "passed"
+    assert found["bench", "evaluate"].startswith("not all in the time")
     assert found["bench", "dam --config S"] == "measured; some were refused"
 
 
