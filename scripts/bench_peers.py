@@ -275,7 +275,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", nargs="*", help="some of those that a run without this shows; default: all")
     parser.add_argument("--mnemo", default=str(Path(__file__).parent.parent / "build/release/mnemo"))
     parser.add_argument("--out", type=Path, help="JSON file, on cuda or its folder; what it holds of others stays")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after so long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after; 75 if some are left")
     parser.add_argument("--missing", action="store_true", help="only what the file lacks")
     parser.add_argument("--together", type=int, help="configurations that start together; default: 1; cuda: 3")
     parser.add_argument("--show", type=Path, nargs="+", metavar="FILE", help="only the tables of such files")
@@ -353,23 +353,25 @@ def measure(options: argparse.Namespace, jobs: list[Job]) -> int:
     if options.missing and options.out:
         there = {bench_machine.key_of(row) for row in bench_machine.read_results(options.out)["rows"]}
         jobs = [job for job in jobs if bench_machine.key_of(job._asdict()) not in there]
-    about, begin, refused = bench_machine.facts(options.device, options.mnemo), monotonic(), False
+    about, begin, status = bench_machine.facts(options.device, options.mnemo), monotonic(), 0
     print_facts(about)
     together = options.together or TOGETHER[options.device]
     for first in range(0, len(jobs), together):
         if monotonic() - begin > 60 * options.minutes:
             left = ", ".join(f"{job.name} {job.config} R={job.replicas}" for job in jobs[first:])
             print(f"no time left for: {left}; the same command with --missing goes on")
+            status = mnemo_io.EXIT_STOPPED
             break
         group = jobs[first : first + together]
         sweeps = options.benchmark == "sweep"
         rows = run_sweep(options, group[0], peers[group[0]]) if sweeps else run_jobs(options, group, peers)
-        refused = refused or any("refused" in row for row in rows)
+        if any("refused" in row for row in rows):
+            status = mnemo_io.EXIT_DATA
         if options.out:
             bench_machine.write_results(options.out, rows, about)
     if options.device == "cuda":
         print_facts({"clocks at the end": bench_machine.clocks()})
-    return mnemo_io.EXIT_DATA if refused else 0
+    return status
 
 
 if __name__ == "__main__":

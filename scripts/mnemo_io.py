@@ -38,7 +38,7 @@ import numpy as np
 
 PathLike = Union[str, "os.PathLike[str]"]
 
-EXIT_USAGE, EXIT_DATA, EXIT_IO, EXIT_CONFIG, EXIT_BROKEN_PIPE = 64, 65, 74, 78, 141
+EXIT_USAGE, EXIT_DATA, EXIT_IO, EXIT_STOPPED, EXIT_CONFIG, EXIT_BROKEN_PIPE = 64, 65, 74, 75, 78, 141
 METRIC_COLUMNS = {
     "step": np.int64, "phase": np.int64, "draws": np.int64,
     "train_loss": np.float64, "train_accuracy": np.float64, "lr": np.float64,

@@ -158,10 +158,12 @@ class Workload {
 
   /// The ranks that every replica will draw, [steps, R, B].
   std::vector<std::int32_t> batches_to_come() const {
+    std::vector<DrawStream> streams;
+    for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r)
+      streams.emplace_back(sampler_, static_cast<std::uint32_t>(r), setting_.batch);
     std::vector<std::int32_t> batches;
     for (std::int64_t step = 0; step < kDumpedBatches; ++step) {
-      for (std::int64_t r = 0; r < model_->parameters.num_replicas(); ++r) {
-        DrawStream draws(sampler_, static_cast<std::uint32_t>(r), setting_.batch);
+      for (auto& draws : streams) {
         const auto drawn = draws.ranks(step);
         batches.insert(batches.end(), drawn.begin(), drawn.end());
       }

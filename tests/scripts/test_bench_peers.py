@@ -408,6 +408,7 @@ def test_what_time_does_not_suffice_for_is_named(tmp_path):
     pytest.importorskip("torch")
     command = [*SCRIPT, "--minutes", "0", "--peers", "--mnemo", fake_mnemo(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 75
     assert "no time left for: one_layer A R=1, one_layer B R=1, one_layer C R=1; the same" in done.stdout
 
 

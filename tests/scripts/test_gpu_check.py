@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     make(tmp_path / "bin/ctest", "echo '  Test  #1: model_test'; echo '  Test #12: other_test'")
     make(tmp_path / "build/gpu/tests/model_test", 'test "$MNEMO_TEST_DEVICE" = cuda:0')
     make(tmp_path / "build/gpu/tests/other_test", "echo 'wrong numbers'; exit 1")
-    make(tmp_path / "build/gpu/tests/kernels_cuda_test", "exit 0")
+    make(tmp_path / "build/gpu/tests/simt/gpu/kernel_tests", "exit 0")
     return tmp_path
 
 
@@ -59,6 +59,25 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert all(row["result"].startswith("none: ") for row in rows) and len(rows) == 3
 
 
+def test_the_build_takes_pytorchs_libraries_and_all_programs(checkout):
+    torch = pytest.importorskip("torch")
+    make(checkout / "bin/cmake", 'echo "$@" >>"$0.log"; echo "kernel_tests: phony"')
+    assert check(checkout, "build").returncode == 0
+    configured, built = [line for line in (checkout / "bin/cmake.log").read_text().splitlines() if "help" not in line]
+    assert f"-DMNEMO_CUDA=ON -DLIBTORCH={Path(torch.__file__).parent} " in configured
+    assert f"-DCMAKE_PREFIX_PATH={checkout}/build/gpu_packages/usr" in configured
+    assert built.endswith("--target mnemo model_test other_test kernel_tests")
+    assert results(checkout)["build", "mnemo, 3 test programs"] == "passed"
+
+
+def test_a_build_that_fails_shows_the_end_of_its_log(checkout):
+    pytest.importorskip("torch")
+    make(checkout / "bin/cmake", "echo 'no such package: yaml-cpp'; exit 1")
+    done = check(checkout, "build")
+    assert done.returncode == 1 and "no such package: yaml-cpp" in done.stdout
+    assert results(checkout)["build", "configure"] == "failed with status 1"
+
+
 def test_what_is_no_stage_is_a_usage_error(checkout):
     done = check(checkout, "benchmark")
     assert done.returncode == 64 and "gpu_check.sh [--out DIR]" in done.stderr
@@ -69,7 +88,7 @@ def test_the_suite_says_what_failed(checkout):
     assert done.returncode == 1 and "wrong numbers" in done.stdout
     found = results(checkout)
     assert found["suite", "GPU"] == "NVIDIA H100, 1980 MHz"
-    assert found["suite", "model_test"] == found["suite", "kernels_cuda_test"] == "passed"
+    assert found["suite", "model_test"] == found["suite", "kernel_tests"] == "passed"
     assert found["suite", "other_test"] == "failed with status 1"
     assert found["suite", "equal bytes of the two"] == "passed"
     (checkout / "build/gpu/tests/other_test").unlink()
@@ -100,21 +119,22 @@ def test_the_sanitizer_passes_fails_or_is_refused(checkout, sanitizer, result, s
 
 
 def test_without_the_kernels_tests_nothing_is_sanitized(checkout):
-    (checkout / "build/gpu/tests/kernels_cuda_test").unlink()
+    (checkout / "build/gpu/tests/simt/gpu/kernel_tests").unlink()
     assert check(checkout, "sanitize").returncode == 1
-    assert results(checkout)["sanitize", "kernels_cuda_test"] == "missing"
+    assert results(checkout)["sanitize", "kernel_tests"] == "missing"
 
 
 def test_the_bench_goes_through_its_list(checkout):
     (checkout / "scripts/bench_peers.py").write_text(
         "import sys\nprint(sys.argv)\n"
         "open(sys.argv[sys.argv.index('--out') + 1] + 'x_fp32.json', 'w') if '--out' in sys.argv else print('SHOWN')\n"
-        "sys.exit(65 if 'dam' in sys.argv else 0)\n"
+        "sys.exit(65 if 'dam' in sys.argv else 75 if 'evaluate' in sys.argv else 0)\n"
     )
     done = check(checkout, "bench")
     assert done.returncode == 0 and "SHOWN" in done.stdout and "x_fp32.json" in done.stdout
     found = results(checkout)
     assert found["bench", "one_layer"] == "passed"
+    assert found["bench", "evaluate"].startswith("not all in the time")
     assert found["bench", "dam --config S"] == "measured; some were refused"
 
 
