@@ -70,7 +70,10 @@ class Dam final : public Model {
   torch::Tensor logits(const CellBatch& batch) override;
   torch::Tensor predict(const CellBatch& batch) override;
   Losses gradient(const CellBatch& batch) override;
-  bool can_be_recorded() const override { return forms.kernels && !parameters.flat_RP().is_cpu(); }
+  bool can_be_recorded() const override {
+    const auto& flat = parameters.flat_RP();
+    return forms.kernels && !flat.is_cpu() && flat.scalar_type() == torch::kFloat32;
+  }
   PositionScores score(const CellBatch& batch) override;
   std::string form() const override;
   double max_loss() const override;
