@@ -64,7 +64,7 @@ struct Arguments : DamCudaStep {
 __global__ void __launch_bounds__(kThreads) dam_softmax(Arguments a) {
   const int H = a.heads(), L = a.length(), row = int(blockIdx.x) * kWarps + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int replica = int(blockIdx.y), n = row / H < L ? row / H : L;
-  if (row >= (L + 1) * H || n == 0) return;
+  if (row >= (L + 1) * H) return;
   const float* const from = (row / H < L ? a.A_logits + std::size_t(row) * L : a.B_logits + std::size_t(row - L * H) * L) + replica * a.stride;
   float* const to = a.probability + (std::size_t(replica) * (L + 1) * H + row) * L;
   float top = -INFINITY, sum = 0;

@@ -12,11 +12,10 @@ constexpr int kIdsABlock = 8 * kThreads;
 
 int blocks_of(const DeviceQueueShape& shape) { return (shape.ids + kIdsABlock - 1) / kIdsABlock; }
 
-/// The sum over a block, for every thread of it. Integers: any order gives the same.
+/// The sum over a block, for every thread of it; once in a kernel. Integers: any order gives the same.
 __device__ inline int block_sum(int value) {
   MNEMO_SHARED(int[kWarps], warps);
   for (int bit = 16; bit > 0; bit /= 2) value += __shfl_xor_sync(kAll, value, bit);
-  __syncthreads();  // nobody reads the sums of an earlier call any more
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
   int sum = 0;

@@ -328,6 +328,8 @@ TEST(DamCuda, Lengths) {
   }
 }
 
+TEST(DamCuda, RetrievalOfSequencesOfTwoWords) { expect_agreement({.B = 6, .L = 70, .H = 1, .K = 8, .retrieval = true}); }
+
 TEST(DamCuda, LongSequences) {
   if (simt::kTsan) GTEST_SKIP() << "no other code, but many threads";
   for (const int L : {200, 270}) expect_agreement({.B = 1, .L = L, .H = 1, .K = 20});

@@ -75,13 +75,15 @@ class Queues {
   void expect_equal() {
     const DeviceMemory memory{shape.distinct(), num_, words_, distinct_count_, log_count_};
     device_queue_distinct_cuda(view(), memory, nullptr);
-    const auto num = num_.host(), count = distinct_count_.host();
+    const auto num = num_.host(), count = distinct_count_.host(), size = size_.host(), next = next_.host();
     const auto words = words_.host();
     const auto log_count = log_count_.host();
     for (int r = 0; r < shape.replicas; ++r) {
       const Device<std::int64_t> slots(product(shape.capacity));
       device_queue_read_cuda(view(), r, slots, nullptr);
       EXPECT_EQ(slots.host(), plain_[product(r)].state());
+      EXPECT_EQ(size[product(r)], std::ssize(plain_[product(r)].slots));
+      EXPECT_LT(next[product(r)], shape.capacity);
       const auto distinct = plain_[product(r)].distinct();
       ASSERT_EQ(num[product(r)], std::ssize(distinct));
       auto at = product(r, shape.distinct());
@@ -141,7 +143,10 @@ TEST(DeviceQueue, FollowsAPlainQueueOverSwitches) {
   Queues queues({3, 20, 14, 3, 2, 6}, 7, 70);
   queues.begin_phase(true);
   queues.expect_equal();  // empty
-  steps(queues, random, 20, 7);
+  steps(queues, random, 2, 7);
+  queues.reload();  // not full
+  queues.expect_equal();
+  steps(queues, random, 18, 7);
   queues.begin_phase(false);  // slots of two phases
   queues.expect_equal();
   steps(queues, random, 2, 7);
