@@ -68,7 +68,7 @@ void Parameters::set_frozen(std::int64_t replica, std::size_t index, bool frozen
   bool in_all = true;
   for (std::int64_t r = 0; r < num_replicas(); ++r) in_all = in_all && this->frozen(r, index);
   auto& leaf = leaves_[index];
-  leaf.set_requires_grad(!in_all);
+  leaf.set_requires_grad(!in_all || !leaf.is_cpu());  // a step that a GPU recorded has to be right after an unfreeze
   torch::NoGradGuard no_grad;
   leaf.mutable_grad().select(0, replica).zero_();
 }

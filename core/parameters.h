@@ -40,7 +40,7 @@ class Parameters {
   void set_frozen(std::int64_t replica, std::size_t index, bool frozen);
   /// [R, T] flags, replica by replica.
   const std::vector<std::uint8_t>& frozen_RT() const { return frozen_RT_; }
-  /// Must end every gradient(): a parameter that is frozen in some replicas only gets a gradient in all.
+  /// Must end every gradient() of cells that the host made: a parameter that is frozen in some replicas only gets a gradient in all.
   void zero_frozen_gradients();
 
  private:
@@ -51,7 +51,7 @@ class Parameters {
   std::vector<ParameterSpec> specs_;
   std::vector<std::int64_t> offsets_;
   torch::Tensor flat_, gradient_;
-  std::vector<torch::Tensor> leaves_;  // one that is frozen in all replicas takes no part in autograd
+  std::vector<torch::Tensor> leaves_;  // on the CPU one that is frozen in all replicas takes no part in autograd
   std::vector<std::uint8_t> frozen_RT_;
 };
 

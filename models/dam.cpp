@@ -72,7 +72,7 @@ class Dam final : public Model {
   Losses gradient(const CellBatch& batch) override;
   bool can_be_recorded() const override {
     const auto& flat = parameters.flat_RP();
-    return forms.kernels && !flat.is_cpu() && flat.scalar_type() == torch::kFloat32;
+    return forms.kernels && !flat.is_cpu() && flat.scalar_type() == torch::kFloat32 && parameters.specs()[1].shape[1] <= kDamCudaMaxLength;
   }
   PositionScores score(const CellBatch& batch) override;
   std::string form() const override;

@@ -42,7 +42,7 @@ Losses Model::plain_gradient(const CellBatch& batch) {
   const auto logits_RN = logits(batch);
   const auto loss = weighted_loss(logits_RN, batch.tensors().weight_RN2, max_loss());
   if (logits_RN.requires_grad()) logits_RN.backward(loss.dlogits_RN);
-  parameters.zero_frozen_gradients();
+  if (batch.on_gpu() == nullptr) parameters.zero_frozen_gradients();  // else the step may be recorded, and end with flags of its own
   return {loss.loss_R, loss.accuracy_R};
 }
 

@@ -180,7 +180,7 @@ namespace {
 
 bool has_binary_form(const Parameters& parameters) {
   const auto& flat = parameters.flat_RP();
-  return flat.is_cpu() ? __builtin_cpu_supports("x86-64-v3") != 0 : flat.scalar_type() == torch::kFloat32;
+  return flat.is_cpu() ? __builtin_cpu_supports("x86-64-v3") != 0 : flat.scalar_type() == torch::kFloat32;  // one_layer_step; one_layer_cuda
 }
 
 /// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.

@@ -157,12 +157,15 @@ TEST(Far, NothingButAMemoryThatMovesIsRecordedAnew) {
   for (const auto& [name, config] : small_models()) {
     SCOPED_TRACE(name);
     Trained trained(config, kSecond);
+    auto& parameters = trained.model->parameters;
+    const auto last = parameters.specs().size() - 1;
+    parameters.set_frozen(0, last, true);
     for (std::int64_t step = 0; step < 3; ++step) trained.trainer.step(step);
     const auto replays = [&](std::int64_t step) {
       const auto ops = cost_of([&] { trained.trainer.step(step); })[far::op];
       return ops == 1;
     };
-    trained.model->parameters.set_frozen(0, 0, true);
+    parameters.set_frozen(0, 0, true);
     trained.trainer.step(3);  // the flags go up
     EXPECT_TRUE(replays(4));
     trained.adam.reset(0, {0, 1});
@@ -170,6 +173,11 @@ TEST(Far, NothingButAMemoryThatMovesIsRecordedAnew) {
     const TestBatch other(40, 12, 16, 7);
     trained.trainer.begin_phase(0, other.table());
     EXPECT_EQ(replays(6), trained.model->memory() == nullptr);
+    // what was frozen when the step was recorded learns once it is not
+    const auto frozen = parameters.leaf(last).detach().cpu().clone();
+    parameters.set_frozen(0, last, false);
+    for (std::int64_t step = 7; step < 9; ++step) trained.trainer.step(step);
+    EXPECT_FALSE(torch::equal(parameters.leaf(last).detach().cpu(), frozen));
   }
 }
 
