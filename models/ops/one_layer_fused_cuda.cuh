@@ -306,7 +306,6 @@ class FusedCells {
       for (int w = 0; w < kWarps; ++w) sum += sums[w][i / C()][i % C()];
       s_.norm_partial[block * 2 * C() + i] = sum;
     }
-    __syncthreads();  // before the next cells
   }
 
   const Arguments& s_;
