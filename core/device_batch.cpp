@@ -95,7 +95,7 @@ CellTensors DeviceBatch::tensors() const {
   const std::int64_t P = shape().positions(), N = shape().capacity();
   const auto cell_N = torch::arange(N, first_RG_.options()).expand({shape().replicas, N}).contiguous();
   const auto group_RN =
-      torch::searchsorted(first_RG_.slice(1, 1), cell_N, /*out_int32=*/false, /*right=*/true);  // the last that begins at or before it
+      torch::searchsorted(first_RG_.slice(1, 1).contiguous(), cell_N, /*out_int32=*/false, /*right=*/true);  // the last that begins at or before it
   const auto is_cell_RN = cell_N < first_RG_.slice(1, -1);
   const auto position_RN = torch::where(is_cell_RN, group_RN.div(2, "floor"), 0);
   const auto weight_RN2 = torch::where(is_cell_RN.unsqueeze(2), mass_RN2_, 0).to(dtype_) / static_cast<double>(shape().batch * P);
