@@ -486,6 +486,7 @@ class Record final : public mnemo::GpuGraph {
   void replay() override {
     pay(op, "replay");
     const c10::DeviceGuard guard(far_device(device_));
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;  // as when it was recorded
     const OpenAll open;
     for (const auto& step : steps_) step();
   }
