@@ -10,6 +10,26 @@
 
 namespace mnemo {
 
+namespace {
+
+template <class Real>
+[[gnu::always_inline]] inline void update_elements(Real* __restrict p, const Real* __restrict g, Real* __restrict m, Real* __restrict v,
+                                                   std::int64_t size, const AdamCoefficients<Real>& coefficients) {
+  for (std::int64_t i = 0; i < size; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+}
+
+// With vectors as wide as the processor has; nothing is fused, so that they leave the same bits.
+[[gnu::target_clones("avx2", "default")]] void update(float* p, const float* g, float* m, float* v, std::int64_t size,
+                                                      const AdamCoefficients<float>& coefficients) {
+  update_elements(p, g, m, v, size, coefficients);
+}
+[[gnu::target_clones("avx2", "default")]] void update(double* p, const double* g, double* m, double* v, std::int64_t size,
+                                                      const AdamCoefficients<double>& coefficients) {
+  update_elements(p, g, m, v, size, coefficients);
+}
+
+}  // namespace
+
 /// Elementwise, so the split over threads changes nothing.
 template <class Real>
 void adam_step_cpu(const AdamBuffers<Real>& b) {
@@ -24,11 +44,8 @@ void adam_step_cpu(const AdamBuffers<Real>& b) {
       const AdamCoefficients<Real> coefficients(scalars, 1 - std::pow(scalars.beta1, t), 1 - std::pow(scalars.beta2, t));
       const auto begin = replica * b.row_size + b.offset[tensor];
       at::parallel_for(0, b.size[tensor], kGrain, [&, coefficients](std::int64_t from, std::int64_t to) {
-        Real* __restrict p = b.parameters + begin;
-        const Real* __restrict g = b.gradient + begin;
-        Real* __restrict m = b.first_moment + begin;
-        Real* __restrict v = b.second_moment + begin;
-        for (auto i = from; i < to; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+        const auto i = begin + from;
+        update(b.parameters + i, b.gradient + i, b.first_moment + i, b.second_moment + i, to - from, coefficients);
       });
     }
   }

@@ -30,7 +30,7 @@ struct AdamCoefficients {
         gain2(static_cast<Real>(1 - s.beta2)),
         eps(static_cast<Real>(s.eps)),
         weight_decay(static_cast<Real>(s.weight_decay)),
-        inverse_sqrt_correction2(static_cast<Real>(1 / sqrt(correction2))) {}
+        inverse_sqrt_correction2(static_cast<Real>(1 / std::sqrt(correction2))) {}
 };
 
 /// Kingma and Ba (2015), with coupled L2 decay as torch.optim.Adam has it:
@@ -40,7 +40,7 @@ MNEMO_HOST_DEVICE inline void adam_update(Real& p, Real g, Real& m, Real& v, con
   g += c.weight_decay * p;
   m += c.gain1 * (g - m);
   v = c.beta2 * v + c.gain2 * g * g;
-  p -= c.step_size * m / (sqrt(v) * c.inverse_sqrt_correction2 + c.eps);
+  p -= c.step_size * m / (std::sqrt(v) * c.inverse_sqrt_correction2 + c.eps);
 }
 
 }  // namespace mnemo

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
+
 namespace mnemo {
 namespace {
 
@@ -53,6 +55,35 @@ TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
     for (std::size_t j = 0; j < 4; ++j) {
       const auto error = (reference[j] - parameters.leaf(j % 2)[static_cast<std::int64_t>(j / 2)]).abs().max().item<double>();
       EXPECT_LT(error, dtype == torch::kFloat64 ? 1e-13 : 2e-6);
+    }
+  }
+}
+
+/// Every operation rounds to float32: double ones would be another arithmetic than a GPU's, and several times slower.
+TEST(Adam, OfFloat32IsFloat32Throughout) {
+  auto parameters = make_parameters(1, torch::kFloat32);
+  const AdamScalars s{1e-2, 0.9, 0.999, 1e-3, 0};
+  Adam adam(parameters, {s});
+  const AdamCoefficients<float> c(s, 1 - s.beta1, 1 - s.beta2);
+  parameters.flat_RP().zero_();  // so that no digit of the change is lost
+  fill_gradient(parameters, 1);
+  const auto gradient = parameters.leaf(0).grad().cpu().flatten();
+  adam.step(all_finite(1));
+  const auto after = parameters.leaf(0).detach().cpu().flatten();
+  for (std::int64_t i = 0; i < after.numel(); ++i) {
+    const float g = gradient[i].item<float>();
+    volatile float m = c.gain1 * g, v = c.gain2 * g;
+    v = v * g;
+    volatile float root = std::sqrt(v);
+    root = root * c.inverse_sqrt_correction2;
+    root = root + c.eps;
+    volatile float change = c.step_size * m;
+    change = change / root;
+    const float expected = -change;
+    if (test_device().is_cpu()) {
+      EXPECT_EQ(after[i].item<float>(), expected);
+    } else {
+      EXPECT_NEAR(after[i].item<float>(), expected, 1e-8);  // a GPU fuses products with sums
     }
   }
 }
