@@ -14,8 +14,8 @@ struct DeviceChoice {
   std::string reason;
 };
 
-/// `auto` takes a GPU only if a step takes the CPU longer than this. A step of a GPU is estimated at less, evaluations on it at more (ARCHITECTURE.md);
-/// nothing of it has been measured yet.
+/// `auto` takes a GPU only if a step takes the CPU longer than this. A step of a GPU is estimated at less, evaluations on it at more
+/// (ARCHITECTURE.md); nothing of it has been measured yet.
 inline constexpr double kGpuWorthMilliseconds = 2;
 
 /// `wanted` is auto, cpu, cuda or cuda:N. `auto` takes the first GPU if it is usable and a step that takes `cpu_milliseconds` on the CPU is worth it.
