@@ -300,6 +300,8 @@ def jax_train(
 ) -> Run:
     """Training by JAX: jit of a scan over SCAN steps, of many replicas by vmap. As torch_train, but for state.
 
+    It takes whole scans; the losses of what the last one makes beyond the steps asked for are left out.
+
     loss_of(weights, ids, constants, memory) -> scalar; after(ids, constants, memory) -> memory.
     """
     import jax
@@ -345,6 +347,6 @@ def jax_train(
             carry, part = steps_from(carry, done % len(batches), batches, constants)
             done += scanned
             losses.append(part)
-        return np.concatenate(losses).tolist()
+        return np.concatenate(losses)[:steps].tolist()
 
     return run

@@ -118,7 +118,7 @@ def _serve_share(pipe, parents, core: int, make: Callable[[float], Run], rates: 
     parents.close()  # a pipe ends with the process at its other end, where no other holds a copy
     os.sched_setaffinity(0, {core})
     runs = [make(rate) for rate in rates]
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionResetError):
         while True:
             steps = pipe.recv()
             pipe.send([run(steps) for run in runs])

@@ -13,6 +13,7 @@ scripts/build.sh release
 export OMP_WAIT_POLICY=passive   # several small processes share the cores
 if $all; then
   if [ "$(id -u)" = 0 ]; then scripts/slurm_loopback.sh install; fi  # the tests with SLURM are skipped where it is missing
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check 'jax>=0.7'  # the same for those of the benchmark's peer
   git ls-files -z '*.h' '*.cpp' '*.cuh' '*.cu' | xargs -0 .venv/bin/clang-format --dry-run -Werror
   .venv/bin/python -m ruff check scripts tests
   ctest --test-dir build/release --output-on-failure --no-tests=error

@@ -115,6 +115,15 @@ def test_one_a_core_shares_the_runs_out():
     assert len(processes) == min(3, len(os.sched_getaffinity(0))) and os.getpid() not in processes
 
 
+@pytest.mark.parametrize("way", ["one a core", "pack"])
+def test_jax_gives_the_losses_of_as_many_steps_as_it_is_asked_for(way):
+    pytest.importorskip("jax")
+    data = layer_data(1, own_ids=False)
+    run = bench_sweep_peers.PEERS[f"jax, {way}"](data, "cpu")
+    steps = bench_steps.SCAN["cpu"] + 3
+    assert np.shape(run(steps)) == (steps, len(bench_sweep_peers.RATES))
+
+
 # The peers ------------------------------------------------------------------------------------------------------------
 
 
