@@ -1,5 +1,5 @@
 #include "core/device_cells.h"
-#include "core/simt.h"
+#include "core/warp.h"
 
 #include <stdexcept>
 #include <string>
@@ -11,7 +11,6 @@ namespace mnemo {
 
 namespace {
 
-constexpr unsigned kAll = ~0u;
 constexpr int kMostThreads = 512;
 constexpr int kNoPlace = 0x7fffffff;  // sorted behind every place
 
@@ -44,7 +43,7 @@ __device__ int number_of(int size, const IsFirst& is_first, const Take& take) {
   for (int base = 0; base < size; base += threads()) {
     const int i = base + thread();
     const bool first = i < size && is_first(i);
-    const unsigned firsts = __ballot_sync(kAll, first);
+    const unsigned firsts = __ballot_sync(kAllLanes, first);
     if (lane() == 0) of_warp[thread() / 32] = __popc(firsts);
     __syncthreads();
     int mine = before + __popc(firsts & lanes_below());
@@ -72,11 +71,11 @@ __device__ void sum_up(std::int32_t* values, int size) {
     const int i = base + lane();
     int sum = i < size ? values[i] : 0;
     for (unsigned by = 1; by < 32; by *= 2) {
-      const int other = __shfl_up_sync(kAll, sum, by);
+      const int other = __shfl_up_sync(kAllLanes, sum, by);
       if (lane() >= static_cast<int>(by)) sum += other;
     }
     if (i < size) values[i] = before + sum;
-    before += __shfl_sync(kAll, sum, 31);
+    before += __shfl_sync(kAllLanes, sum, 31);
   }
 }
 
@@ -95,7 +94,7 @@ struct Rows {
   __device__ Lanes cells_at(int position, int base) const {
     const int row = base + lane(), last_visible = position + first_predicted_bit - 1;
     const bool cell = row < count && first_cell[row] <= position, one = cell && last_visible >= 0 && bit(row, last_visible);
-    return {__ballot_sync(kAll, cell && !one), __ballot_sync(kAll, one)};
+    return {__ballot_sync(kAllLanes, cell && !one), __ballot_sync(kAllLanes, one)};
   }
 
   /// How many cells the two groups of a position have.
@@ -115,16 +114,17 @@ struct Rows {
     for (int base = (count - 1) / 32 * 32; base >= 0; base -= 32) {
       const int row = base + lane();
       const auto groups = cells_at(position, base);
-      const unsigned cells = groups.zero | groups.one, turns = __ballot_sync(kAll, row < count && first_cell[row] == position + 1);
+      const unsigned cells = groups.zero | groups.one, turns = __ballot_sync(kAllLanes, row < count && first_cell[row] == position + 1);
       const auto start_of_lowest = [&](unsigned lanes, int otherwise) {
         return lanes != 0 ? start[base + __ffs(static_cast<int>(lanes)) - 1] : otherwise;
       };
       if (cells >> lane() & 1) {
-        const unsigned above = kAll << lane() << 1, next = cells & above, up_to_next = (next & -next) - 1;  // all above where there is no next one
+        const unsigned above = kAllLanes << lane() << 1, next = cells & above,
+                       up_to_next = (next & -next) - 1;  // all above where there is no next one
         const int begin = start[row], end = start_of_lowest(next, next_start),
                   turn = start_of_lowest(turns & above & up_to_next, next != 0 ? -1 : next_turn);
         const bool one = groups.one >> lane() & 1;
-        const auto cell = static_cast<std::size_t>((one ? end1 : end0) - __popc((one ? groups.one : groups.zero) & kAll << lane()));
+        const auto cell = static_cast<std::size_t>((one ? end1 : end0) - __popc((one ? groups.one : groups.zero) & kAllLanes << lane()));
         const int ones = turn >= 0 ? end - turn : bit(row, position + first_predicted_bit) ? end - begin : 0;
         row_N[cell] = row;
         mass_N2[2 * cell] = end - begin - ones, mass_N2[2 * cell + 1] = ones;

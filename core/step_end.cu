@@ -1,6 +1,6 @@
 #include "core/step_end.h"
 
-#include "core/simt.h"
+#include "core/warp.h"
 
 namespace mnemo {
 
@@ -11,7 +11,7 @@ constexpr int kThreads = kTensorThreads;
 /// Whether all threads of the block say so; for all of them, and a barrier for what they did before.
 __device__ __forceinline__ bool all_of_block(bool mine) {
   MNEMO_SHARED(int[kThreads / 32], of_warp);
-  const int of_mine = __all_sync(~0u, mine);
+  const int of_mine = __all_sync(kAllLanes, mine);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = of_mine;
   __syncthreads();
   bool all = true;

@@ -183,22 +183,26 @@ bool has_binary_form(const Parameters& parameters) {
   return flat.is_cpu() ? __builtin_cpu_supports("x86-64-v3") != 0 : flat.scalar_type() == torch::kFloat32;  // one_layer_step; one_layer_cuda
 }
 
+/// OneLayerTensors or OneLayerOffsets, each entry of it take(first element of the tensor in a row).
+template <class Tensors, class Take>
+Tensors for_each_tensor(const Parameters& parameters, std::int64_t mlp_layers, const Take& take) {
+  Tensors tensors{};
+  std::size_t next = 0;  // in the order of the facts
+  const auto fill = [&](auto& tensor) { tensor = take(parameters.offset(next++)); };
+  for (auto* tensor : {&tensors.wte, &tensors.wpe, &tensors.c_attn_weight, &tensors.c_attn_bias, &tensors.ln_weight, &tensors.ln_bias}) fill(*tensor);
+  for (std::size_t j = 0; j < static_cast<std::size_t>(mlp_layers); ++j) {
+    fill(tensors.mlp_weight[j]);
+    fill(tensors.mlp_bias[j]);
+  }
+  fill(tensors.head_weight);
+  fill(tensors.head_bias);
+  return tensors;
+}
+
 /// The tensors of one replica, whose row of the flat buffer (weights or gradient) begins at `row`.
 template <class Real>
 OneLayerTensors<Real> tensors_at(Real* row, const Parameters& parameters, std::int64_t mlp_layers) {
-  std::size_t next = 0;  // in the order of the facts
-  const auto take = [&] { return row + parameters.offset(next++); };
-  OneLayerTensors<Real> tensors{};
-  for (auto* tensor : {&tensors.wte, &tensors.wpe, &tensors.c_attn_weight, &tensors.c_attn_bias, &tensors.ln_weight, &tensors.ln_bias}) {
-    *tensor = take();
-  }
-  for (std::size_t j = 0; j < static_cast<std::size_t>(mlp_layers); ++j) {
-    tensors.mlp_weight[j] = take();
-    tensors.mlp_bias[j] = take();
-  }
-  tensors.head_weight = take();
-  tensors.head_bias = take();
-  return tensors;
+  return for_each_tensor<OneLayerTensors<Real>>(parameters, mlp_layers, [row](std::int64_t offset) { return row + offset; });
 }
 
 }  // namespace
@@ -272,16 +276,8 @@ Losses OneLayerAttention::gradient_on_gpu(const DeviceBatch& batch) {
   step.cells = batch.cells();
   step.tf32 = forms.tf32;
   step.row_size = static_cast<std::size_t>(flat.size(1));
-  std::size_t next = 0;  // in the order of the facts
-  const auto take = [&] { return static_cast<std::size_t>(parameters.offset(next++)); };
-  auto& at = step.offsets;
-  for (auto* offset : {&at.wte, &at.wpe, &at.c_attn_weight, &at.c_attn_bias, &at.ln_weight, &at.ln_bias}) *offset = take();
-  for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
-    at.mlp_weight[j] = take();
-    at.mlp_bias[j] = take();
-  }
-  at.head_weight = take();
-  at.head_bias = take();
+  step.offsets =
+      for_each_tensor<OneLayerOffsets>(parameters, config_.mlp_layers, [](std::int64_t offset) { return static_cast<std::size_t>(offset); });
   if (const auto bytes = static_cast<std::int64_t>(one_layer_cuda_work(step.shape, batch.shape())); !work_.defined() || work_.numel() != bytes) {
     work_ = torch::empty({bytes}, flat.options().dtype(torch::kUInt8).requires_grad(false));
     on_gpu_.loss_R = torch::empty({flat.size(0)}, flat.options().dtype(torch::kFloat64).requires_grad(false));

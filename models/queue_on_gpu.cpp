@@ -6,7 +6,6 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace mnemo {
 
@@ -49,8 +48,7 @@ void QueueOnGpu::make_room(const DeviceQueueShape& shape, const DeviceBatchShape
             integers(size_R_),
             integers(count_RI_),
             integers(work_)};
-  stored_.clear();
-  stored_.emplace_back(R, shape.distinct(), batch, device_);
+  stored_.emplace(R, shape.distinct(), batch, device_);
 }
 
 bool QueueOnGpu::upload(const std::vector<const MemoryQueue*>& queues, std::vector<bool> changed, const DeviceBatchShape& batch) {
@@ -104,8 +102,8 @@ void QueueOnGpu::observe(const DeviceBatch& batch, const Tensor& active_R) {
 
 const DeviceMemory& QueueOnGpu::distinct() {
   const c10::DeviceGuard guard(device_);
-  device_queue_distinct_cuda(queue_, stored_[0].view(), gpu_stream(device_.index()));
-  return stored_[0].view();
+  device_queue_distinct_cuda(queue_, stored_->view(), gpu_stream(device_.index()));
+  return stored_->view();
 }
 
 }  // namespace mnemo

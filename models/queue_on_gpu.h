@@ -5,7 +5,7 @@
 
 #include <torch/types.h>
 
-#include <span>
+#include <optional>
 #include <vector>
 
 namespace mnemo {
@@ -45,7 +45,7 @@ class QueueOnGpu {
   DeviceQueue queue_{};
   torch::Tensor tables_RF_, first_id_RF_, phase_R_, slots_RM_, next_R_, size_R_, count_RI_, work_;  // of queue_
   std::vector<std::vector<torch::Tensor>> tables_;                                                  // words that tables_RF_ points to, by replica
-  std::vector<StoredOnGpu> stored_;                                                                 // one, once there is room
+  std::optional<StoredOnGpu> stored_;                                                               // once there is room
 };
 
 }  // namespace mnemo

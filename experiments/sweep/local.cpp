@@ -1,5 +1,6 @@
 #include "experiments/sweep/local.h"
 
+#include "core/device.h"
 #include "core/gpu.h"
 #include "experiments/directory/run_directory.h"
 #include "experiments/run/data.h"
@@ -262,7 +263,8 @@ ExitCode carry_out_here(const std::vector<Member>& members, const LocalLauncher&
   if (open.size() < members.size()) host.log.info("{}", board.counts());
   auto max_pack = launcher.max_pack;
   if (max_pack == 0 && !configs.empty()) {
-    const auto cost = configs[0].device == "cpu" ? std::nullopt : cost_of_step(configs[0], launcher.gpus);
+    const bool may_use_gpu = configs[0].device != "cpu" && !driver_cuda_version().empty();  // who cannot need not measure
+    const auto cost = may_use_gpu ? cost_of_step(configs[0], launcher.gpus) : std::nullopt;
     max_pack = default_max_pack(cost, configs.size(), launcher.jobs);
   }
   const auto packs = packs_of(configs, starts, max_pack);

@@ -1,23 +1,10 @@
 #pragma once
 
-// Sums over a warp, and products of matrices in tiles, for kernels. C++17.
+// Products of matrices in tiles, for kernels. C++17.
 
-#include "core/simt.h"
+#include "core/warp.h"
 
 namespace mnemo {
-
-constexpr unsigned kAllLanes = ~0u;
-
-template <class Real>
-__device__ inline Real warp_sum(Real v) {
-  for (int bit = 16; bit > 0; bit /= 2) v += __shfl_xor_sync(kAllLanes, v, bit);
-  return v;
-}
-
-__device__ inline float warp_max(float v) {
-  for (int bit = 16; bit > 0; bit /= 2) v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, bit));
-  return v;
-}
 
 /// Four floats at a multiple of 16 bytes.
 __device__ inline void load4(const float* from, float* to) {

@@ -3,6 +3,7 @@
 #include "core/loss_math.h"
 #include "core/simt.h"
 #include "models/ops/cuda_gemm.cuh"
+#include "models/ops/dam_limits.h"
 
 #include <cfloat>
 #include <cmath>
@@ -21,8 +22,8 @@ namespace mnemo {
 namespace {
 
 constexpr int kWarps = 4, kThreads = 32 * kWarps;
-constexpr int kTile = 32;                                           // stored sequences at a time
-constexpr float kLogitLimit = 13.815509557963774F, kMaxLoss = 100;  // kDamLogitLimit, kDamMaxLoss
+constexpr int kTile = 32;  // stored sequences at a time
+constexpr float kLogitLimit = kDamLogitLimit, kMaxLoss = kDamMaxLoss;
 
 /// +-1 of a bit of a packed row.
 __device__ inline float sign_of(const std::uint64_t* row, int bit) { return row[bit / 64] >> (63 - bit % 64) & 1 ? 1.F : -1.F; }

@@ -2,6 +2,7 @@
 
 #include "core/batches.h"
 #include "core/sequences.h"
+#include "models/ops/dam_limits.h"
 
 #include <cstdint>
 #include <memory>
@@ -16,9 +17,6 @@ struct DamShape {
   bool clamped = false;    ///< logits to +-kDamLogitLimit; else each loss is at most kDamMaxLoss
   bool retrieval = false;  ///< the loss is the cross-entropy of the true stored sequence, not of the next bit
 };
-
-inline constexpr double kDamLogitLimit = 13.815509557963774;  ///< logit of 1 - 1e-6
-inline constexpr double kDamMaxLoss = 100;                    ///< nats
 
 /// Its tensors, or their gradients.
 template <class Real>

@@ -1,12 +1,11 @@
 #include "models/ops/device_queue.h"
 
-#include "core/simt.h"
+#include "core/warp.h"
 
 namespace mnemo {
 
 namespace {
 
-constexpr unsigned kAll = ~0u;
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kIdsABlock = 8 * kThreads;
 
@@ -15,7 +14,7 @@ int blocks_of(const DeviceQueueShape& shape) { return (shape.ids + kIdsABlock - 
 /// The sum over a block, for every thread of it; once in a kernel. Integers: any order gives the same.
 __device__ inline int block_sum(int value) {
   MNEMO_SHARED(int[kWarps], warps);
-  for (int bit = 16; bit > 0; bit /= 2) value += __shfl_xor_sync(kAll, value, bit);
+  value = warp_sum(value);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
   __syncthreads();
   int sum = 0;
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) queue_compact(DeviceQueue q, DeviceM
   const int first = int(blockIdx.x) * kIdsABlock;
   for (int start = first; start < min(first + kIdsABlock, q.shape.ids); start += kThreads) {
     const int id = start + int(threadIdx.x), slots = id < q.shape.ids ? count[id] : 0;
-    const unsigned stored = __ballot_sync(kAll, slots > 0);
+    const unsigned stored = __ballot_sync(kAllLanes, slots > 0);
     __syncthreads();  // nobody reads the numbers of the round before any more
     if (lane == 0) stored_of_warp[warp] = __popc(stored);
     __syncthreads();
