@@ -27,6 +27,7 @@ from engine import (
     REPOSITORY,
     STOPPED,
     USAGE,
+    Place,
     assert_whole,
     call,
     environment,
@@ -85,17 +86,27 @@ def test_off_a_terminal_a_line_every_ten_seconds(tmp_path: Path) -> None:
     assert re.search(line, stopped.stderr)
 
 
+def endless(place: Place, *arguments: str) -> list[str]:
+    """A run that two seconds end, whatever the speed of the machine: a speed is shown after half a second."""
+    return place.command("--max-hours", str(2 / 3600), *arguments)
+
+
 def test_on_a_terminal_there_is_a_live_bar(tmp_path: Path) -> None:
-    code, text = call_on_terminal(make_place(tmp_path, 30000).command())
-    assert code == DONE
+    code, text = call_on_terminal(endless(make_place(tmp_path, 10_000_000)))
+    assert code == STOPPED
     bars = re.findall(r"\r\x1b\[K([█·]{24} [^\r]*)", text)
     assert len(bars) >= 2, text
-    assert re.match(r"[█·]{24} +\d+%  \d+/30000 ", bars[-1])
-    assert "loss 0." in bars[-1] and "steps/s" in text
+    assert re.match(r"[█·]{24} +\d+%  \d+/10000000 ", bars[-1])
+    assert "steps/s" in bars[-1]
+    assert "loss 0." in bars[0]
     assert all(len(bar) < 80 for bar in bars)
     assert not TIMED.search(text)
-    assert text.rstrip().splitlines()[-1].startswith("next:")
     assert RED not in text  # nothing to worry about
+
+
+def test_on_a_terminal_the_last_line_says_what_next(tmp_path: Path) -> None:
+    code, text = call_on_terminal(make_place(tmp_path, 40).command())
+    assert code == DONE and text.rstrip().splitlines()[-1].startswith("next:")
 
 
 @pytest.mark.parametrize("name", ["dumb", ""])
@@ -130,9 +141,9 @@ def test_progress_plain_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_progress_bar_off_a_terminal(tmp_path: Path) -> None:
-    command = make_place(tmp_path, 30000).command("--progress", "bar")
+    command = endless(make_place(tmp_path, 10_000_000), "--progress", "bar")
     done = subprocess.run(command, capture_output=True, env=environment(), timeout=60)
-    assert done.returncode == DONE and re.search(r"\r\x1b\[K[█·]{24} ", done.stderr.decode())
+    assert done.returncode == STOPPED and re.search(r"\r\x1b\[K[█·]{24} ", done.stderr.decode())
 
 
 def start_on_terminal(command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
