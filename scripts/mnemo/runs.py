@@ -19,7 +19,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -327,70 +327,14 @@ class Run(Mapping):
     """
 
     path: Path
+    origin: Run | None = field(default=None, repr=False, compare=False)  # of which this is another view
 
-    @cached_property
-    def _run_json(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return read_run_json(self.path)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self._run_json[0]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        return self._run_json[1]
-
-    @cached_property
-    def status(self) -> dict[str, Any]:
-        return self._optional(read_json, "status.json", {})
-
-    @cached_property
-    def meta(self) -> dict[str, Any]:
-        return self._optional(read_json, "meta.json", {})
-
-    @cached_property
-    def metrics(self) -> dict[str, np.ndarray]:
-        nothing = {name: np.empty(0, dtype) for name, dtype in METRIC_COLUMNS.items()}
-        return self._optional(read_metrics, "metrics.jsonl", nothing)
-
-    @cached_property
-    def sets(self) -> Mapping[str, Columns]:
-        return read_sets(self.path)
-
-    @cached_property
-    def by_position(self) -> Mapping[str, Columns]:
-        return read_by_position(self.path, self.sets, self.facts["model"]["first_position"])
-
-    @cached_property
-    def theory(self) -> dict[int, dict[str, Any]]:
-        return read_theory(self.path)
-
-    @cached_property
-    def switches(self) -> list[dict[str, int]]:
-        return self._optional(read_switches, "switches.json", [])
-
-    @cached_property
-    def sequences(self) -> Mapping[int, np.ndarray]:
-        return read_sequences(self.path)
-
-    @cached_property
-    def snapshots(self) -> Mapping[str, dict[str, np.ndarray]]:
-        return read_snapshots(self.path)
-
-    @cached_property
-    def final(self) -> dict[str, np.ndarray]:
-        return self._optional(read_safetensors, "final.safetensors", {})
-
-    @cached_property
-    def attention(self) -> dict[str, np.ndarray]:
-        return read_series(self.path / "attention")
-
-    @cached_property
-    def measures(self) -> dict[str, np.ndarray]:
-        return read_series(self.path / "measures")
-
-    def _optional(self, read: Callable[[Path], Any], name: str, otherwise: Any) -> Any:
-        return read(self.path / name) if (self.path / name).is_file() else otherwise
+    def __getattr__(self, part: str) -> Any:  # of what is not in __dict__ yet
+        if part not in _READERS:
+            raise AttributeError(f"a run has no {part!r}")
+        value = getattr(self.origin, part) if self.origin else _READERS[part](self)
+        self.__dict__[part] = value
+        return value
 
     def __getitem__(self, part: str) -> Any:
         if part not in PARTS:
@@ -411,14 +355,14 @@ class Run(Mapping):
 
     def release(self) -> None:
         """Forgets what was read: mapped files hold descriptors, of which a process has about a thousand."""
-        for part in set(self.__dict__) - {"path"}:
+        for part in set(self.__dict__) - {"path", "origin"}:
             del self.__dict__[part]
 
     def replace(self, **parts: Any) -> Run:
         """The run with other parts: `run.replace(sets=...)`."""
         require(set(parts) <= set(PARTS), f"a run has no {', '.join(set(parts) - set(PARTS))}")
-        other = Run(self.path)
-        other.__dict__.update({**self.__dict__, **parts})
+        other = Run(self.path, self)
+        other.__dict__.update(parts)
         return other
 
     @property
@@ -460,8 +404,29 @@ class Run(Mapping):
         return tables.to_frame(self, what)
 
 
-PARTS = ("path", "config", "facts", "status", "meta", "metrics", "sets", "theory", "switches", "sequences", "snapshots",
-         "final", "attention", "measures", "by_position")  # fmt: skip
+def _optional(run: Run, name: str, read: Callable[[Path], Any], otherwise: Any) -> Any:
+    return read(run.path / name) if (run.path / name).is_file() else otherwise
+
+
+_NO_METRICS = {name: np.empty(0, dtype) for name, dtype in METRIC_COLUMNS.items()}
+_READERS: dict[str, Callable[[Run], Any]] = {
+    "_run_json": lambda run: read_run_json(run.path),
+    "config": lambda run: run._run_json[0],
+    "facts": lambda run: run._run_json[1],
+    "status": lambda run: _optional(run, "status.json", read_json, {}),
+    "meta": lambda run: _optional(run, "meta.json", read_json, {}),
+    "metrics": lambda run: _optional(run, "metrics.jsonl", read_metrics, _NO_METRICS),
+    "sets": lambda run: read_sets(run.path),
+    "theory": lambda run: read_theory(run.path),
+    "switches": lambda run: _optional(run, "switches.json", read_switches, []),
+    "sequences": lambda run: read_sequences(run.path),
+    "snapshots": lambda run: read_snapshots(run.path),
+    "final": lambda run: _optional(run, "final.safetensors", read_safetensors, {}),
+    "attention": lambda run: read_series(run.path / "attention"),
+    "measures": lambda run: read_series(run.path / "measures"),
+    "by_position": lambda run: read_by_position(run.path, run.sets, run.facts["model"]["first_position"]),
+}
+PARTS = ("path", *list(_READERS)[1:])
 
 
 def _load(part: Any) -> None:

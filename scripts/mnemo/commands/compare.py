@@ -39,10 +39,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
         "runs", metavar="RUN", nargs="+", type=command.path_argument, help="run directory, or a folder of runs"
     )
     parser.add_argument(
-        "--against",
-        metavar="DIR",
-        type=command.path_argument,
-        help="rank the runs in DIR by their distance from RUN",
+        "--against", metavar="DIR", type=command.path_argument, help="rank the runs in DIR by their distance from RUN"
     )
     parser.add_argument(
         "--threshold",

@@ -24,16 +24,10 @@ def _parser() -> argparse.ArgumentParser:
 exit codes: 0 done, 64 usage, 65 no record that can be mapped (the reason is said), 73 the directory exists, 74 I/O""",
     )
     parser.add_argument(
-        "record",
-        metavar="OLD.pkl",
-        type=command.path_argument,
-        help="record of a transformer (.pkl) or a DAM (.pt)",
+        "record", metavar="OLD.pkl", type=command.path_argument, help="record of a transformer (.pkl) or a DAM (.pt)"
     )
     parser.add_argument(
-        "--to",
-        metavar="DIR",
-        type=command.path_argument,
-        help="run directory to write (default cache/imported/NAME)",
+        "--to", metavar="DIR", type=command.path_argument, help="run directory to write (default cache/imported/NAME)"
     )
     return parser
 

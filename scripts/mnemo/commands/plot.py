@@ -48,9 +48,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
         help=".png, .pdf or .svg (default RUN/figure.png, RUN/by_position.png)",
     )
     parser.add_argument(
-        "--set",
-        metavar="NAME",
-        help="set to draw (default current: phase_0, phase_1, ... in turn; of a sweep train)",
+        "--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn; of a sweep train)"
     )
     bin_edges = command.argument(lambda text: curves.parse_edges(text, MAX_BINS))
     parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
