@@ -9,14 +9,18 @@
     mnemo.runs.open("cache/sweep_lr").runs()        # the runs of a sweep
 
 Modules, each of which knows only those before it: errors, command, files (formats), runs, tables, curves (what they
-mean), sweeps, members, comparison, bayes, records (of notebooks), figures, commands.
+mean), sweeps, members, comparison, bayes, probes, expectations, records (of notebooks), figures, engine (has it train),
+reproduce, commands.
 """
 
 from importlib import import_module
 from types import ModuleType
 
 __version__ = "0.1.0"  # CMakeLists.txt reads it here
-__all__ = ["bayes", "comparison", "curves", "figures", "files", "members", "records", "runs", "sweeps", "tables"]
+__all__ = [
+    "bayes", "comparison", "curves", "engine", "expectations", "figures", "files", "members", "probes", "records",
+    "reproduce", "runs", "sweeps", "tables",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:
