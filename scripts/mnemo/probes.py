@@ -197,6 +197,7 @@ def fit_and_score(
     """Accuracy on both parts of a logistic regression fitted to the first; features (N, W), scaled as in training."""
     try:
         from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
     except ImportError:
         raise CannotCreate("linear probes need scikit-learn (pip install 'mnemo[probe]')") from None
     mean, spread = train.mean(axis=0), train.std(axis=0)
@@ -204,7 +205,7 @@ def fit_and_score(
     train, test = (train - mean) / spread, (test - mean) / spread
     if len(np.unique(train_labels)) == 1:
         return 1.0, float((test_labels == train_labels[0]).mean())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # threads wait for each other longer than such fits take
         warnings.simplefilter("ignore")  # that it stopped at max_iter moves no accuracy in its third digit
         model = LogisticRegression(C=1.0, max_iter=MAX_ITERATIONS).fit(train, train_labels)
     return float(model.score(train, train_labels)), float(model.score(test, test_labels))

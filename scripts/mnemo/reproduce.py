@@ -259,7 +259,7 @@ FIGURES = (
         (
             *_SWAP_SHAPE,
             _above("second", "top ten of the second sequences, at the end", MATHS7, 0.8),
-            _rises("swapped_by_parameters", "after the swap, by parameters", 0.03, SHAPE + " 6"),
+            _rises("swapped_by_parameters", "top hundred after the swap, by parameters", 0.03, SHAPE + " 6"),
         ),
         36,
     ),

@@ -173,7 +173,7 @@ def _rank_bins(rank: np.ndarray) -> list[tuple[int, int]]:
     if len(rank) == 0:
         return []
     edges = np.unique(np.round(10 ** np.arange(0, math.log10(rank.max() + 1) + 0.2001, 0.2)).astype(int)) - 1
-    bins = zip(edges.tolist(), edges[1:].tolist())
+    bins = zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1])
     return [(low, high) for low, high in bins if ((rank >= low) & (rank < high)).any()]
 
 
@@ -283,7 +283,9 @@ def swap_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     records = [record for run in runs for record in _swap_records(run)]
     sizes = sorted({record["parameters"] for record in records})
     bins = sorted({(record["first_rank"], record["last_rank"]) for record in records})
-    figure, panels = rows.panels(3, "Figure 6. Is the memory in the MLP?", rows.common_settings(runs), sharey=True)
+    figure, panels = rows.panels(
+        3, "Figure 6. Is the memory in the MLP?", rows.common_settings(runs), sharey=True, beside=0.9
+    )
     for panel, (key, title) in zip(panels, SWAP_PANELS):
         image = np.full((len(bins), len(sizes)), np.nan)
         for y, ranks in enumerate(bins):
@@ -296,7 +298,7 @@ def swap_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         kept = np.unique(np.linspace(0, len(sizes) - 1, min(len(sizes), 5)).round().astype(int))
-        panel.set_xticks(kept, [f"{sizes[index]:,}" if sizes[index] < 1e5 else f"{sizes[index]:.2g}" for index in kept])
+        panel.set_xticks(kept, [f"{sizes[index]:,}" if sizes[index] < 1e6 else f"{sizes[index]:.2g}" for index in kept])
     named = np.unique(np.linspace(0, len(bins) - 1, min(len(bins), 10)).round().astype(int))
     panels[0].set_yticks(named, ["–".join(dict.fromkeys(map(str, bins[index]))) for index in named])
     bar = figure.colorbar(shown, ax=panels, fraction=0.02, pad=0.015)
@@ -321,17 +323,20 @@ def _swap_records(run: Run) -> list[dict[str, Any]]:
 
 
 def _swap_numbers(records: Sequence[dict], sizes: Sequence[int]) -> dict[str, Any]:
-    """Accuracies of the top ten ranks by parameters, and the most that a swap brings back at 1e7 to 4e7 parameters."""
+    """Of the top ten ranks with most parameters, of the top hundred by parameters; the most at 1e7 to 4e7 of them.
 
-    def top(key: str, size: int) -> float:
-        found = [record for record in records if record["parameters"] == size and record["last_rank"] < 10]
+    Bins of ranks count alike, so that frequent ranks weigh more.
+    """
+
+    def top(key: str, size: int, ranks: int = 10) -> float:
+        found = [record for record in records if record["parameters"] == size and record["last_rank"] < ranks]
         return float(np.mean([record[key] for record in found]))
 
     largest = {key: top(key, sizes[-1]) for key, _ in SWAP_PANELS}
     published = [top("swapped", size) for size in sizes if 1e7 <= size <= 4e7]
     return {
         **largest, "recovered": largest["swapped"] - largest["first"], "swapped_1e7": max(published, default=math.nan),
-        "swapped_by_parameters": [top("swapped", size) for size in sizes],
+        "swapped_by_parameters": [top("swapped", size, 100) for size in sizes],
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from mnemo.figures import style
 from mnemo.runs import Run
 
 PANEL_INCHES, LEGEND_INCHES, HEIGHT_INCHES = 3.9, 2.1, 4.3
-LEFT, TOP, BOTTOM, BETWEEN = 0.68, 0.62, 0.5, 0.8  # inches
+LEFT, TOP, BOTTOM, BETWEEN = 0.78, 0.62, 0.5, 0.8  # inches
 MAX_ENTRIES = 14  # of the legend
 
 
@@ -25,14 +25,19 @@ class Drawn(NamedTuple):
 
 
 def panels(
-    count: int, title: str, settings: str, sharey: bool = False, width: float = PANEL_INCHES
+    count: int,
+    title: str,
+    settings: str,
+    sharey: bool = False,
+    width: float = PANEL_INCHES,
+    beside: float = LEGEND_INCHES,
 ) -> tuple[Any, list]:
-    """An empty figure with so many panels side by side, and these."""
+    """An empty figure with so many panels side by side, and these; `width` of each, `beside` for the legend, in inches."""
     from matplotlib.figure import Figure
 
     between = 0.22 if sharey else BETWEEN
     inside = count * width + (count - 1) * between
-    total = LEFT + inside + LEGEND_INCHES + 0.1
+    total = LEFT + inside + beside + 0.1
     figure = Figure(figsize=(total, HEIGHT_INCHES), dpi=style.DPI, facecolor="white")
     edges = {"left": LEFT / total, "right": (LEFT + inside) / total}
     figure.subplots_adjust(**edges, top=1 - TOP / HEIGHT_INCHES, bottom=BOTTOM / HEIGHT_INCHES, wspace=between / width)
