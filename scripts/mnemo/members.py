@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemo import curves
+from mnemo.errors import UsageError
 from mnemo.files import PathLike
-from mnemo.runs import Run, differing, find_runs, flat
+from mnemo.runs import Run, find_runs, flat
 
 MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay open
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
@@ -46,9 +49,21 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
+def _natural(name: str) -> list[tuple[float, str]]:
+    """What sorts a name by the numbers in it."""
+    parts = re.split(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", name)  # every second one is a number
+    return [(float(part) if odd else 0.0, "" if odd else part) for odd, part in zip(itertools.cycle((0, 1)), parts)]
+
+
 def runs_in(folder: PathLike) -> list[Path]:
-    """The run in this folder, or the runs one level below; FileNotFoundError where there is none."""
-    found = find_runs(folder)
+    """The run in this folder, or the runs one level below, `heads=5` before `heads=10`.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    """
+    found = sorted(find_runs(folder), key=lambda run: _natural(run.name))
     if not found:
         reason = "holds no run (no config.yaml in it or one level below)"
         raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
@@ -79,10 +94,35 @@ def find(
             member.runs.append(run)
         else:
             member.copies.append((path, original))
-    for member in result.values():
+    found = list(result.values())
+    names = [without_seed(member) for member in found]
+    for member, name in zip(found, names):
         count = len(member.runs)
+        member.name = name if names.count(name) == 1 else member.name
         member.name += f" ({member.state})" if member.state else f" ({count} seeds)" if count > 1 else ""
-    return list(result.values())
+    return found
+
+
+def without_seed(member: Member) -> str:
+    """The name of a member of several seeds, `train.lr=0.1` for its `seed=0,train.lr=0.1`; of seeds alone the group's.
+
+    Names of others stay.
+    """
+    folder, slash, name = member.name.rpartition("/")
+    words = name.split(",")
+    kept = ",".join(word for word in words if not word.startswith("seed="))
+    if len(member.runs) == 1 or kept == name:
+        return member.name
+    return f"{folder}{slash}{kept}" if kept else folder or member.runs[0].path.resolve().parent.name
+
+
+def relabel(compared: Sequence[Member], labels: Sequence[str]) -> None:
+    """Gives members other names, one each; UsageError where that cannot be."""
+    if len(labels) != len(compared) or len(set(labels)) < len(labels):
+        names = ", ".join(member.name for member in compared)
+        raise UsageError(f"--label wants another name for each of {len(compared)} members ({names}), got {labels}")
+    for member, label in zip(compared, labels):
+        member.name = label
 
 
 def unfinished(run: Run) -> str | None:
@@ -115,9 +155,42 @@ def settings(member: Member) -> dict[str, Any]:
     return flat(experiment({key: value for key, value in member.config.items() if key not in ("name", "group")}))
 
 
+def event_words(event: dict[str, Any]) -> str:
+    """`freeze c_attn at 1000`: an event of run.json without its names."""
+    when = f"at {event['step']}" if "step" in event else f"every {event.get('every')}"
+    told = {"kind", "name", "at", "every", "step", "first", "last", "count", "parameters", "snapshot"}
+    options = {key: value for key, value in event.items() if key not in told and value not in (None, False, "", [])}
+    words = (value if isinstance(value, (str, list)) else f"{key}={value}" for key, value in options.items())
+    return " ".join([event["kind"], *(",".join(map(str, word)) if isinstance(word, list) else word for word in words),
+                     when])  # fmt: skip
+
+
+def columns(compared: Sequence[Member]) -> dict[str, dict[str, Any]]:
+    """{member: {setting: value}} of the settings that differ, None where a kind of model has no such setting.
+
+    A setting differs where two members that have it have different values. `events` holds the events that not all
+    members have; `seed` is there where members are single runs, and nothing else tells two of them apart.
+    """
+    found = [settings(member) for member in compared]
+    events = [[event_words(event) for event in member.config.get("events", [])] for member in compared]
+    for of_member, words in zip(found, events):
+        of_member["events"] = "; ".join(word for word in words if any(word not in others for others in events))
+    names = [name for name in dict.fromkeys(itertools.chain(*found)) if _differs(name, found)]
+    result = [{name: of_member.get(name) for name in names} for of_member in found]
+    if all(len(member.runs) == 1 for member in compared) and any(result.count(values) > 1 for values in result):
+        seeded = [{**values, "seed": member.config.get("seed")} for values, member in zip(result, compared)]
+        result = seeded if _differs("seed", seeded) else result
+    return {member.name: values for member, values in zip(compared, result)}
+
+
+def _differs(name: str, settings: Sequence[dict[str, Any]]) -> bool:
+    values = [of_member[name] for of_member in settings if name in of_member]
+    return any(value != values[0] for value in values)
+
+
 def differing_settings(compared: Sequence[Member]) -> list[str]:
-    """Names of the settings that tell the members apart."""
-    return differing([settings(member) for member in compared])
+    """Names of the settings in which members differ, see `columns`."""
+    return list(next(iter(columns(compared).values()), {}))
 
 
 class Scope(NamedTuple):
