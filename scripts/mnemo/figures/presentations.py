@@ -249,10 +249,8 @@ def _lay_out(rows: int, columns: int, handles: Sequence[Any]) -> tuple[Any, np.n
     )  # fmt: skip
     figure.text((LEFT + inner[0] / 2) / width, 0.12 / height, "presentations (mean over the ranks of a bin)",
                 ha="center", va="bottom", color=style.INK)  # fmt: skip
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=((LEFT + inner[0] + 0.12) / width, 1 - TOP / height),
-        ncols=sides, fontsize=8.5, handlelength=2.4, labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
-    )  # fmt: skip
+    corner = ((LEFT + inner[0] + 0.12) / width, 1 - TOP / height)
+    figure.legend(handles=handles, bbox_to_anchor=corner, ncols=sides, **{**style.LEGEND, "handlelength": 2.4})
     return figure, figure.subplots(rows, columns, sharex="row", sharey=True, squeeze=False)
 
 
