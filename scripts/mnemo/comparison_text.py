@@ -66,11 +66,11 @@ def _speedup_text(row: dict[str, Any]) -> str:
 
 
 def _half_time_text(row: dict[str, Any], key: str) -> str:
-    """`37.2 [30.0, 41.5]`; `<= 200` where it was before the first evaluation; `-` where it never was."""
+    """`37.2 [30.0, 41.5]`; `<= 200` where it was before the first evaluation, `0` at once; `-` where it never was."""
     after, at = row[f"{key}_after"], row[key]
     if not math.isfinite(at):
         return "-"
-    digits = 0 if at >= 100 else 1
+    digits = 1 if 0 < at < 100 else 0
     interval = _interval(row, key, digits) if row[f"{key}_low"] < row[f"{key}_high"] else ""
     return ("<= " if after < at else "") + _number(at, digits) + interval
 

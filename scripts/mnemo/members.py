@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemo import curves
-from mnemo.errors import UsageError
+from mnemo.errors import DataError, UsageError
 from mnemo.files import PathLike
-from mnemo.runs import Run, find_runs, flat
+from mnemo.runs import Run, find_runs, flat, run_state
 
 MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay open
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
@@ -58,16 +59,25 @@ def _natural(name: str) -> list[tuple[float, str]]:
 def runs_in(folder: PathLike) -> list[Path]:
     """The run in this folder, or the runs one level below, `heads=5` before `heads=10`.
 
+    One of several that has not begun, as a sweep in flight has them, is left out with a warning.
+
     Raises
     ------
     FileNotFoundError
         Where there is none.
+    DataError
+        Where none has begun.
     """
     found = sorted(find_runs(folder), key=lambda run: _natural(run.name))
     if not found:
         reason = "holds no run (no config.yaml in it or one level below)"
         raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
-    return found
+    waiting = [run for run in found if run != Path(folder) and run_state(run) == "waiting"]
+    if len(waiting) == len(found):
+        raise DataError(f"{folder}: none of its runs has begun")
+    for run in waiting:
+        print(f"warning: {run}: has not begun, left out", file=sys.stderr)
+    return [run for run in found if run not in waiting]
 
 
 def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[PathLike] = ()) -> list[Member]:
@@ -81,7 +91,7 @@ def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[Pat
         paths.update(dict.fromkeys(runs_in(argument)))
     result: dict[Any, Member] = {}
     originals: dict[Any, Path] = {}
-    others = [path for argument in beside for path in runs_in(argument)]
+    others = [path for argument in beside for path in find_runs(argument)]
     for path, name in zip(paths, short_names([*paths, *others])):
         run = Run(path)
         state = unfinished(run)

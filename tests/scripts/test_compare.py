@@ -309,6 +309,14 @@ def test_cells_have_signs_and_no_halves_of_numbers():
         (nan, nan, "-"), (3.0, 3.0, "3.00x"),
     ):  # fmt: skip
         assert comparison_text._speedup_text({"speedup": speedup, "speedup_bound": bound, **limits}) == text
+    for after, at, low, high, text in (
+        (37.24, 37.24, nan, nan, "37.2"), (0.0, 200.0, nan, nan, "<= 200"), (0.0, 0.0, nan, nan, "0"),
+        (900.0, inf, nan, nan, "-"), (nan, nan, nan, nan, "-"), (120.0, 120.0, 90.0, inf, "120 [90, inf]"),
+        (0.0, 200.0, 200.0, 200.0, "<= 200"),
+    ):  # fmt: skip
+        assert comparison_text._half_time_text({"x_after": after, "x": at, "x_low": low, "x_high": high}, "x") == text
+    for mean, spread, text in ((0.9371, 0.0123, "0.937(12)"), (0.9371, nan, "0.937"), (nan, nan, "-")):
+        assert comparison_text._mean_text({"x": mean, "x_spread": spread}, "x") == text
     row = {"presentations_low": nan, "presentations_high": nan, "seen": 9.0}
     for after, reached, text in ((200.0, 400.0, "200 to 400"), (0.0, 0.0, "0.0"), (9.0, inf, "> 9"), (nan, nan, "-")):
         cell = comparison_text._presentations_text({**row, "presentations_after": after, "presentations": reached})
@@ -636,6 +644,19 @@ def test_a_run_without_an_evaluation_stops_no_others(make_run, tmp_path, capsys)
     assert result["notes"][-1] == "left out: b (running at step 0 of 2000): nothing has been evaluated yet"
 
 
+def test_runs_of_a_sweep_that_have_not_begun_stop_no_others(make_run, tmp_path, capsys):
+    reseed(make_run("all/a"), 0)
+    target = reseed(make_run("target"), 0)
+    (tmp_path / "all/b").mkdir()
+    (tmp_path / "all/b/config.yaml").write_text("{}")
+    for arguments in ([tmp_path / "all"], [target, "--against", tmp_path / "all"]):
+        assert compare.main([*map(str, arguments), "--replicates", "3"]) == 0
+        assert capsys.readouterr().err == f"warning: {tmp_path / 'all/b'}: has not begun, left out\n"
+    (tmp_path / "all/a").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="none of its runs has begun"):
+        compare.main([str(tmp_path / "all")])
+
+
 # Figure ---------------------------------------------------------------------------------------------------------------
 
 
@@ -757,7 +778,11 @@ def test_what_goes_with_a_swept_setting_tells_nothing_more():
     assert presentations.swept_setting(zipped) == ("heads", [])
     grid = [{"heads": heads, "lr": lr} for heads in (1, 5) for lr in (1, 2, 3)]
     assert presentations.swept_setting(grid) == ("lr", ["heads"])
-    assert presentations.swept_setting([{"kind": "a"}, {"kind": "b"}, {"kind": "c"}]) is None
+    apart = [{"kind": kind, "lr": lr} for kind, lr in (("a", 1), ("a", 2), ("b", 3))]
+    assert presentations.swept_setting(apart) is None  # lr is swept nowhere
+    assert presentations.swept_setting([*apart, {"kind": "b", "lr": None}, {"kind": "a", "lr": 9}]) == ("lr", ["kind"])
+    many = [{"heads": heads, "lr": lr} for heads in range(5) for lr in range(6)]
+    assert presentations.swept_setting(many) is None  # five dash patterns would be needed
     assert presentations.swept_setting([{}]) is None
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from mnemo import command, comparison, comparison_text, curves, members
 from mnemo.errors import UsageError
-from mnemo.runs import find_runs
 
 
 def checked_threshold(text: str) -> str:
@@ -72,7 +71,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
 def rank_against(arguments: argparse.Namespace, target: members.Member) -> tuple[dict, list[members.Member]]:
     """The ranking of the runs in --against, and the nearest."""
     own = {run.path.resolve() for run in target.runs}
-    others = [path for path in find_runs(arguments.against) if path.resolve() not in own]
+    others = [path for path in members.runs_in(arguments.against) if path.resolve() not in own]
     candidates = members.find(others, beside=arguments.runs)
     if not candidates:
         raise UsageError(f"{arguments.against} holds no other run")

@@ -90,26 +90,30 @@ def _numbers(values: Sequence[Any]) -> set[float] | None:
 
 
 def swept_setting(settings: Sequence[dict[str, Any]]) -> tuple[str, list[str]] | None:
-    """The setting with most numbers among those in which members differ, and what else tells members apart.
+    """The setting with most numbers among members that differ in no word, and what else tells members apart.
 
     What goes with it, as in a zip, tells nothing more. None where no setting has `SWEPT` values, or where there are
     more combinations of the others than dash patterns.
     """
-    values = {name: [of_member[name] for of_member in settings] for name in settings[0]}
-    counts = {name: len(_numbers(column) or ()) for name, column in values.items()}
-    name = max(counts, key=counts.__getitem__, default=None)
-    if name is None or counts[name] < SWEPT:
+    texts = [{key: setting_text(value) for key, value in of_member.items()} for of_member in settings]
+    words = [key for key in settings[0] if _numbers([of_member[key] for of_member in settings]) is None]
+
+    def combinations(keys: Sequence[str]) -> list[tuple[str, ...]]:
+        return [tuple(of_member[key] for key in keys) for of_member in texts]
+
+    def count(key: str) -> int:
+        alike: dict[tuple[str, ...], set[str]] = {}
+        for place, of_member in zip(combinations(words), texts):
+            alike.setdefault(place, set()).update([of_member[key]] if of_member[key] != "-" else [])
+        return max(map(len, alike.values()))
+
+    name = max((key for key in settings[0] if key not in words), key=count, default=None)
+    if name is None or count(name) < SWEPT:
         return None
-    texts = {key: list(map(setting_text, column)) for key, column in values.items()}
-    words = [key for key, column in values.items() if _numbers(column) is None]
-
-    def goes_with(key: str) -> bool:
-        place = list(zip(*(texts[word] for word in (*words, name))))
-        return len(set(zip(place, texts[key]))) == len(set(place))
-
-    others = [key for key in values if key != name and (key in words or not goes_with(key))]
-    combinations = {tuple(texts[key][row] for key in others) for row in range(len(settings))}
-    return (name, others) if len(combinations) <= len(DASHES) else None
+    known = len(set(combinations([*words, name])))
+    others = [key for key in settings[0] if key != name
+              and (key in words or len(set(combinations([*words, name, key]))) > known)]  # fmt: skip
+    return (name, others) if len(set(combinations(others))) <= len(DASHES) else None
 
 
 def looks(compared: Sequence[Member], labelled: bool = False) -> tuple[list[Look], list[tuple[str, Look]]]:
