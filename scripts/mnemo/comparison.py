@@ -103,10 +103,12 @@ def _phase_numbers(run: Run, phase: int, columns: dict, bins: Sequence[curves.Bi
     floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run.theory, rank, phase))
     numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
     numbers["bits_bayes"] = math.nan if whole else curves.stored_bits(floor, *bits)
-    return {**numbers, "stride": curves.stride(rank), "story": _story(run, phase, columns, means)}
+    return {**numbers, "stride": curves.stride(rank), "story": _story(run, phase, columns, means, bins)}
 
 
-def _story(run: Run, phase: int, columns: dict, means: dict[str, np.ndarray]) -> dict[str, Any]:
+def _story(
+    run: Run, phase: int, columns: dict, means: dict[str, np.ndarray], bins: Sequence[curves.Bin]
+) -> dict[str, Any]:
     """What half-lives are made of, (T, E) each by rank bin.
 
     Returns
@@ -114,7 +116,7 @@ def _story(run: Run, phase: int, columns: dict, means: dict[str, np.ndarray]) ->
     dict
         learning: steps (T,) and presentations since the phase began, while it was current; forgetting: steps (T,) since
         the switch that ended it, from the last evaluation before on, empty where none did; both with `gain` by measure:
-        accuracy above chance, loss below it.
+        accuracy above chance, loss below it. least (E,): two standard errors of the accuracy of guesses.
     """
     chance = dict(zip(("loss", "accuracy"), curves.chance(run)))
     gain = {"accuracy": means["accuracy"] - chance["accuracy"], "loss": chance["loss"] - means["loss"]}
@@ -127,7 +129,8 @@ def _story(run: Run, phase: int, columns: dict, means: dict[str, np.ndarray]) ->
         found = {"steps": np.maximum(step[rows] - begin, 0), "presentations": means["presentations"][rows]}
         return {**found, "gain": {name: values[rows] for name, values in gain.items()}}
 
-    return {"learning": part(current, at.get(phase, 0)), "forgetting": part(later, at.get(phase + 1, 0))}
+    return {"learning": part(current, at.get(phase, 0)), "forgetting": part(later, at.get(phase + 1, 0)),
+            "least": 2 * curves.guess_error(run, columns["rank"], bins)}  # fmt: skip
 
 
 def _presentations(
@@ -367,31 +370,34 @@ def _half_life_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     rows = []
     for phase, numbers in _after_switches(seeds):
         for (index, label), of in itertools.product(enumerate(scope.labels(phase)), ("accuracy", "loss")):
-            times: dict[str, list[curves.HalfTime]] = {}
-            known = []
-            for number in numbers:
-                first, old, new = (part["story"] for part in (number["first"], number["previous"], number))
-                gain = old["forgetting"]["gain"][of][:, index]
-                known.append(gain[0] if len(gain) else math.nan)
-                times.setdefault("half_life", []).append(
-                    curves.half_time(old["forgetting"]["steps"], gain, known[-1])
-                )
-                whole = _learned(first, of, index)
-                for key, story in (("learned", first), ("relearned", new)):
-                    left = whole - story["learning"]["gain"][of][:, index]
-                    for x, suffix in ((story["learning"]["steps"], ""),
-                                      (story["learning"]["presentations"][:, index], "_presentations")):  # fmt: skip
-                        times.setdefault(key + suffix, []).append(curves.half_time(x, left, whole))
+            known, times = zip(*(_half_times(number, of, index) for number in numbers))
             rows.append({"run": name, **label, "switch": phase, "of": of, **_with_spread("known", known)})
-            for key, values in times.items():
-                rows[-1].update(_half_time_columns(key, values))
+            for key in times[0]:
+                rows[-1].update(_half_time_columns(key, [seed[key] for seed in times]))
     return rows
 
 
-def _learned(story: dict[str, Any], of: str, index: int) -> float:
-    """What a phase came to in a bin, above chance; NaN where it was never scored."""
-    gain = story["learning"]["gain"][of][:, index]
-    return float(gain[-1]) if len(gain) else math.nan
+def _half_times(number: dict, of: str, index: int) -> tuple[float, dict[str, curves.HalfTime]]:
+    """What was known of the old sequences of a bin when a switch replaced them, and the half-times of one seed."""
+    first, old, new = (part["story"] for part in (number["first"], number["previous"], number))
+    gain = old["forgetting"]["gain"][of][:, index]
+    known = float(gain[0]) if len(gain) else math.nan
+    least = first["least"][index]
+    whole = _known(old["forgetting"]["gain"], least, of, index, 0)
+    times = {"half_life": curves.half_time(old["forgetting"]["steps"], gain, whole)}
+    whole = _known(first["learning"]["gain"], least, of, index, -1)
+    for key, story in (("learned", first["learning"]), ("relearned", new["learning"])):
+        left = whole - story["gain"][of][:, index]
+        times[key] = curves.half_time(story["steps"], left, whole)
+        times[f"{key}_presentations"] = curves.half_time(story["presentations"][:, index], left, whole)
+    return known, times
+
+
+def _known(gain: dict[str, np.ndarray], least: float, of: str, index: int, row: int) -> float:
+    """Gain of a bin at an evaluation; NaN where there is none, or its accuracy is one that guesses may have."""
+    if not len(gain[of]) or not gain["accuracy"][row, index] > least:
+        return math.nan
+    return float(gain[of][row, index])
 
 
 def _half_time_columns(key: str, seeds: Sequence[curves.HalfTime]) -> dict[str, float]:

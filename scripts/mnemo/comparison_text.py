@@ -23,7 +23,8 @@ ASKED_FOR = ("distances",)  # tables that are made where they are named alone
 SEEDS = "0.937(12): mean over seeds and their standard deviation in units of the last digit; half-lives: median [range]"
 HALF_LIVES = (
     "known: accuracy above chance, or loss below it, right before the switch; learned, re-learned: steps until the "
-    "first sequences, and the new ones, are half-way to what the first phase came to; <= x: by the first evaluation"
+    "first sequences, and the new ones, are half-way to what the first phase came to; <= x: by the first evaluation; "
+    "-: never, or the accuracy was within two standard errors of a guess"
 )
 WORDS = ("ranks", "run", "other", "event", "set", "from", "of")  # columns of words
 

@@ -261,6 +261,18 @@ def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.nd
     return rank_limits(theory.get(phase, {}), rank) or (None, None)
 
 
+def guess_error(run: Run, rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
+    """Standard error of the accuracy of guesses over the ranks of each bin, (E,): sqrt(c (1 - c) / guesses).
+
+    c is the accuracy of one guess. A guess is made for each predicted position of each sequence.
+    """
+    positions = run.config["data"]["length"] - run.facts["model"]["first_position"]
+    inside = np.array([((rank >= first) & (rank < end)).sum() for first, end in bins], np.float64)
+    one = chance(run)[1]
+    with np.errstate(divide="ignore"):
+        return np.sqrt(one * (1 - one) / (inside * positions))
+
+
 def names_sequences(facts: dict[str, Any]) -> bool:
     """Whether a model says which sequence it sees, and not which bit follows."""
     return facts["model"]["task"] == "sequences"

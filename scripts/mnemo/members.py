@@ -164,13 +164,13 @@ def settings(member: Member) -> dict[str, Any]:
 
 
 def event_words(event: dict[str, Any]) -> str:
-    """`freeze c_attn at 1000`: an event of run.json without its names."""
-    when = f"at {event['step']}" if "step" in event else f"every {event.get('every')}"
+    """`freeze c_attn at 50%`: an event of run.json without its names."""
+    when = "at" if event.get("at") is not None else "every"
     told = {"kind", "name", "at", "every", "step", "first", "last", "count", "parameters", "snapshot"}
     options = {key: value for key, value in event.items() if key not in told and value not in (None, False, "", [])}
     words = (value if isinstance(value, (str, list)) else f"{key}={value}" for key, value in options.items())
-    return " ".join([event["kind"], *(",".join(map(str, word)) if isinstance(word, list) else word for word in words),
-                     when])  # fmt: skip
+    words = (",".join(map(str, word)) if isinstance(word, list) else word for word in words)
+    return " ".join([event["kind"], *words, when, str(event.get(when))])
 
 
 def columns(compared: Sequence[Member]) -> dict[str, dict[str, Any]]:

@@ -403,9 +403,10 @@ def test_events_that_not_all_have_are_a_column(make_run, capsys):
               "name": "freeze_0"}  # fmt: skip
     write_settings(runs[1], {**config, "events": [*config["events"], freeze]})
     rows = result_of(capsys, *runs)["memory"]
-    assert {(row["run"], row["events"]) for row in rows} == {("free", ""), ("frozen", "freeze c_attn at 1000")}
-    load = {"kind": "load", "at": 0, "first": 0, "every": 100, "from": "a.safetensors", "strict": True, "name": ""}
+    assert {(row["run"], row["events"]) for row in rows} == {("free", ""), ("frozen", "freeze c_attn at 50%")}
+    load = {"kind": "load", "at": None, "first": 0, "every": 100, "from": "a.safetensors", "strict": True, "name": ""}
     assert members.event_words(load) == "load a.safetensors strict=True every 100"
+    assert members.event_words({"kind": "switch", "at": 0, "every": None, "clear_memory": None}) == "switch at 0"
 
 
 def test_the_seed_is_a_column_where_nothing_else_tells_runs_apart(make_run, capsys):
@@ -478,6 +479,22 @@ def test_half_lives_are_those_of_the_arrays(make_run, capsys):
     loss = old["loss"][:, 10:100].mean(axis=1, dtype=float)
     assert rows[1]["known"] == pytest.approx(np.log(2) - loss[old["step"] == 1000][0])
     assert 0 < rows[1]["half_life"] < accuracy["half_life"]  # its loss rises above chance
+
+
+def test_what_guesses_may_have_is_not_known(run_dir, capsys):
+    def rows():
+        rows = [row for row in result_of(capsys, run_dir)["half_lives"] if row["first_rank"] == 0]
+        return [(row["half_life"], row["learned"], row["relearned"]) for row in rows]
+
+    error = np.sqrt(0.25 / (10 * 15))  # ten ranks of 15 predictions
+    before = np.load(run_dir / "eval/phase_0/step.npy") <= 1000
+    accuracy = np.load(run_dir / "eval/phase_0/accuracy.npy")
+    for errors, known in ((1.9, False), (2.1, True)):
+        accuracy[:, :10] = 0.5
+        accuracy[np.flatnonzero(before)[5:], :10] = 0.5 + errors * error
+        np.save(run_dir / "eval/phase_0/accuracy.npy", accuracy)
+        for row in rows():  # of the accuracy, and of the loss
+            assert [value is not None for value in row] == [known] * 3
 
 
 def test_half_lives_between_a_switch_and_the_first_evaluation_are_bounds(run_dir, capsys):

@@ -180,6 +180,8 @@ def draw(
                     _draw_curve(panel, curve, index, look)
                 _draw_ceilings(panel, here, index)
         _finish(row, ranks)
+    lowest = min(np.min(line.get_ydata()) for panel in panels.flat for line in panel.lines)
+    panels[0, 0].set_ylim(min(lowest - 0.025, 0.475), 1.01)  # of all panels: a band may leave them
     for phase, panel in zip(phases, panels[0]):
         panel.set_title("first sequences" if phase == 0 else f"after switch {phase}", loc="left", color=style.INK)
     return figure
@@ -204,7 +206,7 @@ def _draw_curve(panel: Any, curve: curves.BinCurves, index: int, look: Look) -> 
     line = {"linestyle": (0, look.dashes) if look.dashes else "-", "dash_capstyle": "butt", "linewidth": 1.5}
     panel.plot(x, mean, color=look.color, zorder=Z_CURVE, **line, **marker)
     if np.isfinite(low).any():
-        panel.fill_between(x, low, high, color=look.color, alpha=0.16, linewidth=0, zorder=Z_BAND)
+        panel.fill_between(x, low, high, color=look.color, alpha=0.1, linewidth=0, zorder=Z_BAND)
 
 
 def _draw_ceilings(panel: Any, here: Sequence[tuple[curves.BinCurves, Look]], index: int) -> None:
@@ -266,8 +268,6 @@ def _finish(row: Sequence[Any], ranks: curves.Bin) -> None:
         wide = panel.get_window_extent().width / style.DPI >= 3.0
         style.log_ticks(panel.xaxis, lambda value: f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:g}",
                         7 if wide else 3)  # fmt: skip
-        low, _ = panel.get_ylim()
-        panel.set_ylim(min(low, 0.475), 1.01)
         panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
         panel.set_axisbelow(True)
         panel.tick_params(length=3, width=0.8)
