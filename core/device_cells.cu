@@ -1,6 +1,7 @@
 #include "core/device_cells.h"
 #include "core/warp.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -11,7 +12,7 @@ namespace mnemo {
 
 namespace {
 
-constexpr int kMostThreads = 512;
+constexpr int kMostThreads = 1024;
 constexpr int kNoPlace = 0x7fffffff;  // sorted behind every place
 
 __device__ int thread() { return static_cast<int>(threadIdx.x); }
@@ -195,7 +196,7 @@ void device_cells_cuda(const DeviceCells& cells, const std::int32_t* drawn_RB, c
   }
   int size = 1;
   while (size < batch) size *= 2;
-  const int threads = size < 32 ? 32 : size > kMostThreads ? kMostThreads : size;
+  const int threads = std::clamp(std::max(size, 32 * cells.shape.positions()), 32, kMostThreads);  // a warp a position: their loops take longest
   simt::launch<device_cells_kernel>(static_cast<unsigned>(cells.shape.replicas), static_cast<unsigned>(threads), 0, stream, cells, size, drawn_RB,
                                     tables_R, active_R);
 }
