@@ -182,6 +182,37 @@ TEST(Far, NothingButAMemoryThatMovesIsRecordedAnew) {
   }
 }
 
+/// A model that asks for a number in mid-step, which no graph can hold.
+class Waiting final : public Model {
+ public:
+  explicit Waiting(std::unique_ptr<Model> model) : Model(model->facts, model->parameters.replica(0)), model_(std::move(model)) {}
+  std::unique_ptr<Model> replica(std::int64_t r) const override { return std::make_unique<Waiting>(model_->replica(r)); }
+  torch::Tensor logits(const CellBatch& batch) override {
+    sum_ += parameters.flat_RP().sum().item<double>();
+    return model_->logits(batch);
+  }
+
+ private:
+  std::unique_ptr<Model> model_;
+  double sum_ = 0;
+};
+
+TEST(Far, AStepThatCannotBeRecordedIsMadeOperationByOperation) {
+  const TestBatch data(40, 12, 16);
+  const ModelConfig config = PrefixReadoutConfig{};
+  std::vector<std::vector<double>> losses(2);
+  for (const bool waits : {false, true}) {
+    auto model = make_model({&config, 1}, 12, torch::kFloat32, kSecond);
+    if (waits) model = std::make_unique<Waiting>(std::move(model));
+    Adam adam(model->parameters, {{1e-2, 0.9, 0.999, 1e-8, 0}});
+    Trainer trainer(*model, adam, {{&data.table(), DrawStream(data.sampler(), 0, 16)}});
+    EXPECT_EQ(trainer.why_not_recorded(), "");
+    for (std::int64_t step = 0; step < 5; ++step) losses[waits].push_back(trainer.step(step).loss_R.item<double>());
+    EXPECT_EQ(trainer.why_not_recorded().empty(), !waits);
+  }
+  EXPECT_EQ(losses[0], losses[1]);
+}
+
 // ---- training
 
 /// Losses [steps][R] of R replicas of which the second, if there is one, diverges; tensor 0 is frozen for a while, and the data are switched.
