@@ -20,6 +20,7 @@ from mnemo.runs import Run, find_runs, flat, run_state
 
 MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay open
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
+OBSERVERS = {"snapshot", "swap_test", "transplant", "fork_probe", "features"}  # events that change no curve
 
 
 @dataclass(eq=False)
@@ -176,11 +177,12 @@ def event_words(event: dict[str, Any]) -> str:
 def columns(compared: Sequence[Member]) -> dict[str, dict[str, Any]]:
     """{member: {setting: value}} of the settings that differ, None where a kind of model has no such setting.
 
-    A setting differs where two members that have it have different values. `events` holds the events that not all
-    members have; `seed` is there where members are single runs, and nothing else tells two of them apart.
+    A setting differs where two members that have it have different values. `events` holds those that not all members
+    have and that change curves; `seed` is there where members are single runs and nothing else tells two of them apart.
     """
     found = [settings(member) for member in compared]
-    events = [[event_words(event) for event in member.config.get("events", [])] for member in compared]
+    events = [[event_words(event) for event in member.config.get("events", []) if event["kind"] not in OBSERVERS]
+              for member in compared]  # fmt: skip
     for of_member, words in zip(found, events):
         of_member["events"] = "; ".join(word for word in words if any(word not in others for others in events))
     names = [name for name in dict.fromkeys(itertools.chain(*found)) if _differs(name, found)]

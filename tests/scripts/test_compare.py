@@ -401,7 +401,8 @@ def test_events_that_not_all_have_are_a_column(make_run, capsys):
     config = example_config(200, 16, 2000, [1000])
     freeze = {"kind": "freeze", "at": "50%", "step": 1000, "params": ["c_attn"], "parameters": ["c_attn.weight"],
               "name": "freeze_0"}  # fmt: skip
-    write_settings(runs[1], {**config, "events": [*config["events"], freeze]})
+    copies = {"kind": "snapshot", "at": 3, "step": 3, "name": "early"}
+    write_settings(runs[1], {**config, "events": [copies, *config["events"], freeze]})
     rows = result_of(capsys, *runs)["memory"]
     assert {(row["run"], row["events"]) for row in rows} == {("free", ""), ("frozen", "freeze c_attn at 50%")}
     load = {"kind": "load", "at": None, "first": 0, "every": 100, "from": "a.safetensors", "strict": True, "name": ""}
