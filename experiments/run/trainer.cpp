@@ -61,6 +61,8 @@ void Trainer::set_active(std::int64_t replica, bool active) {
 }
 
 const Losses& Trainer::step(std::int64_t step) {
+  if (next_step_ != step) step_1_.fill_(step);
+  next_step_ = step + 1;
   drawn_.resize(replicas_.size());
   for (std::size_t r = 0; r < replicas_.size(); ++r) drawn_[r] = active_[r] ? replicas_[r].draws.ranks(step) : std::span<const std::int32_t>();
   if (on_gpu_) {
@@ -92,10 +94,8 @@ CellBatch Trainer::cells_of_drawn() {
 }
 
 void Trainer::step_on_gpu(std::int64_t step) {
-  auto& [batch, next_step, tried, record] = *on_gpu_;
+  auto& [batch, tried, record] = *on_gpu_;
   const c10::DeviceGuard guard(step_1_.device());
-  if (next_step != step) step_1_.fill_(step);
-  next_step = step + 1;
   auto* memory = model_.memory();
   if (memory != nullptr && memory->upload(batch)) {
     record.reset();
