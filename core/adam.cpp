@@ -23,7 +23,11 @@ torch::Tensor bytes_of(const std::vector<T>& values) {
 template <class Real>
 [[gnu::always_inline]] inline void update_elements(Real* __restrict p, const Real* __restrict g, Real* __restrict m, Real* __restrict v,
                                                    std::int64_t size, const AdamCoefficients<Real>& coefficients) {
-  for (std::int64_t i = 0; i < size; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+  if (coefficients.is_plain()) {
+    for (std::int64_t i = 0; i < size; ++i) adam_update<true>(p[i], g[i], m[i], v[i], coefficients);
+  } else {
+    for (std::int64_t i = 0; i < size; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+  }
 }
 
 // With vectors as wide as the processor has; nothing is fused, so that they leave the same bits.

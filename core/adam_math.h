@@ -65,6 +65,9 @@ struct AdamCoefficients {
         coupled_decay(static_cast<Real>(s.decoupled ? 0 : s.weight_decay)),
         kept(static_cast<Real>(s.decoupled ? 1 - rates.lr * s.weight_decay : 1)),
         inverse_sqrt_correction2(static_cast<Real>(1 / std::sqrt(correction2))) {}
+
+  /// Whether gradients and parameters are taken as they are: two products less.
+  bool is_plain() const { return gradient_scale == 1 && kept == 1; }
 };
 
 /// A product that is rounded: never one half of a fused operation, so that a scale of 1 changes no bit of what follows.
@@ -83,13 +86,14 @@ MNEMO_HOST_DEVICE inline Real rounded_product(Real a, Real b) {
 
 /// Kingma and Ba (2015), with decay as torch.optim.Adam (coupled: L2) or AdamW (decoupled: Loshchilov and Hutter, 2019) has it:
 ///   g = scale g + coupled_decay p,  m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  p = kept p - lr m^ / (sqrt(v^) + eps)
-template <class Real>
+/// `kPlain`: the coefficients are; the bits are the same.
+template <bool kPlain = false, class Real>
 MNEMO_HOST_DEVICE inline void adam_update(Real& p, Real g, Real& m, Real& v, const AdamCoefficients<Real>& c) {
-  g = rounded_product(c.gradient_scale, g);
+  if (!kPlain) g = rounded_product(c.gradient_scale, g);
   g += c.coupled_decay * p;
   m += c.gain1 * (g - m);
   v = c.beta2 * v + c.gain2 * g * g;
-  p = c.kept * p - c.step_size * m / (std::sqrt(v) * c.inverse_sqrt_correction2 + c.eps);
+  p = (kPlain ? p : c.kept * p) - c.step_size * m / (std::sqrt(v) * c.inverse_sqrt_correction2 + c.eps);
 }
 
 }  // namespace mnemo
