@@ -66,7 +66,7 @@ const Losses& Trainer::step(std::int64_t step) {
   drawn_.resize(replicas_.size());
   for (std::size_t r = 0; r < replicas_.size(); ++r) drawn_[r] = active_[r] ? replicas_[r].draws.ranks(step) : std::span<const std::int32_t>();
   if (on_gpu_) {
-    step_on_gpu(step);
+    step_on_gpu();
   } else {
     losses_ = model_.gradient(cells_of_drawn());
     finish();
@@ -93,7 +93,7 @@ CellBatch Trainer::cells_of_drawn() {
   return CellBatch(std::move(replica_cells), flat.scalar_type(), flat.device());
 }
 
-void Trainer::step_on_gpu(std::int64_t step) {
+void Trainer::step_on_gpu() {
   auto& [batch, tried, record] = *on_gpu_;
   const c10::DeviceGuard guard(step_1_.device());
   auto* memory = model_.memory();

@@ -58,7 +58,7 @@ class Trainer {
   };
 
   CellBatch cells_of_drawn();
-  void step_on_gpu(std::int64_t step);
+  void step_on_gpu();
   /// Judges, counts and sums, and updates the parameters.
   void finish();
   template <class Real>
