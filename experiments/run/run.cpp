@@ -88,6 +88,10 @@ void Run::trained() {
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }
   if (pack_.device().device.is_cpu()) check_finite();
+  if (const auto why = pack_.why_not_recorded(); !why.empty() && !said_why_not_recorded_) {
+    host_.log.warning("the GPU takes a step operation by operation, which is slow, since it would not record one: {}", why);
+    said_why_not_recorded_ = true;
+  }
   ++steps_since_log_;
   point_ = {point_.step + 1, 0};
   status_->progress(point_.step, last_loss_);

@@ -94,7 +94,7 @@ CellBatch Trainer::cells_of_drawn() {
 }
 
 void Trainer::step_on_gpu() {
-  auto& [batch, tried, record] = *on_gpu_;
+  auto& [batch, tried, record, refusal] = *on_gpu_;
   const c10::DeviceGuard guard(step_1_.device());
   auto* memory = model_.memory();
   if (memory != nullptr && memory->upload(batch)) {
@@ -109,12 +109,16 @@ void Trainer::step_on_gpu() {
     finish();
     if (memory != nullptr) memory->observe_on_gpu(batch, active_R_);
   };
-  if (tried) {
-    record = record_gpu_graph(work);
-  } else {
-    work();
-    tried = true;
+  if (tried && refusal.empty()) {
+    try {
+      record = record_gpu_graph(work);
+      return;
+    } catch (const c10::Error& error) {  // nothing was carried out; a fault of the work itself shows again
+      refusal = error.what_without_backtrace();
+    }
   }
+  work();
+  tried = true;
 }
 
 void Trainer::finish() {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace mnemo {
@@ -48,6 +49,8 @@ class Trainer {
   /// Sums of loss and accuracy over the steps of a replica since somebody set them to 0, float64 [R].
   const torch::Tensor& loss_sum_R() const { return loss_sum_R_; }
   const torch::Tensor& accuracy_sum_R() const { return accuracy_sum_R_; }
+  /// Why a GPU would not record the step, so that it is made operation by operation: slower, the same numbers. Empty: nothing is in the way.
+  std::string why_not_recorded() const { return on_gpu_ ? on_gpu_->refusal : ""; }
 
  private:
   /// Steps that need nothing of the host.
@@ -55,6 +58,7 @@ class Trainer {
     DeviceBatch batch;
     bool tried = false;  // a step was made: what later ones reuse is there
     std::unique_ptr<GpuGraph> record{};
+    std::string refusal{};
   };
 
   CellBatch cells_of_drawn();
