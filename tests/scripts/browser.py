@@ -29,7 +29,7 @@ class Page:
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
         command = [find_chromium(), "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
-                   "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars", f"--user-data-dir={profile}",
+                   "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-component-update", "--disable-background-networking", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
                    "about:blank"]  # fmt: skip
         shell = f'exec "$@" 3<&{theirs_read} 4>&{theirs_write}'
         self._process = subprocess.Popen(

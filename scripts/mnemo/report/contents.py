@@ -266,7 +266,7 @@ def report_contents(
     if not paths:
         raise DataError(problems[0])
     edges = _edges(paths, edges)
-    per_run = 7 * (len(edges) + 1)  # curves of a run, of all its kinds: loss, accuracy, presentations, also after
+    per_run = 2 * (3 * len(edges) + 1) + 2  # curves of a run: three a bin and the steps, also after a switch; log lines
     points = max(LEAST_POINTS, min(points, MAX_NUMBERS // (per_run * len(paths))))
     for path, name in zip(paths, members.short_names(paths)):
         start, parts = numbers.count, len(numbers.parts)
