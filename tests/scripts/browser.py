@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_SECONDS = 240.0  # on a machine with much else to do
+OPTIONS = (
+    "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--no-first-run", "--hide-scrollbars", "--disable-extensions", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync",
+)  # fmt: skip
 
 
 def find_chromium() -> str | None:
@@ -28,9 +33,7 @@ class Page:
         self._last, self._pending, self._loaded = 0, b"", False
         ours_read, theirs_write = os.pipe()
         theirs_read, ours_write = os.pipe()
-        command = [find_chromium(), "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
-                   "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions", "--disable-component-update", "--disable-background-networking", "--disable-sync", "--hide-scrollbars", f"--user-data-dir={profile}",
-                   "about:blank"]  # fmt: skip
+        command = [find_chromium(), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         shell = f'exec "$@" 3<&{theirs_read} 4>&{theirs_write}'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *map(str, command)], pass_fds=(theirs_read, theirs_write),

@@ -7,6 +7,7 @@ Curves of many evaluations are thinned, and their numbers keep 12 binary digits 
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,18 +80,18 @@ def find(arguments: Sequence[PathLike]) -> tuple[list[Path], list[str]]:
 
 
 def _runs_below(folder: Path, problems: list[str], depth: int) -> Iterator[Path]:
-    if (folder / "config.yaml").is_file():
+    try:
+        names = {entry.name: entry.is_dir() for entry in os.scandir(folder)}
+    except OSError as error:
+        problems.append(f"{folder}: {error.strerror}")
+        return
+    if "config.yaml" in names:
         yield folder
-    elif any((folder / name).is_file() for name in RUN_FILES):
+    elif names.keys() & set(RUN_FILES):
         problems.append(f"{folder}: has no config.yaml, so that it is no run")
     elif depth:
-        try:
-            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        except OSError as error:
-            problems.append(f"{folder}: {error.strerror}")
-            return
-        for path in inside:
-            yield from _runs_below(path, problems, depth - 1)
+        for name in sorted(name for name, is_folder in names.items() if is_folder and not name.startswith(".")):
+            yield from _runs_below(folder / name, problems, depth - 1)
 
 
 # One run --------------------------------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ def sweep_contents(outcomes: dict[Path, sweeps.Outcome], names: dict[Path, str])
             runs = [run._replace(values={key: run.values.get(key, "-") for key in keys}) for run in runs if run.values]
         views = _views(runs, folder is not None)
         if views and any(run.measures for run in runs):
-            name = "runs that are in no sweep" if folder is None else folder.name
+            name = folder.name if folder else "runs outside of sweeps" if len(groups) > 1 else "these runs"
             found.append({"name": _text(name), "counts": sweeps.counts_text(runs), "views": views})
     return found
 

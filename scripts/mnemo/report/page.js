@@ -73,7 +73,7 @@
   const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
   const charts = {};
   function layout(x, y, further = {}) {
-    const axis = { gridcolor: styleOf("--rule"), linecolor: styleOf("--faint"), zeroline: false, automargin: true, exponentformat: "power" };
+    const axis = { gridcolor: styleOf("--rule"), linecolor: styleOf("--faint"), zeroline: false, automargin: true };
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: styleOf("--soft") },
@@ -83,7 +83,7 @@
       xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y }, ...further,
     };
   }
-  const logarithmic = (isLog) => (isLog ? { type: "log", dtick: undefined } : { type: "linear" });
+  const logarithmic = (isLog) => (isLog ? { type: "log", exponentformat: "power" } : { type: "linear", exponentformat: "none", separatethousands: true });
   function draw(id, traces, form) {
     charts[id] = true;
     return Plotly.react(id, traces, form, CONFIG);
@@ -175,7 +175,7 @@
 
   // Curves ----------------------------------------------------------------------------------------------------------------
 
-  const EVERY = "every";
+  const EVERY = "every", MOST_NAMED = 20;
   const hidden = new Set(); // rank bins that the legend switched off
   /** How each curve looks: by run, or, where all rank bins are asked for, by bin with a dash a run. */
   function looks(shown, byBin) {
@@ -204,15 +204,20 @@
     }
     return found;
   }
-  function limitTraces(run, measure, part, color) {
+  /** The Bayes limit of a part, unless `known` says that it is drawn already: seeds of one experiment may share it. */
+  function limitTraces(run, measure, part, color, known) {
     const level = part.bin[measure === "loss" ? "floor" : "ceiling"], x = part.x.filter((value) => value !== null);
-    return typeof level === "number" && x.length ? [levelTrace([x[0], x[x.length - 1]], level, color)] : [];
+    if (typeof level !== "number" || !x.length) return [];
+    const ends = [x[0], x[x.length - 1]], key = `${level} ${ends}`;
+    if (known.has(key)) return [];
+    known.add(key);
+    return [levelTrace(ends, level, color)];
   }
   const binName = (index) => data.bins[index].replace("-", "–");
   const suffix = (part) => (part.after ? ", first sequences" : part.phase ? `, after switch ${part.phase}` : "");
 
   function curveTraces(measure, shown, view, look) {
-    const traces = [];
+    const traces = [], known = new Set();
     for (const run of shown) {
       if (measure === "loss" && view.training && view.x === "step" && run.training) {
         const seen = { color: look(run, 1).color, width: 0.8, opacity: 0.5 };
@@ -225,7 +230,7 @@
         else if (view.x === "presentations" && view.bin !== EVERY) seen.dash = DASHES[part.phase % DASHES.length];
         const name = `${run.name}, ${binName(part.bin.bin)}${suffix(part)}`;
         traces.push(lineTrace(part.x, part.y, seen, name, { x: view.x, y: measure }, view.x === "step" ? part.presentations : undefined));
-        if (view.limits) traces.push(...limitTraces(run, measure, part, seen.color));
+        if (view.limits) traces.push(...limitTraces(run, measure, part, seen.color, known));
       }
     }
     return traces;
@@ -274,11 +279,12 @@
   }
   function curveLegend(shown, view, look) {
     const items = [], byBin = view.bin === EVERY;
-    for (const run of shown.slice(0, 40)) {
+    const many = shown.length > MOST_NAMED;
+    for (const run of many ? [shown[0], shown[shown.length - 1]] : shown) {
       const seen = byBin ? { color: styleOf("--ink"), dash: look(run, 1).dash } : look(run, Number(view.bin));
       items.push(legendButton(run.name, swatch(seen.color, seen.dash), true, () => { drawn.delete(run); list(); drawAll(); }));
     }
-    if (shown.length > 40) items.push(element("li", { textContent: `and ${shown.length - 40} more` }));
+    if (many) items.splice(1, 0, element("li", { textContent: `… ${shown.length - 2} more, in the order of the table …` }));
     if (byBin) data.bins.forEach((_, bin) => {
       if (bin === 0 || !shown.some((run) => run.curves.some((curve) => curve.bins.some((other) => other.bin === bin)))) return;
       const flip = () => { hidden.has(bin) ? hidden.delete(bin) : hidden.add(bin); drawCurves(); };
@@ -375,14 +381,14 @@
     if (byId("overlay-section").hidden) return;
     const pair = ["one", "other"].map((id) => overlaid[Number(byId(id).value)]), measure = byId("measure").value;
     const view = { x: "presentations", bin: EVERY, phase: byId("overlay-phase").value, first: false };
-    const traces = [], seenBins = new Set(), all = new Set(hidden);
+    const traces = [], seenBins = new Set(), known = new Set(), all = new Set(hidden);
     hidden.clear();
     pair.forEach((run, index) => {
       for (const part of parts(run, measure, view)) {
         seenBins.add(part.bin.bin);
         const look = { color: step(part.bin.bin - 1, data.bins.length - 1), dash: index ? "dash" : "solid" };
         traces.push(lineTrace(part.x, part.y, look, `${run.name}, ${binName(part.bin.bin)}${suffix(part)}`, { x: "presentations", y: measure }));
-        traces.push(...limitTraces(run, measure, part, look.color));
+        traces.push(...limitTraces(run, measure, part, look.color, known));
       }
     });
     all.forEach((bin) => hidden.add(bin));
