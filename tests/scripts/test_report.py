@@ -303,6 +303,17 @@ def test_the_page_loads_without_errors_and_runs_no_name(page):
 
 
 @needs_browser
+def test_a_point_under_the_mouse_says_what_it_is(page):
+    number = page.value("document.getElementById('loss').data.findIndex((t) => (t.name || '').includes('onerror'))")
+    page.value(f"Plotly.Fx.hover('loss', [{{curveNumber: {number}, pointNumber: 2}}])")
+    page.wait_for("document.querySelector('#loss .hoverlayer').textContent.length > 0")
+    told = page.value("document.querySelector('#loss .hoverlayer').textContent").replace("\u00a0", " ")
+    assert EVIL in told and "step 40" in told and "loss 0." in told and "presentations" in told
+    page.value("Plotly.Fx.unhover('loss')")
+    assert page.errors == []
+
+
+@needs_browser
 def test_toggles_change_the_plot(page):
     axis = "document.getElementById('loss')._fullLayout.{}axis.type"
     assert page.value(axis.format("y")) == "linear"

@@ -90,7 +90,8 @@
   }
   function lineTrace(x, y, look, name, unit, custom) {
     const few = x.filter((value) => value !== null).length <= 2;
-    const what = unit.x + " %{x:,.5~g}<br>" + unit.y + " %{y:.4~f}" + (custom ? "<br>presentations %{customdata:,.4~g}" : "");
+    const where = unit.x === "step" ? "step %{x:,d}" : "presentations %{x:,.4~r}";
+    const what = where + "<br>" + unit.y + " %{y:.4~g}" + (custom ? "<br>presentations %{customdata:,.4~r}" : "");
     return {
       x, y, customdata: custom, mode: few ? "lines+markers" : "lines", type: "scatter", name: plain(name), connectgaps: false,
       line: { color: look.color, dash: look.dash || "solid", width: look.width || 1.8 }, marker: { size: 5 }, opacity: look.opacity || 1,
@@ -321,12 +322,12 @@
       traces.push({ x: values.x, y: limit, mode: "lines", type: "scatter", hoverinfo: "skip", line: { color, dash: "dot", width: 1 }, meta: "limit" });
       traces.push({
         x: values.x, y: values.mean.map((value) => (typeof value === "number" ? value : null)), mode: bars ? "lines" : "markers", type: "scatter", name: plain(label),
-        line: { color, width: 1.8 }, marker: { color, symbol: "line-ew-open", size: 20 }, hovertemplate: `<b>${plain(label)}</b><br>mean %{y:.4~f}<extra></extra>`,
+        line: { color, width: 1.8 }, marker: { color, symbol: "line-ew-open", size: 20 }, hovertemplate: `<b>${plain(label)}</b><br>mean %{y:.4~g}<extra></extra>`,
       });
       const dots = line.dots.filter((dot) => typeof dot[measure] === "number");
       traces.push({
         x: dots.map((dot) => dot.x), y: dots.map((dot) => dot[measure]), mode: "markers", type: "scatter", marker: { color, size: 7, opacity: 0.55 },
-        text: dots.map((dot) => plain(dot.run)), hovertemplate: "<b>%{text}</b><br>%{y:.4~f}<extra></extra>", meta: "runs",
+        text: dots.map((dot) => plain(dot.run)), hovertemplate: "<b>%{text}</b><br>%{y:.4~g}<extra></extra>", meta: "runs",
       });
       const lost = line.dots.filter((dot) => dot.state === "diverged");
       if (measure === "loss" && lost.length) traces.push({
