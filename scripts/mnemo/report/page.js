@@ -71,7 +71,6 @@
   // Plots -----------------------------------------------------------------------------------------------------------------
 
   const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
-  const charts = {};
   function layout(x, y, further = {}) {
     const axis = { gridcolor: styleOf("--rule"), linecolor: styleOf("--faint"), zeroline: false, automargin: true };
     return {
@@ -84,14 +83,11 @@
     };
   }
   const logarithmic = (isLog) => (isLog ? { type: "log", exponentformat: "power" } : { type: "linear", exponentformat: "none", separatethousands: true });
-  function draw(id, traces, form) {
-    charts[id] = true;
-    return Plotly.react(id, traces, form, CONFIG);
-  }
-  function lineTrace(x, y, look, name, unit, custom) {
+  const draw = (id, traces, form) => Plotly.react(id, traces, form, CONFIG);
+  function lineTrace(x, y, look, name, axes, custom) {
     const few = x.filter((value) => value !== null).length <= 2;
-    const where = unit.x === "step" ? "step %{x:,d}" : "presentations %{x:,.4~r}";
-    const what = where + "<br>" + unit.y + " %{y:.4~g}" + (custom ? "<br>presentations %{customdata:,.4~r}" : "");
+    const where = axes.x === "step" ? "step %{x:,d}" : "presentations %{x:,.4~r}";
+    const what = where + "<br>" + axes.y + " %{y:.4~g}" + (custom ? "<br>presentations %{customdata:,.4~r}" : "");
     return {
       x, y, customdata: custom, mode: few ? "lines+markers" : "lines", type: "scatter", name: plain(name), connectgaps: false,
       line: { color: look.color, dash: look.dash || "solid", width: look.width || 1.8 }, marker: { size: 5 }, opacity: look.opacity || 1,
@@ -146,7 +142,7 @@
     const rows = listed.map((run) => {
       const box = element("input", { type: "checkbox", checked: drawn.has(run), disabled: !hasCurves(run) });
       box.setAttribute("aria-label", `draw ${run.name}`);
-      box.addEventListener("change", () => { box.checked ? drawn.add(run) : drawn.delete(run); drawAll(); });
+      box.addEventListener("change", () => { box.checked ? drawn.add(run) : drawn.delete(run); drawCurves(); });
       const label = element("label", {}, box, element("span", { textContent: run.name, title: run.name }));
       return element("tr", {}, ...COLUMNS.map((column, index) => {
         if (index === 0) return element("td", { className: "name" }, label);
@@ -283,7 +279,7 @@
     const many = shown.length > MOST_NAMED;
     for (const run of many ? [shown[0], shown[shown.length - 1]] : shown) {
       const seen = byBin ? { color: styleOf("--ink"), dash: look(run, 1).dash } : look(run, Number(view.bin));
-      items.push(legendButton(run.name, swatch(seen.color, seen.dash), true, () => { drawn.delete(run); list(); drawAll(); }));
+      items.push(legendButton(run.name, swatch(seen.color, seen.dash), true, () => { drawn.delete(run); list(); drawCurves(); }));
     }
     if (many) items.splice(1, 0, element("li", { textContent: `… ${shown.length - 2} more, in the order of the table …` }));
     if (byBin) data.bins.forEach((_, bin) => {
@@ -449,7 +445,6 @@
 
   // Begin -----------------------------------------------------------------------------------------------------------------
 
-  const drawAll = () => { drawCurves(); };
   const redraw = () => { drawCurves(); sweepDraws.forEach((act) => act()); drawOverlay(); };
   const phaseCount = 1 + Math.max(0, ...runs.flatMap((run) => (run.curves || []).map((curve) => curve.phase)));
   const phases = [...Array(phaseCount).keys()].map((phase) => [String(phase), phase ? `after switch ${phase}` : "first"]);
@@ -480,8 +475,8 @@
   redraw();
 
   byId("filter").addEventListener("input", () => { list(); drawCurves(); });
-  byId("draw-listed").addEventListener("click", () => { listed.filter(hasCurves).forEach((run) => drawn.add(run)); list(); drawAll(); });
-  byId("draw-none").addEventListener("click", () => { drawn.clear(); list(); drawAll(); });
+  byId("draw-listed").addEventListener("click", () => { listed.filter(hasCurves).forEach((run) => drawn.add(run)); list(); drawCurves(); });
+  byId("draw-none").addEventListener("click", () => { drawn.clear(); list(); drawCurves(); });
   byId("x").addEventListener("change", () => { byId("log-x").checked = byId("x").value === "presentations"; drawCurves(); });
   for (const id of ["bin", "phase", "log-x", "log-loss", "limits", "first", "training"]) byId(id).addEventListener("change", drawCurves);
   for (const id of ["one", "other", "measure", "overlay-phase", "overlay-log"]) byId(id).addEventListener("change", drawOverlay);
