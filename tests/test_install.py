@@ -48,7 +48,7 @@ def test_the_wheel_of_the_package_needs_numpy_alone(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE.txt"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", str(tmp_path)]
+    build = [sys.executable, *"-m pip wheel --no-build-isolation --no-deps --no-index -w".split(), str(tmp_path)]
     subprocess.run([*build, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("mnemo-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")

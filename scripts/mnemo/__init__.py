@@ -16,7 +16,9 @@ from importlib import import_module
 from types import ModuleType
 
 __version__ = "0.1.0"  # CMakeLists.txt reads it here
-__all__ = ["bayes", "comparison", "curves", "figures", "files", "members", "records", "runs", "sweeps", "tables"]
+__all__ = [
+    "bayes", "comparison", "curves", "errors", "figures", "files", "members", "records", "runs", "sweeps", "tables",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> ModuleType:

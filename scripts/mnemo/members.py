@@ -18,7 +18,7 @@ MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay o
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """One experiment: the runs of its seeds. `state` is None once they are done; `copies` repeat a run: (it, that)."""
 
@@ -55,9 +55,7 @@ def runs_in(folder: PathLike) -> list[Path]:
     return found
 
 
-def find(
-    arguments: Sequence[PathLike], each: bool = False, beside: Sequence[PathLike] = ()
-) -> list[Member]:
+def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[PathLike] = ()) -> list[Member]:
     """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`.
 
     A run that is not done is a member of its own: another step is no other seed. Nor is a run with the data and weights

@@ -118,10 +118,7 @@ def _legend(
     if any(line.get_zorder() == Z_CEILING for panel in panels for line in panel.lines):
         handles.append(Line2D([], [], color=style.INK, label="Bayes ceiling", **style.DOTTED))
     handles.append(Line2D([], [], color=style.FAINT, linewidth=1.0, label="chance"))
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(left, 0.905), fontsize=8.5, handlelength=2.4,
-        labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
-    )  # fmt: skip
+    figure.legend(handles=handles, bbox_to_anchor=(left, 0.905), **{**style.LEGEND, "handlelength": 2.4})
 
 
 def cut(name: str, length: int = 24) -> str:

@@ -46,6 +46,10 @@ STYLE = {
     "lines.solid_capstyle": "round", "lines.dash_capstyle": "butt", "legend.frameon": False,
 }  # fmt: skip
 FEW_ROWS = 2  # curves with so few rows get markers
+LEGEND = {  # beside the panels, its upper left corner at `bbox_to_anchor`
+    "loc": "upper left", "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left", "handlelength": 2.2,
+    "labelspacing": 0.45, "borderaxespad": 0.0, "borderpad": 0.0,
+}  # fmt: skip
 NO_BREAK = "\u00a0"  # a space at which no line is broken
 # Colours for what has no order, of Okabe and Ito: told apart by colour-blind readers too.
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -163,11 +167,8 @@ def sampling(run: Run, name: str) -> str:
 
 def legend(figure: Any, run: Run, name: str, handles: Sequence[Any]) -> None:
     """The column beside the panels, under the name of a set and how many of its ranks were scored."""
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
-        title=cut(f"{name}, {sampling(run, name)}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5,
-        handlelength=2.2, labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
-    )  # fmt: skip
+    corner = (MARGINS["right"] + 0.008, MARGINS["top"] + 0.008)
+    figure.legend(handles=handles, bbox_to_anchor=corner, title=cut(f"{name}, {sampling(run, name)}", 30), **LEGEND)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
