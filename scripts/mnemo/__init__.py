@@ -9,7 +9,7 @@
     mnemo.runs.open("cache/sweep_lr").runs()        # the runs of a sweep
 
 Modules, each of which knows only those before it: errors, command, files (formats), runs, tables, curves (what they
-mean), sweeps, members, comparison, bayes, records (of notebooks), figures, commands.
+mean), sweeps, members, comparison, bayes, records (of notebooks), kept, analysis, figures, commands.
 """
 
 from importlib import import_module
@@ -17,7 +17,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"  # CMakeLists.txt reads it here
 __all__ = [
-    "bayes", "comparison", "curves", "errors", "figures", "files", "members", "records", "runs", "sweeps", "tables",
+    "analysis", "bayes", "comparison", "curves", "errors", "figures", "files", "kept", "members", "records", "runs",
+    "sweeps", "tables",
 ]  # fmt: skip
 
 
