@@ -350,12 +350,13 @@ def test_notebook_pickles_are_read_as_run_directories_are(tmp_path, monkeypatch)
 def test_runs_that_cannot_be_read_are_named_and_the_others_drawn(tmp_path, capsys, monkeypatch):
     group = tmp_path / "group"
     write(group / "good")
-    for name in ("corrupt", "half", "old", "not evaluated", "strange"):
+    for name in ("corrupt", "half", "old", "not evaluated", "strange", "torn"):
         write(group / name)
     (group / "corrupt/eval/phase_0/loss.npy").write_bytes(b"junk")
     (group / "half/run.json").write_text('{"data": {"num_seq')
     (group / "old/run.json").unlink()
     shutil.rmtree(group / "not evaluated/eval")
+    (group / "torn/status.json").write_text('{"state": "do')
     settings = json.loads((group / "strange/run.json").read_text())
     settings["facts"]["chance"] = {}
     (group / "strange/run.json").write_text(json.dumps(settings))
@@ -370,9 +371,9 @@ def test_runs_that_cannot_be_read_are_named_and_the_others_drawn(tmp_path, capsy
     code, _, lines = call("--runs", group, "--cache", tmp_path / "cache", *QUIET, capsys=capsys)
     assert code == 65
     assert not marker.exists()
-    for name in ("corrupt", "half", "old", "not evaluated", "strange", "cut.pkl", "evil.pkl"):
+    for name in ("corrupt", "half", "old", "not evaluated", "strange", "torn", "cut.pkl", "evil.pkl"):
         assert len([line for line in lines if line.startswith("error: ") and f"/{name}" in line]) == 1, name
-    assert len(lines) == 7
+    assert len(lines) == 8
     tasks = tasks_of(monkeypatch, "--runs", group, "--cache", tmp_path / "cache", code=65)
     assert [run.path.name for run in tasks[0].runs] == ["good"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mnemo
-from mnemo import analysis, command, curves, kept
+from mnemo import analysis, command, curves, kept, members
 from mnemo.analysis import Model
 from mnemo.errors import EXIT_DATA, EXIT_IO, EXIT_USAGE, DataError, UsageError
 from mnemo.figures import experiments, style
@@ -173,14 +173,20 @@ def read_all(
     for source in command.progress(sources, "reading runs"):
         try:
             run = analysis.open_source(source.path, folder, fresh)
-            data[run] = analysis.processed(run, wanted, folder, fresh)
-            curves.chance(run)
-            experiment[run.path] = source.experiment
+            taken = analysis.processed(run, wanted, folder, fresh)
+            _look_over(run)
+            data[run], experiment[run.path] = taken, source.experiment
         except (ValueError, OSError) as error:
             wrong.append(error)
         except (KeyError, TypeError, AttributeError, IndexError) as error:  # settings of a kind that no version wrote
             wrong.append(DataError(f"{source.path}: not a run of this version: {type(error).__name__} {error}"))
     return data, experiment, wrong
+
+
+def _look_over(run: Run) -> None:
+    """Reads what figures say of a run beside its data, so that nothing can fail afterwards."""
+    members.unfinished(run), members.random_numbers(run), members.experiment(run.config)
+    run.settings_line(), curves.chance(run), style.provenance([run]), run.switches  # noqa: B018
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
