@@ -216,7 +216,10 @@ def of_experiment(name: str, found: list[Model], arguments: argparse.Namespace, 
         "accuracy_vs_presentations": experiments.lines(found, selection, "accuracy", by),
     }
     for key, metric in METRICS.items():
-        made[f"{metric}_vs_presentations_rank_ranges"] = experiments.by_range(found[:MAX_PANELS], ranges, key)
+        drawing = experiments.by_range(found[:MAX_PANELS], ranges, key)
+        some = f"the first {MAX_PANELS} of {len(found)} models" if len(found) > MAX_PANELS else ""
+        notes = " · ".join(filter(None, [some, drawing.notes]))
+        made[f"{metric}_vs_presentations_rank_ranges"] = drawing._replace(notes=notes)
     for end, drawing in made.items():
         yield _complete(f"{name}_{end}", drawing, found, name)
 

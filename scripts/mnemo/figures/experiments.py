@@ -290,13 +290,15 @@ def _finish(
             style.log_ticks(axes.yaxis, lambda value: f"{value:g}")
         if count > 1:
             axes.minorticks_off()
+        if columns > 2:
+            axes.xaxis.get_major_locator().set_params(numticks=4)
         axes.grid(color="#eeeeee", linewidth=0.7, zorder=0)
         axes.set_axisbelow(True)
         axes.tick_params(length=3, width=0.8, labelsize=0.9 * look.font, labelbottom=place + columns >= count)
         if place % columns == 0:
             axes.set_ylabel(AXIS_LABELS[drawing.key], fontsize=look.font)
         if place + columns >= count:
-            axes.set_xlabel("presentations (draws in training)", fontsize=look.font)
+            axes.set_xlabel("presentations" if columns > 1 else "presentations (draws in training)", fontsize=look.font)
 
 
 def _count_text(value: float) -> str:
@@ -351,10 +353,11 @@ def _arrange(figure: Any, drawing: Drawing, title: str, edge: bool, look: Look) 
     needed = legend.get_window_extent(renderer).width / figure.dpi + 1.2 * em
     right = max(0.4, 1 - needed / width)
     legend.set_bbox_to_anchor((right + 0.6 * em / width, 1 - top / height))
-    rows, _ = _grid(len(drawing.panels))
-    between = 2.4 * em * rows / (height - top - 3.6 * em)
-    figure.subplots_adjust(left=5.2 * em / width, right=right, top=1 - top / height, bottom=3.6 * em / height,
-                           wspace=0.06, hspace=between)  # fmt: skip
+    rows, columns = _grid(len(drawing.panels))
+    figure.subplots_adjust(
+        left=5.2 * em / width, right=right, top=1 - top / height, bottom=3.6 * em / height,
+        wspace=2.4 * em * columns / (right * width - 5.2 * em), hspace=2.4 * em * rows / (height - top - 3.6 * em),
+    )  # fmt: skip
     if look.title:
         head = f"{title}: {drawing.key} {drawing.title}"
         lines = ((1.1, 1.15, style.INK, head), (2.5, 0.85, "#555555", drawing.notes))
