@@ -90,19 +90,24 @@ def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[Pat
     paths: dict[Path, None] = {}
     for argument in arguments:
         paths.update(dict.fromkeys(runs_in(argument)))
+    others = [path for argument in beside for path in find_runs(argument)]
+    names = short_names([*paths, *others])
+    return group([(name, Run(path)) for path, name in zip(paths, names)], each)
+
+
+def group(named: Sequence[tuple[str, Run]], each: bool = False) -> list[Member]:
+    """Members of runs with the names that they go by; see `find`."""
     result: dict[Any, Member] = {}
     originals: dict[Any, Path] = {}
-    others = [path for argument in beside for path in find_runs(argument)]
-    for path, name in zip(paths, short_names([*paths, *others])):
-        run = Run(path)
+    for name, run in named:
         state = unfinished(run)
         key = name if each or state else json.dumps(experiment(run.config), sort_keys=True)
         member = result.setdefault(key, Member(name, [], run.config, run.facts, state))
-        original = originals.setdefault((key, random_numbers(run)), path)
-        if original is path:
+        original = originals.setdefault((key, random_numbers(run)), run.path)
+        if original is run.path:
             member.runs.append(run)
         else:
-            member.copies.append((path, original))
+            member.copies.append((run.path, original))
     found = list(result.values())
     names = [without_seed(member) for member in found]
     for member, name in zip(found, names):
