@@ -8,6 +8,7 @@
     mnemo_io.to_frame(run, "phase_0")               # long pandas table
 """
 
+# ruff: noqa: F401, I001 (names for others)
 from __future__ import annotations
 
 import sys
@@ -18,44 +19,15 @@ from mnemo.command import argument, expanded_path, guarded, parse_arguments, pat
 from mnemo.commands.show import main, summary
 from mnemo.errors import EXIT_BROKEN_PIPE, EXIT_CONFIG, EXIT_DATA, EXIT_IO, EXIT_STOPPED, EXIT_USAGE
 from mnemo.files import (
-    SAFETENSORS_DTYPES,
-    PathLike,
-    read_json,
-    read_npy,
-    read_safetensors,
-    read_safetensors_metadata,
-    read_text,
+    SAFETENSORS_DTYPES, PathLike, read_json, read_npy, read_safetensors, read_safetensors_metadata, read_text,
     write_atomically,
 )  # fmt: skip
 from mnemo.runs import (
-    METRIC_COLUMNS,
-    ROW_COLUMNS,
-    SET_COLUMNS,
-    Run,
-    drawn_ranks,
-    find_runs,
-    read_metrics,
-    read_run_json,
-    read_sequences,
-    read_series,
-    read_snapshots,
-    read_switches,
-    read_theory,
-    set_order,
-    set_phase,
+    METRIC_COLUMNS, ROW_COLUMNS, SET_COLUMNS, Run, drawn_ranks, find_runs, read_metrics, read_run_json, read_sequences,
+    read_series, read_snapshots, read_switches, read_theory, set_order, set_phase,
 )  # fmt: skip
 from mnemo.tables import Table, flatten, long_form, table, to_frame, write_csv
 from mnemo.tables import names as table_names
-
-__all__ = [
-    "EXIT_BROKEN_PIPE", "EXIT_CONFIG", "EXIT_DATA", "EXIT_IO", "EXIT_STOPPED", "EXIT_USAGE", "METRIC_COLUMNS",
-    "ROW_COLUMNS", "SAFETENSORS_DTYPES", "SET_COLUMNS", "PathLike", "Run", "Table", "argument", "drawn_ranks",
-    "expanded_path", "find_runs", "flatten", "guarded", "limits", "long_form", "main", "num_sequences",
-    "parse_arguments", "path_argument", "read_json", "read_metrics", "read_npy", "read_run", "read_run_json",
-    "read_safetensors", "read_safetensors_metadata", "read_sequences", "read_series", "read_set", "read_sets",
-    "read_snapshots", "read_switches", "read_text", "read_theory", "run_name", "scored", "set_order", "set_phase",
-    "settings_line", "summary", "table", "table_names", "to_frame", "usage_error", "write_atomically", "write_csv",
-]  # fmt: skip
 
 run_name, num_sequences = attrgetter("name"), attrgetter("num_sequences")
 limits, scored, settings_line = Run.limits, Run.scored, Run.settings_line

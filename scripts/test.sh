@@ -13,6 +13,10 @@ scripts/build.sh release
 export OMP_WAIT_POLICY=passive   # several small processes share the cores
 if $all; then
   if [ "$(id -u)" = 0 ]; then scripts/slurm_loopback.sh install; fi  # the tests with SLURM are skipped where it is missing
+  if [ "$(id -u)" = 0 ] && ! command -v chromium >/dev/null; then  # the same for those of `mnemo report` in a browser
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+  fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check 'jax>=0.7'  # the same for those of the benchmark's peer
   git ls-files -z '*.h' '*.cpp' '*.cuh' '*.cu' | xargs -0 .venv/bin/clang-format --dry-run -Werror
   .venv/bin/python -m ruff check scripts tests

@@ -48,13 +48,14 @@ def test_the_wheel_of_the_package_needs_numpy_alone(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE.txt"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", str(tmp_path)]
+    build = [sys.executable, *"-m pip wheel --no-build-isolation --no-deps --no-index -w".split(), str(tmp_path)]
     subprocess.run([*build, str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("mnemo-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     present = {str(path.relative_to(ROOT / "scripts")) for path in (ROOT / "scripts/mnemo").rglob("*.py")}
     unpacked = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*.py")}
     assert unpacked == present | {"mnemo_io.py"}
+    assert {f"page.{kind}" for kind in ("html", "css", "js")} <= {p.name for p in tmp_path.glob("site/mnemo/report/*")}
     code = "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'pandas', 'torch', 'scipy')))\n"
     code += "import mnemo, mnemo_io, mnemo.commands.plot; print(mnemo.runs.__file__, mnemo.curves.rank_bins(20))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

@@ -15,7 +15,7 @@ namespace {
 struct ExportRequest {
   std::string program;
   std::vector<std::string> runs;
-  std::string tree, format, rows, sequences_name = "_all_sequences", check;
+  std::string tree, format, rows, sequences_name = "_all_sequences", check, tensorboard;
   std::int64_t epoch_steps = 0;
   bool flat = false, no_sequences = false, iter_files = false;
 };
@@ -134,6 +134,11 @@ void export_run(const ExportRequest& request, const fs::path& run, std::vector<s
 
 ExitCode export_runs(const ExportRequest& request) {
   if (!request.check.empty()) return run_script("export_check.py", {request.check});
+  if (!request.tensorboard.empty()) {
+    std::vector<std::string> words{request.tensorboard};
+    words.insert(words.end(), request.runs.begin(), request.runs.end());
+    return run_script("export_tensorboard.py", words);
+  }
   std::vector<std::string> dams;
   for (const auto& run : request.runs) export_run(request, run, dams);
   return dams.empty() ? ExitCode::done : run_script("export_dam.py", dams);
@@ -142,7 +147,7 @@ ExitCode export_runs(const ExportRequest& request) {
 }  // namespace
 
 void add_export(CLI::App& app, const Invocation& invocation, Command& chosen) {
-  auto* command = app.add_subcommand("export", "Write the records that notebooks read");
+  auto* command = app.add_subcommand("export", "Write the records that notebooks read, or the logs that TensorBoard does");
   command->footer(
       "Examples:\n"
       "  mnemo export cache/quickstart/quickstart                     <run>.pkl and <run>_sequences.pkl in the run directory\n"
@@ -150,6 +155,7 @@ void add_export(CLI::App& app, const Invocation& invocation, Command& chosen) {
       "  mnemo export RUN --tree out --flat --rows all_ranks          out/<group>/<run>.pkl alone\n"
       "  mnemo export cache/dam_switch/dam_switch --tree out          out/<group>/dam_<run>.pt, a torch archive (needs torch in Python;\n"
       "                                                               torch.load(PATH, weights_only=False) loads it)\n"
+      "  mnemo export --tensorboard logs cache/sweep_lr               logs/<run>/ for tensorboard --logdir logs, of runs in flight too\n"
       "  mnemo export --check out                                     what would fail in a notebook");
   auto request = std::make_shared<ExportRequest>();
   request->program = invocation.program;
@@ -160,14 +166,20 @@ void add_export(CLI::App& app, const Invocation& invocation, Command& chosen) {
   command->add_option("--sequences-name", request->sequences_name, "in a tree: the record's other name, <run><this>.pkl")
       ->needs(tree)
       ->capture_default_str();
-  command->add_flag("--no-sequences", request->no_sequences, "the record alone");
-  command->add_flag("--iter-files", request->iter_files, "also <run>_model_iter_<epoch>.pkl, the weights of `snapshot` events with `every`")
-      ->excludes(flat);
-  command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")->check(CLI::IsMember({"torch", "numpy"}));
-  command->add_option("--rows", request->rows, "output.pickle_rows")->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
-  add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
+  auto* without = command->add_flag("--no-sequences", request->no_sequences, "the record alone");
+  auto* snapshots =
+      command->add_flag("--iter-files", request->iter_files, "also <run>_model_iter_<epoch>.pkl, the weights of `snapshot` events with `every`")
+          ->excludes(flat);
+  auto* format = command->add_option("--format", request->format, "torch (default) or numpy, which loads without torch")
+                     ->check(CLI::IsMember({"torch", "numpy"}));
+  auto* rows = command->add_option("--rows", request->rows, "output.pickle_rows")
+                   ->check(CLI::IsMember({"current", "all_phases", "all_validation", "all_ranks"}));
+  auto* epochs = add_number(command, "--epoch-steps", request->epoch_steps, in_range(1, 1e12), "output.epoch_steps")->default_str("");
   auto* check =
       command->add_option("--check", request->check, "check a tree against what notebooks read")->transform(home_expanded())->excludes(runs);
+  command->add_option("--tensorboard", request->tensorboard, "instead: event files of runs, or of folders of runs, in this folder")
+      ->transform(home_expanded())
+      ->excludes(tree, check, without, snapshots, format, rows, epochs);
   command->callback([=, &chosen] {
     if (runs->empty() && check->empty()) throw CLI::RequiredError("runs");
     chosen = [=] { return export_runs(*request); };

@@ -332,7 +332,7 @@ class Run(Mapping):
     def __getattr__(self, part: str) -> Any:  # of what is not in __dict__ yet
         if part not in _READERS:
             raise AttributeError(f"a run has no {part!r}")
-        value = getattr(self.origin, part) if self.origin else _READERS[part](self)
+        value = _READERS[part](self) if self.origin is None else getattr(self.origin, part)
         self.__dict__[part] = value
         return value
 

@@ -125,9 +125,13 @@ def _sets(directory: Path) -> list[str]:
 
 def read_last(directory: Path, name: str) -> Run:
     """A finished run of which set `name` is cut to its last row and to the ranks that are ever drawn."""
-    run = curves.only_drawn(open_run(directory))
+    return last_row(curves.only_drawn(open_run(directory)), name)
+
+
+def last_row(run: Run, name: str) -> Run:
+    """A run of which nothing but the last row of set `name` is left; DataError where it has none."""
     if name not in run.sets or not len(run.sets[name]["step"]) or not len(run.sets[name]["rank"]):
-        raise DataError(f"{directory}: set {name} was never evaluated")
+        raise DataError(f"{run.path}: set {name} was never evaluated")
     return run.replace(sets={name: curves.select_rows(run.sets[name], slice(-1, None))})
 
 
@@ -260,3 +264,40 @@ def means_of(points: Points, key: str) -> dict[tuple[int, ...], Measure]:
 def best_place(means: dict[tuple[int, ...], Measure], key: str) -> tuple[int, ...]:
     """Where the mean is best; the first of equal ones."""
     return BETTER[key](means, key=lambda place: means[place].value)
+
+
+def edge_warning(axis: Axis, tried: Sequence[int], place: int) -> str | None:
+    """`the best train.lr = 0.003 is the largest tried; try 0.009 or 0.027`: where a best value has none on one side.
+
+    Parameters
+    ----------
+    axis
+        Of one setting with numbers.
+    tried
+        Places on it that have a result.
+    place
+        The best of them.
+    """
+    numbers = axis.numbers()
+    if numbers is None or len(set(tried)) < 2 or place not in (min(tried), max(tried)):
+        return None
+    largest = place == max(tried)
+    beside = numbers[sorted(set(tried))[-2 if largest else 1]]
+    further = _beyond(numbers[place], beside, all(number.is_integer() for number in numbers))
+    if not further:
+        return None
+    text = f"the best {axis.keys[0]} = {axis.values[place][0]} is the {'largest' if largest else 'smallest'} tried"
+    return f"{text}; try {' or '.join(f'{value:.6g}' for value in further)}"
+
+
+def _beyond(value: float, beside: float, whole: bool) -> list[float]:
+    """The two values that go on from `beside` over `value`: by the same factor where both are positive."""
+    further, following = [], value
+    for _ in range(2):
+        following = following * (value / beside) if min(value, beside) > 0 else following + (value - beside)
+        if whole:
+            following = float(math.ceil(following) if value > beside else math.floor(following))
+            if following < 1 <= value:
+                break
+        further.append(following)
+    return further

@@ -158,6 +158,15 @@ def test_a_run_says_which_seeds_it_has(place: Place) -> None:
     assert facts["seeds"] == {"data": 0, "model": 0}
 
 
+def test_a_report_and_event_files(place: Place, tmp_path: Path) -> None:
+    told = mnemo("report", place.run, "-o", tmp_path / "r.html")
+    assert told == f"{tmp_path / 'r.html'}\n" and "<!DOCTYPE html>" in (tmp_path / "r.html").read_text()
+    told = mnemo("export", "--tensorboard", tmp_path / "logs", place.run)
+    assert [Path(line).parent for line in told.splitlines()] == [tmp_path / "logs" / place.run.name]
+    assert "--tensorboard" in mnemo("export", "--tensorboard", tmp_path, place.run, "--no-sequences", code=USAGE)
+    assert "runs is required" in mnemo("export", "--tensorboard", tmp_path, code=USAGE)
+
+
 def test_a_run_of_an_older_version_is_completed_by_the_printed_command(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "an old run"
     shutil.copytree(place.run, run)

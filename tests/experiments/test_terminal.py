@@ -230,7 +230,7 @@ COMMANDS = [
     "theory {config} --json", "doctor", "evaluate {run}", "export {run}",
     "bench one_layer --config C --seconds 0.001 --warmup 0 --rounds 1 --json",
     "show {run}", "show {run} --csv -", "show --help", "compare {run}", "plot {run} --output {out}",
-    "export --check {run}",
+    "export --check {run}", "report {run} --output {out}", "export {run} --tensorboard {out}",
 ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def panels(
     width: float = PANEL_INCHES,
     beside: float = LEGEND_INCHES,
 ) -> tuple[Any, list]:
-    """An empty figure with so many panels side by side, and these; `width` of each, `beside` for the legend, in inches."""
+    """An empty figure with so many panels side by side, and these; `width` of each, `beside` of the legend (inches)."""
     from matplotlib.figure import Figure
 
     between = 0.22 if sharey else BETWEEN

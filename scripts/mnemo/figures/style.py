@@ -46,6 +46,10 @@ STYLE = {
     "lines.solid_capstyle": "round", "lines.dash_capstyle": "butt", "legend.frameon": False,
 }  # fmt: skip
 FEW_ROWS = 2  # curves with so few rows get markers
+LEGEND = {  # beside the panels, its upper left corner at `bbox_to_anchor`
+    "loc": "upper left", "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left", "handlelength": 2.2,
+    "labelspacing": 0.45, "borderaxespad": 0.0, "borderpad": 0.0,
+}  # fmt: skip
 NO_BREAK = "\u00a0"  # a space at which no line is broken
 # Colours for what has no order, of Okabe and Ito: told apart by colour-blind readers too.
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -98,13 +102,13 @@ def finish_values(axes: dict[str, Any], log: bool, highest: float) -> None:
         panel.yaxis.set_label_coords(-0.090, 0.5)
 
 
-def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
-    """Labels that a logarithmic axis has room for: decades, 1-2-5 over two of them, even steps within a part of one."""
+def log_ticks(axis: Any, text: Callable[[float], str], room: int = 7) -> None:
+    """At most `room` labels of a logarithmic axis: decades, 1-2-5 over two of them, even steps within a part of one."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    subs = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
-    axis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=subs, numticks=7))
+    subs = (1.0, 2.0, 5.0) if high < 150 * low and room >= 7 else (1.0,)
+    axis.set_major_locator(MaxNLocator(min(5, room - 1)) if high < 5 * low else LogLocator(subs=subs, numticks=room))
     axis.set_major_formatter(lambda value, _: text(value))
     axis.set_minor_formatter(NullFormatter())
 
@@ -163,11 +167,8 @@ def sampling(run: Run, name: str) -> str:
 
 def legend(figure: Any, run: Run, name: str, handles: Sequence[Any]) -> None:
     """The column beside the panels, under the name of a set and how many of its ranks were scored."""
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(MARGINS["right"] + 0.008, MARGINS["top"] + 0.008),
-        title=cut(f"{name}, {sampling(run, name)}", 30), alignment="left", fontsize=8.5, title_fontsize=8.5,
-        handlelength=2.2, labelspacing=0.45, borderaxespad=0.0, borderpad=0.0,
-    )  # fmt: skip
+    corner = (MARGINS["right"] + 0.008, MARGINS["top"] + 0.008)
+    figure.legend(handles=handles, bbox_to_anchor=corner, title=cut(f"{name}, {sampling(run, name)}", 30), **LEGEND)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

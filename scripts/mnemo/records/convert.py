@@ -369,7 +369,7 @@ def write_dam(record: dict, folder: Path, name: str) -> list[str]:
             "measures by position, final weights"]  # fmt: skip
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def import_record(path: PathLike, folder: PathLike) -> list[str]:
