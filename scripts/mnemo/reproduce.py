@@ -179,7 +179,7 @@ FIGURES = (
         ),
         (
             _rises("accuracy_by_parameters", "accuracy by parameters", 0.03, SHAPE + " 1"),
-            _rises("rank_by_parameters", "largest learned rank by parameters", 10, SHAPE + " 1"),
+            _rises("rank_by_parameters", "largest learned rank by parameters", 2, SHAPE + " 1"),
             _at_least("loss_over_floor", "least train loss over the Bayes floor", 0.0, 0.05, THEORY),
         ),
         6,

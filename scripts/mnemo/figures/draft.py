@@ -323,14 +323,11 @@ def _swap_records(run: Run) -> list[dict[str, Any]]:
 
 
 def _swap_numbers(records: Sequence[dict], sizes: Sequence[int]) -> dict[str, Any]:
-    """Of the top ten ranks with most parameters, of the top hundred by parameters; the most at 1e7 to 4e7 of them.
-
-    Bins of ranks count alike, so that frequent ranks weigh more.
-    """
+    """Of the top ten ranks with most parameters, of the top hundred by parameters; the most at 1e7 to 4e7 of them."""
 
     def top(key: str, size: int, ranks: int = 10) -> float:
         found = [record for record in records if record["parameters"] == size and record["last_rank"] < ranks]
-        return float(np.mean([record[key] for record in found]))
+        return float(np.average([r[key] for r in found], weights=[1 + r["last_rank"] - r["first_rank"] for r in found]))
 
     largest = {key: top(key, sizes[-1]) for key, _ in SWAP_PANELS}
     published = [top("swapped", size) for size in sizes if 1e7 <= size <= 4e7]

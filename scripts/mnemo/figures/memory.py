@@ -296,7 +296,7 @@ def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         [p.step for p in given_up], [len(p.accuracy) for p in given_up], color=style.INK, marker="^", linestyle="none"
     )
     rows.finish(panels[2], "step", f"steps to accuracy {forks[0].until:g}", "fork probe: learns novel sequences")
-    panels[2].set_yscale("log")
+    rows.log_axis(panels[2].yaxis)
     for panel in panels:
         rows.step_axis(panel)
     rows.legend(figure, [
