@@ -426,6 +426,87 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return mean, mean - reach, mean + reach
 
 
+# What is remembered of a presentation ---------------------------------------------------------------------------------
+
+
+def age_edges(longest: int) -> np.ndarray:
+    """Edges of bins of ages: 0, 1, 2-3, 4-7, ... up to `longest`."""
+    return np.concatenate([[0], 2 ** np.arange(int(longest).bit_length() + 1)])
+
+
+def forgetting_clock(
+    columns: Columns, rows: np.ndarray, counts: Sequence[Bin], ages: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss against the age of the last presentation, for sequences presented about equally often.
+
+    The age of a sequence in an evaluation at step n is n - last_seen: the updates made since the one that drew it, 0
+    where the last one did. Each (evaluation, rank) is a score; scores are averaged by age and by presentations so far.
+
+    Parameters
+    ----------
+    columns
+        A set with last_seen, presentations, loss (T, S).
+    rows
+        Evaluations that count, (n,).
+    counts
+        Half-open bins of presentations so far.
+    ages
+        Rising edges of bins of ages, from `age_edges`.
+
+    Returns
+    -------
+    tuple
+        Mean loss (E, A), mean age (E, A) of E bins of presentations and A of ages, NaN where there is no score; the
+        number of scores (E, A).
+    """
+    step, seen = columns["step"][rows][:, None], columns["last_seen"][rows]
+    presentations, loss = columns["presentations"][rows], columns["loss"][rows].astype(np.float64)
+    age = step - seen
+    place = np.searchsorted(ages, age, "right") - 1
+    shape = len(counts), len(ages) - 1
+    sums, age_sums, number = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    for index, (low, high) in enumerate(counts):
+        inside = (seen >= 0) & (presentations >= low) & (presentations < high) & (place < shape[1]) & np.isfinite(loss)
+        number[index] = np.bincount(place[inside], minlength=shape[1])
+        sums[index] = np.bincount(place[inside], loss[inside], shape[1])
+        age_sums[index] = np.bincount(place[inside], age[inside], shape[1])
+    with np.errstate(invalid="ignore"):
+        return sums / number, age_sums / number, number
+
+
+# How far learning gets ------------------------------------------------------------------------------------------------
+
+
+def largest_learned_rank(rank: np.ndarray, margin: np.ndarray, half: int = 50) -> int:
+    """The largest rank r with a positive mean margin over the evaluated ranks r - half .. r + half; -1 without one.
+
+    Parameters
+    ----------
+    rank
+        (S,) rising.
+    margin
+        (S,) accuracy minus what counts as learned.
+    """
+    total = np.concatenate([[0.0], np.cumsum(margin, dtype=np.float64)])
+    first, end = np.searchsorted(rank, rank - half, "left"), np.searchsorted(rank, rank + half, "right")
+    learned = np.flatnonzero((total[end] - total[first]) / (end - first) > 0)
+    return int(rank[learned[-1]]) if len(learned) else -1
+
+
+def block_means(values: np.ndarray, size: int) -> np.ndarray:
+    """Means of neighbours, `size` at a time, (N,) to (N // size,); what is left over at the end is left out."""
+    whole = len(values) // size
+    return np.asarray(values[: whole * size], np.float64).reshape(whole, size).mean(axis=1)
+
+
+def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
+    """Mean of each value and the up to size - 1 before it, (N,)."""
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    end = np.arange(1, len(values) + 1)
+    first = np.maximum(end - size, 0)
+    return (total[end] - total[first]) / (end - first)
+
+
 # Switch, swap, memory, distance ---------------------------------------------------------------------------------------
 
 
@@ -450,7 +531,11 @@ def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def stored_bits(loss: np.ndarray, predictions: int, num_sequences: int) -> np.ndarray:
-    """Information stored about K sequences: sum over them of (ln 2 - loss) * predictions / ln 2, in bits.
+    """Information stored about K sequences, in bits, beside a guess:
+
+        bits = sum over the K sequences of (ln 2 - loss) * predictions / ln 2
+
+    with a guess's loss ln 2 a prediction. A sequence that is answered confidently and wrongly counts as negative.
 
     Parameters
     ----------
