@@ -40,6 +40,7 @@ class Checker {
     check_sizes();
     check_model();
     check_stop_if();
+    check_warmup();
     check_measures();
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
     check_pickles();
@@ -119,6 +120,12 @@ class Checker {
     source_.fail("train.stop_if.after", fmt::format("{} is beyond the last step ({})", train.stop_if->after, train.steps));
   }
 
+  void check_warmup() {
+    const auto& train = config_.train;
+    if (train.warmup <= train.steps || !source_.clean("train.steps") || !source_.clean("train.warmup")) return;
+    source_.fail("train.warmup", fmt::format("{} is beyond the last step ({})", train.warmup, train.steps));
+  }
+
   void check_measures() {
     const auto& eval = config_.eval;
     const auto length = config_.data.length;
@@ -126,11 +133,12 @@ class Checker {
       source_.fail("eval.completion.prefix", fmt::format("must be less than the length of a sequence ({}), got {}", length, eval.completion->prefix));
     }
     if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
-    const auto heads = facts_of(config_).attention_heads;
+    const auto facts = facts_of(config_);
     if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size())
       source_.fail("eval.attention", "names a measure twice");
-    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts_of(config_).kind));
-    const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
+    if (facts.attention_heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts.kind));
+    const auto maps = static_cast<double>(facts.attention_layers * facts.attention_heads) * static_cast<double>(length) *
+                      static_cast<double>(length) * sizeof(float);
     if (maps > kMaxAttentionBytes) {
       source_.fail("eval.attention", fmt::format("the attention maps of one sequence would take {:.1e} bytes; the limit is 2^28", maps));
     }

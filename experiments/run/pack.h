@@ -71,8 +71,6 @@ class Pack {
   std::unique_ptr<Trainer> trainer_;
 };
 
-AdamScalars scalars_of(const TrainConfig& train);
-
 /// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty if there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);
 /// A digest of all that they must share.

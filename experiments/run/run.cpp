@@ -155,7 +155,7 @@ void Run::log_metrics() {
   last_loss_ = mean(loss_sum);
   auto measures = model().measures();
   directory_.append_metrics({point_.step, std::ssize(phases_) - 1, point_.step * config_.train.batch_size, last_loss_, mean(accuracy_sum),
-                             config_.train.lr, std::move(measures.scalars)});
+                             learning_rate(scalars_of(config_.train), point_.step), std::move(measures.scalars)});
   directory_.append_measures(point_.step, measures.vectors);
   loss_sum.zero_();
   accuracy_sum.zero_();

@@ -56,14 +56,13 @@ class Trainer {
   /// Steps that need nothing of the host.
   struct OnGpu {
     DeviceBatch batch;
-    std::int64_t next_step = 0;  // what the device believes
-    bool tried = false;          // a step was made: what later ones reuse is there
+    bool tried = false;  // a step was made: what later ones reuse is there
     std::unique_ptr<GpuGraph> record{};
     std::string refusal{};
   };
 
   CellBatch cells_of_drawn();
-  void step_on_gpu(std::int64_t step);
+  void step_on_gpu();
   /// Judges, counts and sums, and updates the parameters.
   void finish();
   template <class Real>
@@ -77,6 +76,7 @@ class Trainer {
   std::vector<bool> active_;
   std::vector<std::span<const std::int32_t>> drawn_;  // in the last update
   std::vector<Cells> cells_;                          // of it
+  std::int64_t next_step_ = 0;                        // what step_1_ holds
   Losses losses_;
   // on the device
   torch::Tensor active_R_, finite_R_, finite_steps_R_, loss_sum_R_, accuracy_sum_R_, everybody_R_, updates_R_, step_1_, work_;

@@ -9,8 +9,8 @@
     mnemo.runs.open("cache/sweep_lr").runs()        # the runs of a sweep
 
 Modules, each of which knows only those before it: errors, command, files (formats), runs, tables, curves (what they
-mean), sweeps, members, comparison, bayes, event_files (TensorBoard's), records (of notebooks), figures, report,
-commands.
+mean), sweeps, members, comparison, bayes, probes, expectations, event_files (TensorBoard's), records (of notebooks),
+kept, analysis, figures, report, engine (has it train), reproduce, commands.
 """
 
 from importlib import import_module
@@ -18,8 +18,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"  # CMakeLists.txt reads it here
 __all__ = [
-    "bayes", "comparison", "curves", "errors", "event_files", "figures", "files", "members", "records", "report",
-    "runs", "sweeps", "tables",
+    "analysis", "bayes", "comparison", "curves", "engine", "errors", "event_files", "expectations", "figures", "files",
+    "kept", "members", "probes", "records", "report", "reproduce", "runs", "sweeps", "tables",
 ]  # fmt: skip
 
 

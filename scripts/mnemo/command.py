@@ -10,7 +10,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,36 @@ def carry_out(
     except UsageError as error:
         return usage_error(str(error))
     except CannotCreate as error:
-        _complain(str(error))
+        complain(str(error))
         return error.code
 
 
 def usage_error(message: str) -> int:
     """Prints a usage error and returns its exit code."""
-    _complain(f"{message} (--help shows how)")
+    complain(f"{message} (--help shows how)")
     return EXIT_USAGE
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line: where, what was found, what to do."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else text
+    return " ".join(line.strip() for line in text.splitlines())
+
+
+def progress(items: Sequence[Any], doing: str) -> Iterator[Any]:
+    """The items, and on a terminal a line on stderr that says how many are done; elsewhere nothing is said."""
+    shown = sys.stderr is not None and sys.stderr.isatty()
+    try:
+        for count, item in enumerate(items):
+            if shown:
+                filled = 24 * count // len(items)
+                print(f"\r{doing} [{'=' * filled:24}] {count} of {len(items)}", end="", file=sys.stderr, flush=True)
+            yield item
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -120,7 +142,7 @@ def guarded(command: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
     except ValueError as error:
-        _complain(str(error))
+        complain(str(error))
         code = getattr(error, "code", EXIT_DATA)
     except OSError as error:
         failure = error
@@ -134,13 +156,23 @@ def guarded(command: Callable[[], int]) -> int:
                 return EXIT_BROKEN_PIPE
             failure, code = OSError(lost.errno, lost.strerror, "standard output"), EXIT_IO
     if failure:
-        _complain(f"{failure.filename or 'I/O'}: {failure.strerror or failure}")
+        complain(f"{failure.filename or 'I/O'}: {failure.strerror or failure}")
     return code
 
 
-def _complain(message: str) -> None:
+def note(message: str) -> None:
+    """What a user must know and need not mend: one line on stderr."""
+    _say(f"note: {message}")
+
+
+def complain(message: str) -> None:
+    """An error: one line on stderr."""
+    _say(f"error: {message}")
+
+
+def _say(message: str) -> None:
     """One line on stderr, if there is one."""
     try:
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,9 +1,10 @@
 """The tables of a comparison: members side by side by rank bin and presentations, beside the Bayes ceiling.
 
 What each number means is said where it is computed, in curves. Runs that are done and differ in nothing but seeds
-are one member: its accuracies, losses and bits are means over the seeds, its presentations medians. Each phase is
-compared over the ranks that all runs in it have scored; a run that never reached it has no say. Letters: T evaluations,
-S ranks of a bin, E bins, P phases, B bootstrap replicates.
+are one member: its accuracies, losses and bits are means over the seeds with their standard deviation, presentations
+and half-lives medians. Each phase is compared over the ranks that all runs in it have scored; a run that never reached
+it has no say. Behind the name of a run its row has the settings that differ. Letters: T evaluations, S ranks of a bin,
+E bins, P phases, B bootstrap replicates.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mnemo.runs import Run
 Rows = list  # of dicts with equal keys: a table
 
 MOMENTS = ("start", "before", "end")
+MAX_PAIRS = 6  # of runs that notes name one by one
 OTHER_TASK = "one names whole sequences, the other predicts bits"
 
 
@@ -54,12 +56,7 @@ def check_threshold(
 
 
 def measure(
-    run: Run,
-    scope: Scope,
-    threshold: tuple[bool, float],
-    replicates: int,
-    seed: int = 0,
-    only_seed: bool = True,
+    run: Run, scope: Scope, threshold: tuple[bool, float], replicates: int, seed: int = 0, only_seed: bool = True
 ) -> dict[str, Any]:
     """All numbers of one run.
 
@@ -67,9 +64,9 @@ def measure(
     -------
     dict
         phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, presentations_after, seen (E,), resampled
-        (E, B), bits_before, bits_end, bits_bayes, stride scalars; first, previous: the same of the run's first and of
-        the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set): {before, unswapped,
-        swapped (E,), step}}; parameters; curves from `bin_curves`
+        (E, B), bits_before, bits_end, bits_bayes, stride scalars; story from `_story`; first, previous: the same of the
+        run's first and of the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set):
+        {before, unswapped, swapped (E,), step}}; parameters
     """
     known: dict[Any, dict[str, Any] | None] = {}
 
@@ -91,23 +88,49 @@ def measure(
             for phase, own in found.items() if own is not None
         },
         "swaps": _swaps(run, scope), "parameters": num_parameters(run),
-        "curves": curves.bin_curves(run, scope.ranks, scope.bins),
     }  # fmt: skip
 
 
 def _phase_numbers(run: Run, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run.facts)  # then a loss is of no bit
+    means = {key: curves.bin_mean(columns[key], rank, bins) for key in ("accuracy", "loss", "presentations")}
     unknown, bits = np.full(len(rank), np.nan), (predictions(run), curves.num_drawn(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run.switches)):
-        accuracy, loss = (unknown if row is None else columns[key][row] for key in ("accuracy", "loss"))
-        numbers[f"accuracy_{moment}"] = curves.bin_mean(accuracy, rank, bins)
-        numbers[f"loss_{moment}"] = curves.bin_mean(loss, rank, bins)
+        for key in ("accuracy", "loss"):
+            numbers[f"{key}_{moment}"] = np.full(len(bins), np.nan) if row is None else means[key][row]
+        loss = unknown if row is None else columns["loss"][row]
         numbers[f"bits_{moment}"] = math.nan if whole else curves.stored_bits(loss, *bits)
     floor, ceiling = (unknown if limit is None else limit for limit in curves.limits(run.theory, rank, phase))
     numbers.update(floor=curves.bin_mean(floor, rank, bins), ceiling=curves.bin_mean(ceiling, rank, bins))
     numbers["bits_bayes"] = math.nan if whole else curves.stored_bits(floor, *bits)
-    numbers["stride"] = curves.stride(rank)
-    return numbers
+    return {**numbers, "stride": curves.stride(rank), "story": _story(run, phase, columns, means, bins)}
+
+
+def _story(
+    run: Run, phase: int, columns: dict, means: dict[str, np.ndarray], bins: Sequence[curves.Bin]
+) -> dict[str, Any]:
+    """What half-lives are made of, (T, E) each by rank bin.
+
+    Returns
+    -------
+    dict
+        learning: steps (T,) and presentations since the phase began, while it was current; forgetting: steps (T,) since
+        the switch that ended it, from the last evaluation before on, empty where none did; both with `gain` by measure:
+        accuracy above chance, loss below it. least (E,): two standard errors of the accuracy of guesses.
+    """
+    chance = dict(zip(("loss", "accuracy"), curves.chance(run)))
+    gain = {"accuracy": means["accuracy"] - chance["accuracy"], "loss": chance["loss"] - means["loss"]}
+    at = {0: 0, **{entry["phase"]: entry["step"] for entry in run.switches}}
+    step, before = columns["step"], curves.moments(columns, phase, run.switches)[1]
+    current = np.flatnonzero(columns["phase"] == phase)
+    later = slice(len(step) if before is None or phase + 1 not in at else before, None)
+
+    def part(rows: Any, begin: int) -> dict[str, Any]:
+        found = {"steps": np.maximum(step[rows] - begin, 0), "presentations": means["presentations"][rows]}
+        return {**found, "gain": {name: values[rows] for name, values in gain.items()}}
+
+    return {"learning": part(current, at.get(phase, 0)), "forgetting": part(later, at.get(phase + 1, 0)),
+            "least": 2 * curves.guess_error(run, columns["rank"], bins)}  # fmt: skip
 
 
 def _presentations(
@@ -173,63 +196,95 @@ def _swaps(run: Run, scope: Scope) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def compare(
-    compared: Sequence[Member], edges: Sequence[int] | None, threshold: str, replicates: int = 500
+    compared: Sequence[Member],
+    edges: Sequence[int] | None,
+    threshold: str,
+    replicates: int = 500,
+    distances: bool = False,
 ) -> dict[str, Any]:
-    """Every table of the comparison, from members.
+    """Every table of the comparison, from members; that of distances between each two of them where it is asked for.
 
     Returns
     -------
     dict
-        threshold, notes, members [{name, runs, settings, parameters}] and the tables bins, switches, swaps, memory,
-        distances: lists of flat records, numbers or None
+        threshold, notes, members [{name, runs, settings, parameters}], varying [settings that differ], and the tables
+        bins, switches, half_lives, swaps, memory, distances: lists of flat records, numbers or None
     """
     wanted = curves.parse_threshold(threshold)
     scope = members.scope_of(members.all_runs(compared), edges)
-    result: dict[str, Any] = {"threshold": threshold, "notes": members.notes(compared, scope, threshold), "members": []}
     tables: dict[str, Rows] = {name: [] for name in TITLES if name != "ranking"}
-    all_seeds, count = [], len(members.all_runs(compared))
+    described, by_seed, count = [], [], len(members.all_runs(compared))
     for member in compared:
-        runs = member.runs
-        turns = enumerate(members.in_turn(runs, count))
-        seeds = [measure(run, scope, wanted, replicates, index, len(runs) == 1) for index, run in turns]
-        result["members"].append({
+        runs, of_bins = member.runs, []
+        seeds = []
+        for index, run in enumerate(members.in_turn(runs, count)):
+            seeds.append(measure(run, scope, wanted, replicates, index, len(runs) == 1))
+            of_bins += [curves.bin_curves(run, scope.ranks, scope.bins)] if distances else []
+        described.append({
             "name": member.name, "runs": [str(run.path) for run in runs], "state": member.state or "done",
             "settings": runs[0].settings_line(), "parameters": seeds[0]["parameters"],
         })  # fmt: skip
         tables["bins"] += _bin_rows(member.name, seeds, scope)
         tables["switches"] += _switch_rows(member.name, seeds, scope)
+        tables["half_lives"] += _half_life_rows(member.name, seeds, scope)
         tables["swaps"] += _swap_rows(member.name, seeds, scope)
         tables["memory"] += _memory_rows(member.name, seeds)
-        all_seeds.append((member.name, seeds))
-    for name in dict.fromkeys(row["run"] for row in tables["bins"] if math.isnan(row["ceiling"]) and wanted[0]):
-        result["notes"].append(
-            f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
-        )
-    result["notes"] += too_coarse(tables["bins"])
-    if any(row["ranks"] <= row["last_rank"] - row["first_rank"] for row in tables["bins"]):
-        result["notes"].append("ranks 0-9 (1): 1 of these ranks was scored")
-    for (member, (name, seeds)), (peer, (other, others)) in itertools.combinations(zip(compared, all_seeds), 2):
-        if members.same_task(member, peer):
-            tables["distances"] += distance_rows(name, seeds, other, others, scope)
-        else:
-            result["notes"].append(f"no distance of {name} from {other}: {OTHER_TASK}")
+        by_seed.append(of_bins)
+    notes = members.notes(compared, scope, threshold) + _notes(tables["bins"], threshold)
+    if distances:
+        tables["distances"], others = all_distances(compared, by_seed, scope)
+        notes += others
     order = {member.name: index for index, member in enumerate(compared)}
-    tables["bins"].sort(key=lambda row: (row["first_rank"], row["phase"], order[row["run"]]))
-    tables["switches"].sort(key=lambda row: (row["first_rank"], row["switch"], order[row["run"]]))
-    return {**result, **tables}
+    for name in ("bins", "switches", "half_lives"):
+        tables[name].sort(key=lambda row: (row["first_rank"], row.get("phase", row.get("switch")), order[row["run"]]))
+    varying, columns = members.differing_settings(compared), members.columns(compared)
+    tables = {name: [_with_settings(row, columns) for row in rows] for name, rows in tables.items()}
+    return {"threshold": threshold, "notes": notes, "members": described, "varying": varying, **tables}
+
+
+def _with_settings(row: dict[str, Any], columns: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A row with the settings that differ after the name of each run in it; those of a second one as `other.KEY`."""
+    result: dict[str, Any] = {}
+    for key, value in row.items():
+        result[key] = value
+        if key in ("run", "other"):
+            before = "" if key == "run" else "other."
+            result.update({before + name: setting for name, setting in columns[value].items()})
+    return result
+
+
+def _notes(bins: Rows, threshold: str) -> list[str]:
+    """What is to be said of the rows of `bins`."""
+    relative = curves.parse_threshold(threshold)[0]
+    result = [
+        f"{name}: no Bayes ceiling is known, so {threshold} says nothing; use --threshold ACCURACY"
+        for name in dict.fromkeys(row["run"] for row in bins if math.isnan(row["ceiling"]) and relative)
+    ]
+    result += too_coarse(bins)
+    if any(row["ranks"] <= row["last_rank"] - row["first_rank"] for row in bins):
+        result.append("ranks 0-9 (1): 1 of these ranks was scored")
+    return result
 
 
 def _common_phases(seeds: Sequence[dict]) -> list[int]:
     return [phase for phase in seeds[0]["phases"] if all(phase in numbers["phases"] for numbers in seeds)]
 
 
+def _with_spread(key: str, values: Sequence[Any]) -> dict[str, float]:
+    """Mean over seeds, and their standard deviation as `KEY_spread`."""
+    return dict(zip((key, f"{key}_spread"), map(float, curves.mean_and_spread(np.array(values)))))
+
+
 def _bin_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     rows = []
-    keys = [f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS] + ["ceiling", "floor", "seen"]
     for phase in _common_phases(seeds):
         numbers = [seed["phases"][phase] for seed in seeds]
         for index, label in enumerate(scope.labels(phase)):
-            means = {key: float(np.mean([number[key][index] for number in numbers])) for key in keys}
+            means: dict[str, float] = {}
+            for key in (f"{key}_{moment}" for key in ("accuracy", "loss") for moment in MOMENTS):
+                means.update(_with_spread(key, [number[key][index] for number in numbers]))
+            for key in ("ceiling", "floor", "seen"):
+                means[key] = float(np.mean([number[key][index] for number in numbers]))
             reached, after = (
                 np.array([number[key][index] for number in numbers]) for key in ("presentations", "presentations_after")
             )
@@ -266,94 +321,163 @@ def too_coarse(rows: Rows) -> list[str]:
 
     Each number lies between two evaluations; where two such stretches overlap, their difference says nothing.
     """
-    reached = [row for row in rows if math.isfinite(row["presentations"])]
+    same: dict[tuple[int, int], Rows] = {}
+    for row in rows:
+        if math.isfinite(row["presentations"]):
+            same.setdefault((row["first_rank"], row["phase"]), []).append(row)
     places: dict[tuple[str, str], list[str]] = {}
-    for one, other in itertools.combinations(reached, 2):
-        same = (one["first_rank"], one["phase"]) == (other["first_rank"], other["phase"])
+    for one, other in itertools.chain.from_iterable(itertools.combinations(group, 2) for group in same.values()):
         after = max(one["presentations_after"], other["presentations_after"])
-        if same and after < min(one["presentations"], other["presentations"]):
+        if after < min(one["presentations"], other["presentations"]):
             ranks = curves.bin_label((one["first_rank"], one["last_rank"] + 1))
             places.setdefault((one["run"], other["run"]), []).append(f"{ranks} of phase {one['phase']}")
+    said = "evaluations are too far apart to tell which needed fewer presentations"
+    if len(places) > MAX_PAIRS:
+        return [f"of {len(places)} pairs of runs {said} in some of the bins; a smaller eval.every can"]
     return [
-        f"{one} and {other}: evaluations are too far apart to tell which needed fewer presentations: "
-        f"{', '.join(found)}; a smaller eval.every can"
+        f"{one} and {other}: {said}: {', '.join(found)}; a smaller eval.every can"
         for (one, other), found in places.items()
     ]
+
+
+def _after_switches(seeds: Sequence[dict]) -> list[tuple[int, list[dict]]]:
+    """Phases that follow another, and the numbers of each seed in them."""
+    found = [(phase, [seed["phases"][phase] for seed in seeds]) for phase in _common_phases(seeds)]
+    return [(phase, numbers) for phase, numbers in found if all(n["previous"] and n["first"] for n in numbers)]
 
 
 def _switch_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     """Drop and recovery between each phase and the one before, over the same ranks."""
     rows = []
-    for phase in _common_phases(seeds):
-        numbers = [seed["phases"][phase] for seed in seeds]
-        if any(number["previous"] is None for number in numbers):
-            continue
+    for phase, numbers in _after_switches(seeds):
         for index, label in enumerate(scope.labels(phase)):
-            before, start, after = (
-                np.mean([number[key][index] for number in part])
-                for part, key in (([number["previous"] for number in numbers], "accuracy_before"),
-                                  (numbers, "accuracy_start"), (numbers, "accuracy_before"))
-            )  # fmt: skip
-            drop, recovery = curves.switch_drop(before, start, after)
-            rows.append({"run": name, **label, "switch": phase, "drop": float(drop), "recovery": float(recovery)})
+            story = np.array([
+                (number["previous"]["accuracy_before"][index], number["accuracy_start"][index],
+                 number["accuracy_before"][index]) for number in numbers
+            ]).T  # fmt: skip
+            drops, recovery = curves.switch_drop(*story)[0], curves.switch_drop(*story.mean(axis=1))[1]
+            rows.append({
+                "run": name, **label, "switch": phase, **_with_spread("drop", drops), "recovery": float(recovery),
+            })  # fmt: skip
     return rows
+
+
+def _half_life_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
+    """Of each switch and measure: half-life of what was known of the old sequences, half-times of first and new ones.
+
+    Half-way in learning is half-way to what the first phase came to, for the first and for the new sequences.
+    """
+    rows = []
+    for phase, numbers in _after_switches(seeds):
+        for (index, label), of in itertools.product(enumerate(scope.labels(phase)), ("accuracy", "loss")):
+            known, times = zip(*(_half_times(number, of, index) for number in numbers))
+            rows.append({"run": name, **label, "switch": phase, "of": of, **_with_spread("known", known)})
+            for key in times[0]:
+                rows[-1].update(_half_time_columns(key, [seed[key] for seed in times]))
+    return rows
+
+
+def _half_times(number: dict, of: str, index: int) -> tuple[float, dict[str, curves.HalfTime]]:
+    """What was known of the old sequences of a bin when a switch replaced them, and the half-times of one seed."""
+    first, old, new = (part["story"] for part in (number["first"], number["previous"], number))
+    gain = old["forgetting"]["gain"][of][:, index]
+    known = float(gain[0]) if len(gain) else math.nan
+    least = first["least"][index]
+    whole = _known(old["forgetting"]["gain"], least, of, index, 0)
+    times = {"half_life": curves.half_time(old["forgetting"]["steps"], gain, whole)}
+    whole = _known(first["learning"]["gain"], least, of, index, -1)
+    for key, story in (("learned", first["learning"]), ("relearned", new["learning"])):
+        left = whole - story["gain"][of][:, index]
+        times[key] = curves.half_time(story["steps"], left, whole)
+        times[f"{key}_presentations"] = curves.half_time(story["presentations"][:, index], left, whole)
+    return known, times
+
+
+def _known(gain: dict[str, np.ndarray], least: float, of: str, index: int, row: int) -> float:
+    """Gain of a bin at an evaluation; NaN where there is none, or its accuracy is one that guesses may have."""
+    if not len(gain[of]) or not gain["accuracy"][row, index] > least:
+        return math.nan
+    return float(gain[of][row, index])
+
+
+def _half_time_columns(key: str, seeds: Sequence[curves.HalfTime]) -> dict[str, float]:
+    median, low, high = curves.median_half_time(seeds)
+    return {f"{key}_after": median.after, key: median.at, f"{key}_low": low, f"{key}_high": high}
 
 
 def _swap_rows(name: str, seeds: Sequence[dict], scope: Scope) -> Rows:
     rows = []
     for event, base in seeds[0]["swaps"]:
         found = [seed["swaps"][event, base] for seed in seeds if (event, base) in seed["swaps"]]
-        means = {key: np.mean([swap[key] for swap in found], axis=0) for key in ("before", "unswapped", "swapped")}
-        recovery = curves.swap_recovery(**means)
+        keys = ("before", "unswapped", "swapped")
+        recovery = curves.swap_recovery(**{key: np.mean([swap[key] for swap in found], axis=0) for key in keys})
         for index, label in enumerate(scope.labels(found[0]["phase"])):
             row = {"run": name, "event": event, "set": base, **label, "step": found[0]["step"]}
-            row.update({key: float(value[index]) for key, value in means.items()}, recovery=float(recovery[index]))
-            rows.append(row)
+            for key in keys:
+                row.update(_with_spread(key, [swap[key][index] for swap in found]))
+            rows.append({**row, "recovery": float(recovery[index])})
     return rows
 
 
 def _memory_rows(name: str, seeds: Sequence[dict]) -> Rows:
     rows = []
     for phase in _common_phases(seeds):
-        keys = ("bits_before", "bits_end", "bits_bayes")
-        bits = {key: float(np.mean([seed["phases"][phase][key] for seed in seeds])) for key in keys}
-        parameters = seeds[0]["parameters"]
-        row = {"run": name, "phase": phase, **bits, "parameters": parameters}
-        row["bits_per_parameter"] = bits["bits_before"] / parameters
-        row["share_of_bayes"] = float(curves.share(bits["bits_before"], bits["bits_bayes"]))
+        row: dict[str, Any] = {"run": name, "phase": phase}
+        for key in ("bits_before", "bits_end", "bits_bayes"):
+            row.update(_with_spread(key, [seed["phases"][phase][key] for seed in seeds]))
+        row["parameters"] = seeds[0]["parameters"]
+        row["bits_per_parameter"] = row["bits_before"] / row["parameters"]
+        row["share_of_bayes"] = float(curves.share(row["bits_before"], row["bits_bayes"]))
         row["rank_stride"] = seeds[0]["phases"][phase]["stride"]
         rows.append(row)
     return rows
 
 
-def distance_rows(name: str, seeds: Sequence[dict], other: str, others: Sequence[dict], scope: Scope) -> Rows:
+# Distances ------------------------------------------------------------------------------------------------------------
+
+SeedCurves = list  # of {phase: curves.BinCurves}, one a seed
+
+
+def distance_rows(name: str, seeds: SeedCurves, other: str, others: SeedCurves, scope: Scope) -> Rows:
     """Distances of two members by bin and phase: the mean over all pairs of their seeds."""
     rows = []
-    for phase in (phase for phase in _common_phases(seeds) if phase in _common_phases(others)):
-        for index, label in enumerate(scope.labels(phase)):
-            pairs = [
-                curves.curve_distance(*(tuple(x[:, index] for x in run["curves"][phase]) for run in (a, b)))
-                for a in seeds
-                for b in others
-            ]
-            distance, decades = np.mean(pairs, axis=0)
-            rows.append({"run": name, "other": other, "phase": phase, **label,
-                         "distance": float(distance), "decades": float(decades)})  # fmt: skip
+    common = [phase for phase in seeds[0] if all(phase in run for run in (*seeds, *others))]
+    for phase, (index, label) in ((number, bin_) for number in common for bin_ in enumerate(scope.labels(number))):
+        pairs = [
+            curves.curve_distance(
+                *((run[phase].presentations[:, index], run[phase].accuracy[:, index]) for run in (a, b))
+            )
+            for a, b in itertools.product(seeds, others)
+        ]
+        distance, decades = map(float, np.mean(pairs, axis=0))
+        rows.append(
+            {"run": name, "other": other, "phase": phase, **label, "distance": distance, "decades": decades}
+        )
     return rows
+
+
+def all_distances(compared: Sequence[Member], by_seed: Sequence[SeedCurves], scope: Scope) -> tuple[Rows, list[str]]:
+    """Distances of each two members, and which have none."""
+    rows, left_out = [], []
+    for (member, seeds), (other, others) in itertools.combinations(zip(compared, by_seed), 2):
+        if members.same_task(member, other):
+            rows += distance_rows(member.name, seeds, other.name, others, scope)
+        else:
+            left_out.append(f"no distance of {member.name} from {other.name}: {OTHER_TASK}")
+    return rows, left_out
 
 
 def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[int] | None) -> dict[str, Any]:
     """The candidates by their mean distance from the target, nearest first, with the settings that tell them apart."""
     scope = members.scope_of(members.all_runs((target, *candidates)), edges)
 
-    def of(member: Member) -> list[dict]:
+    def of(member: Member) -> SeedCurves:
         runs = members.in_turn(member.runs, len(candidates))
-        found = [curves.bin_curves(run, scope.ranks, scope.bins) for run in runs]
-        return [{"curves": of_phase, "phases": of_phase} for of_phase in found]
+        return [curves.bin_curves(run, scope.ranks, scope.bins) for run in runs]
 
     said = members.notes((target, *candidates), scope, "")[1:]
     said.append("decades: mean length of the stretch of presentations that both have; curves: bins and phases compared")
-    wanted, varying, rows = of(target), members.differing_settings(candidates), []
+    wanted, columns, rows = of(target), members.columns(candidates), []
     for member in candidates:
         if not members.same_task(target, member):
             said.append(f"left out: {member.name}: {OTHER_TASK}")
@@ -365,13 +489,10 @@ def rank_against(target: Member, candidates: Sequence[Member], edges: Sequence[i
             continue
         distances = distance_rows(target.name, wanted, member.name, found, scope)
         finite = [row for row in distances if math.isfinite(row["distance"])]
-        settings = members.settings(member)
-        rows.append({
-            "run": member.name,
-            "distance": float(np.mean([row["distance"] for row in finite])) if finite else math.nan,
-            "decades": float(np.mean([row["decades"] for row in finite])) if finite else 0.0,
-            "curves": len(finite), **{name: settings.get(name) for name in varying},
-        })  # fmt: skip
+        mean, decades = (np.mean([row[key] for row in finite] or [none])
+                         for key, none in (("distance", math.nan), ("decades", 0.0)))  # fmt: skip
+        row = {"run": member.name, "distance": float(mean), "decades": float(decades), "curves": len(finite)}
+        rows.append(_with_settings(row, columns))
     rows.sort(key=lambda row: (not math.isfinite(row["distance"]), row["distance"]))
     return {"notes": said, "members": [{"name": target.name, "runs": [str(run.path) for run in target.runs]}],
-            "ranking": rows}  # fmt: skip
+            "varying": members.differing_settings(candidates), "ranking": rows}  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -206,23 +206,71 @@ def phases(run: Run) -> list[int]:
     return found
 
 
-def bin_curves(
-    run: Run, ranks: dict[int, np.ndarray], bins: dict[int, Sequence[Bin]]
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """{phase: (presentations, accuracy)}, (T, E) each, while the phase was current, over some ranks of each phase."""
+class BinCurves(NamedTuple):
+    """Means over rank bins while a phase was current: a run's, or its seeds'.
+
+    step (T,); presentations, accuracy (T, E); low, high (T, E): the ends of the band about a mean over seeds, NaN of
+    one; ceiling (E,).
+    """
+
+    step: np.ndarray
+    presentations: np.ndarray
+    accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    ceiling: np.ndarray
+
+
+def bin_curves(run: Run, ranks: dict[int, np.ndarray], bins: dict[int, Sequence[Bin]]) -> dict[int, BinCurves]:
+    """{phase: curves} of a run, over some ranks of each phase; NaN for a ceiling that is not known."""
     result = {}
     for phase in phases(run):
         columns = phase_columns(run.sets, phase, ranks[phase])
         if columns is not None:
-            rows = np.flatnonzero(columns["phase"] == phase)
-            values = (columns[key][rows] for key in ("presentations", "accuracy"))
-            result[phase] = tuple(bin_mean(value, columns["rank"], bins[phase]) for value in values)
+            rank, rows = columns["rank"], np.flatnonzero(columns["phase"] == phase)
+            seen, accuracy = (bin_mean(columns[key][rows], rank, bins[phase]) for key in ("presentations", "accuracy"))
+            ceiling = limits(run.theory, rank, phase)[1]
+            ceiling = bin_mean(np.full(len(rank), np.nan) if ceiling is None else ceiling, rank, bins[phase])
+            none = np.full_like(accuracy, np.nan)
+            result[phase] = BinCurves(columns["step"][rows], seen, accuracy, none, none, ceiling)
     return result
+
+
+def mean_curves(seeds: Sequence[BinCurves]) -> BinCurves:
+    """The mean over seeds with its band, see `mean_and_band`, at the steps at which all of them were evaluated."""
+    steps = [seed.step for seed in seeds]
+    rows: list[Any] = [slice(None)] * len(seeds)
+    if any(not np.array_equal(step, steps[0]) for step in steps):
+        common = set.intersection(*(set(step.tolist()) for step in steps))
+        rows = [[row for row in last_rows(step) if int(step[row]) in common] for step in steps]
+    band = mean_and_band(np.array([seed.accuracy[row] for seed, row in zip(seeds, rows)]))
+    presentations = np.mean([seed.presentations[row] for seed, row in zip(seeds, rows)], axis=0)
+    ceiling = np.mean([seed.ceiling for seed in seeds], axis=0)
+    return BinCurves(steps[0][rows[0]], presentations, *band, ceiling)
+
+
+def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds, (N, ...) to (...), and the standard deviation (of N - 1) of one seed, NaN where N is 1."""
+    values = np.asarray(values, np.float64)
+    mean = values.mean(axis=0)
+    return mean, values.std(axis=0, ddof=1) if len(values) > 1 else np.full_like(mean, np.nan)
 
 
 def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Bayes floor and ceiling of ranks in a phase, (S,) each; (None, None) where theory says nothing about them."""
     return rank_limits(theory.get(phase, {}), rank) or (None, None)
+
+
+def guess_error(run: Run, rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
+    """Standard error of the accuracy of guesses over the ranks of each bin, (E,): sqrt(c (1 - c) / guesses).
+
+    c is the accuracy of one guess. A guess is made for each predicted position of each sequence.
+    """
+    positions = run.config["data"]["length"] - run.facts["model"]["first_position"]
+    inside = np.array([((rank >= first) & (rank < end)).sum() for first, end in bins], np.float64)
+    one = chance(run)[1]
+    with np.errstate(divide="ignore"):
+        return np.sqrt(one * (1 - one) / (inside * positions))
 
 
 def names_sequences(facts: dict[str, Any]) -> bool:
@@ -349,6 +397,116 @@ def median_over_seeds(values: np.ndarray, resampled: np.ndarray, generator: np.r
         return np.array([np.median(values), low, high])
 
 
+# Seeds ----------------------------------------------------------------------------------------------------------------
+
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # of 1 to 10 degrees of freedom
+
+
+def student_95(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: how many standard errors a 95 % interval of a mean reaches to either side.
+
+    From 11 degrees on by the first terms of the expansion about the normal quantile (Abramowitz and Stegun 26.7.5).
+    """
+    if degrees <= len(_STUDENT_95):
+        return _STUDENT_95[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over seeds and the ends of its 95 % confidence interval, of normal errors: (N, ...) to (...) each.
+
+    NaN for the ends where there is one seed.
+    """
+    mean = values.mean(axis=0)
+    if len(values) < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    with np.errstate(invalid="ignore"):
+        reach = student_95(len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return mean, mean - reach, mean + reach
+
+
+# What is remembered of a presentation ---------------------------------------------------------------------------------
+
+
+def age_edges(longest: int) -> np.ndarray:
+    """Edges of bins of ages: 0, 1, 2-3, 4-7, ... up to `longest`."""
+    return np.concatenate([[0], 2 ** np.arange(int(longest).bit_length() + 1)])
+
+
+def forgetting_clock(
+    columns: Columns, rows: np.ndarray, counts: Sequence[Bin], ages: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss against the age of the last presentation, for sequences presented about equally often.
+
+    The age of a sequence in an evaluation at step n is n - last_seen: the updates made since the one that drew it, 0
+    where the last one did. Each (evaluation, rank) is a score; scores are averaged by age and by presentations so far.
+
+    Parameters
+    ----------
+    columns
+        A set with last_seen, presentations, loss (T, S).
+    rows
+        Evaluations that count, (n,).
+    counts
+        Half-open bins of presentations so far.
+    ages
+        Rising edges of bins of ages, from `age_edges`.
+
+    Returns
+    -------
+    tuple
+        Mean loss (E, A), mean age (E, A) of E bins of presentations and A of ages, NaN where there is no score; the
+        number of scores (E, A).
+    """
+    step, seen = columns["step"][rows][:, None], columns["last_seen"][rows]
+    presentations, loss = columns["presentations"][rows], columns["loss"][rows].astype(np.float64)
+    age = step - seen
+    place = np.searchsorted(ages, age, "right") - 1
+    shape = len(counts), len(ages) - 1
+    sums, age_sums, number = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+    for index, (low, high) in enumerate(counts):
+        inside = (seen >= 0) & (presentations >= low) & (presentations < high) & (place < shape[1]) & np.isfinite(loss)
+        number[index] = np.bincount(place[inside], minlength=shape[1])
+        sums[index] = np.bincount(place[inside], loss[inside], shape[1])
+        age_sums[index] = np.bincount(place[inside], age[inside], shape[1])
+    with np.errstate(invalid="ignore"):
+        return sums / number, age_sums / number, number
+
+
+# How far learning gets ------------------------------------------------------------------------------------------------
+
+
+def largest_learned_rank(rank: np.ndarray, margin: np.ndarray, half: int = 50) -> int:
+    """The largest rank r with a positive mean margin over the evaluated ranks r - half .. r + half; -1 without one.
+
+    Parameters
+    ----------
+    rank
+        (S,) rising.
+    margin
+        (S,) accuracy minus what counts as learned.
+    """
+    total = np.concatenate([[0.0], np.cumsum(margin, dtype=np.float64)])
+    first, end = np.searchsorted(rank, rank - half, "left"), np.searchsorted(rank, rank + half, "right")
+    learned = np.flatnonzero((total[end] - total[first]) / (end - first) > 0)
+    return int(rank[learned[-1]]) if len(learned) else -1
+
+
+def block_means(values: np.ndarray, size: int) -> np.ndarray:
+    """Means of neighbours, `size` at a time, (N,) to (N // size,); what is left over at the end is left out."""
+    whole = len(values) // size
+    return np.asarray(values[: whole * size], np.float64).reshape(whole, size).mean(axis=1)
+
+
+def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
+    """Mean of each value and the up to size - 1 before it, (N,)."""
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    end = np.arange(1, len(values) + 1)
+    first = np.maximum(end - size, 0)
+    return (total[end] - total[first]) / (end - first)
+
+
 # Switch, swap, memory, distance ---------------------------------------------------------------------------------------
 
 
@@ -373,7 +531,11 @@ def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def stored_bits(loss: np.ndarray, predictions: int, num_sequences: int) -> np.ndarray:
-    """Information stored about K sequences: sum over them of (ln 2 - loss) * predictions / ln 2, in bits.
+    """Information stored about K sequences, in bits, beside a guess:
+
+        bits = sum over the K sequences of (ln 2 - loss) * predictions / ln 2
+
+    with a guess's loss ln 2 a prediction. A sequence that is answered confidently and wrongly counts as negative.
 
     Parameters
     ----------
@@ -409,3 +571,59 @@ def curve_distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.nda
     first, second = (np.interp(grid, x, accuracy) for x, accuracy in curves)
     difference = np.abs(first - second)
     return float((difference[1:] + difference[:-1]).mean() / 2), float(high - low)
+
+
+# Half-lives -----------------------------------------------------------------------------------------------------------
+
+
+class HalfTime(NamedTuple):
+    """When half was left: not before `after`, at `at`.
+
+    The two are equal where straight lines between evaluations say it; `at` is the first evaluation after the begin, and
+    `after` the begin, where less than half was left there: half was left sooner. Where more than half is left at the
+    last evaluation, that is `after`, and `at` is inf. Both are NaN where there was nothing to halve, or no evaluation.
+    """
+
+    after: float
+    at: float
+
+
+def half_time(x: np.ndarray, left: np.ndarray, whole: float) -> HalfTime:
+    """When half of a whole is left:
+
+        at = x_a + (x_b - x_a) (left_a - whole / 2) / (left_a - left_b)
+
+    with neighbouring evaluations a, b, the first for which left_a > whole / 2 >= left_b. An exponential decay with rate
+    r halves in ln 2 / r.
+
+    Parameters
+    ----------
+    x
+        (T,) steps or presentations from the begin on, rising.
+    left
+        (T,) what is left at each evaluation, whichever sign it takes later.
+    whole
+        What there is to halve; nothing where it is not positive.
+    """
+    if not whole > 0 or len(left) < 2:
+        return HalfTime(np.nan, np.nan)
+    reached = left <= whole / 2
+    if not reached.any():
+        return HalfTime(float(x[-1]), np.inf)
+    b = int(reached.argmax())
+    a = max(b - 1, 0)
+    if x[a] <= x[0]:
+        return HalfTime(float(x[0]), float(x[b]))
+    at = float(x[a] + (x[b] - x[a]) * (left[a] - whole / 2) / (left[a] - left[b]))
+    return HalfTime(at, at)
+
+
+def median_half_time(seeds: Sequence[HalfTime]) -> tuple[HalfTime, float, float]:
+    """Median over seeds, and the lowest and highest of them (NaN of one seed). NaN where a seed had nothing to halve.
+
+    The median is known as well as the seeds in the middle are: it lies between the medians of both ends.
+    """
+    after, at = np.array(seeds, np.float64).T
+    with np.errstate(invalid="ignore"):
+        low, high = (at.min(), at.max()) if len(at) > 1 else (np.nan, np.nan)
+        return HalfTime(float(np.median(after)), float(np.median(at))), float(low), float(high)

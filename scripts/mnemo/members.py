@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemo import curves
+from mnemo.errors import DataError, UsageError
 from mnemo.files import PathLike
-from mnemo.runs import Run, differing, find_runs, flat
+from mnemo.runs import Run, find_runs, flat, run_state
 
 MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay open
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
+OBSERVERS = {"snapshot", "swap_test", "transplant", "fork_probe", "features"}  # events that change no curve
 
 
 @dataclass(eq=False)
@@ -46,13 +51,34 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
+def _natural(name: str) -> list[tuple[float, str]]:
+    """What sorts a name by the numbers in it."""
+    parts = re.split(r"((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", name)  # every second one is a number
+    return [(float(part) if odd else 0.0, "" if odd else part) for odd, part in zip(itertools.cycle((0, 1)), parts)]
+
+
 def runs_in(folder: PathLike) -> list[Path]:
-    """The run in this folder, or the runs one level below; FileNotFoundError where there is none."""
-    found = find_runs(folder)
+    """The run in this folder, or the runs one level below, `heads=5` before `heads=10`.
+
+    One of several that has not begun, as a sweep in flight has them, is left out with a warning.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is none.
+    DataError
+        Where none has begun.
+    """
+    found = sorted(find_runs(folder), key=lambda run: _natural(run.name))
     if not found:
         reason = "holds no run (no config.yaml in it or one level below)"
         raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
-    return found
+    waiting = [run for run in found if run != Path(folder) and run_state(run) == "waiting"]
+    if len(waiting) == len(found):
+        raise DataError(f"{folder}: none of its runs has begun")
+    for run in waiting:
+        print(f"warning: {run}: has not begun, left out", file=sys.stderr)
+    return [run for run in found if run not in waiting]
 
 
 def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[PathLike] = ()) -> list[Member]:
@@ -64,23 +90,53 @@ def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[Pat
     paths: dict[Path, None] = {}
     for argument in arguments:
         paths.update(dict.fromkeys(runs_in(argument)))
+    others = [path for argument in beside for path in find_runs(argument)]
+    names = short_names([*paths, *others])
+    return group([(name, Run(path)) for path, name in zip(paths, names)], each)
+
+
+def group(named: Sequence[tuple[str, Run]], each: bool = False) -> list[Member]:
+    """Members of runs with the names that they go by; see `find`."""
     result: dict[Any, Member] = {}
     originals: dict[Any, Path] = {}
-    others = [path for argument in beside for path in runs_in(argument)]
-    for path, name in zip(paths, short_names([*paths, *others])):
-        run = Run(path)
+    for name, run in named:
         state = unfinished(run)
         key = name if each or state else json.dumps(experiment(run.config), sort_keys=True)
         member = result.setdefault(key, Member(name, [], run.config, run.facts, state))
-        original = originals.setdefault((key, random_numbers(run)), path)
-        if original is path:
+        original = originals.setdefault((key, random_numbers(run)), run.path)
+        if original is run.path:
             member.runs.append(run)
         else:
-            member.copies.append((path, original))
-    for member in result.values():
+            member.copies.append((run.path, original))
+    found = list(result.values())
+    names = [without_seed(member) for member in found]
+    for member, name in zip(found, names):
         count = len(member.runs)
+        member.name = name if names.count(name) == 1 else member.name
         member.name += f" ({member.state})" if member.state else f" ({count} seeds)" if count > 1 else ""
-    return list(result.values())
+    return found
+
+
+def without_seed(member: Member) -> str:
+    """The name of a member of several seeds, `train.lr=0.1` for its `seed=0,train.lr=0.1`; of seeds alone the group's.
+
+    Names of others stay.
+    """
+    folder, slash, name = member.name.rpartition("/")
+    words = name.split(",")
+    kept = ",".join(word for word in words if not word.startswith("seed="))
+    if len(member.runs) == 1 or kept == name:
+        return member.name
+    return f"{folder}{slash}{kept}" if kept else folder or member.runs[0].path.resolve().parent.name
+
+
+def relabel(compared: Sequence[Member], labels: Sequence[str]) -> None:
+    """Gives members other names, one each; UsageError where that cannot be."""
+    if len(labels) != len(compared) or len(set(labels)) < len(labels):
+        names = ", ".join(member.name for member in compared)
+        raise UsageError(f"--label wants another name for each of {len(compared)} members ({names}), got {labels}")
+    for member, label in zip(compared, labels):
+        member.name = label
 
 
 def unfinished(run: Run) -> str | None:
@@ -113,9 +169,43 @@ def settings(member: Member) -> dict[str, Any]:
     return flat(experiment({key: value for key, value in member.config.items() if key not in ("name", "group")}))
 
 
+def event_words(event: dict[str, Any]) -> str:
+    """`freeze c_attn at 50%`: an event of run.json without its names."""
+    when = "at" if event.get("at") is not None else "every"
+    told = {"kind", "name", "at", "every", "step", "first", "last", "count", "parameters", "snapshot"}
+    options = {key: value for key, value in event.items() if key not in told and value not in (None, False, "", [])}
+    words = (value if isinstance(value, (str, list)) else f"{key}={value}" for key, value in options.items())
+    words = (",".join(map(str, word)) if isinstance(word, list) else word for word in words)
+    return " ".join([event["kind"], *words, when, str(event.get(when))])
+
+
+def columns(compared: Sequence[Member]) -> dict[str, dict[str, Any]]:
+    """{member: {setting: value}} of the settings that differ, None where a kind of model has no such setting.
+
+    A setting differs where two members that have it have different values. `events` holds those that not all members
+    have and that change curves; `seed` is there where members are single runs and nothing else tells two of them apart.
+    """
+    found = [settings(member) for member in compared]
+    events = [[event_words(event) for event in member.config.get("events", []) if event["kind"] not in OBSERVERS]
+              for member in compared]  # fmt: skip
+    for of_member, words in zip(found, events):
+        of_member["events"] = "; ".join(word for word in words if any(word not in others for others in events))
+    names = [name for name in dict.fromkeys(itertools.chain(*found)) if _differs(name, found)]
+    result = [{name: of_member.get(name) for name in names} for of_member in found]
+    if all(len(member.runs) == 1 for member in compared) and any(result.count(values) > 1 for values in result):
+        seeded = [{**values, "seed": member.config.get("seed")} for values, member in zip(result, compared)]
+        result = seeded if _differs("seed", seeded) else result
+    return {member.name: values for member, values in zip(compared, result)}
+
+
+def _differs(name: str, settings: Sequence[dict[str, Any]]) -> bool:
+    values = [of_member[name] for of_member in settings if name in of_member]
+    return any(value != values[0] for value in values)
+
+
 def differing_settings(compared: Sequence[Member]) -> list[str]:
-    """Names of the settings that tell the members apart."""
-    return differing([settings(member) for member in compared])
+    """Names of the settings in which members differ, see `columns`."""
+    return list(next(iter(columns(compared).values()), {}))
 
 
 class Scope(NamedTuple):

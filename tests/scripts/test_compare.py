@@ -62,6 +62,7 @@ def swap_test(run_dir, gain=0.2):
     write_set(folder, [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
     forgotten = np.load(run_dir / "eval/phase_0/accuracy.npy")[-1:]
     np.save(folder / "accuracy.npy", forgotten + np.float32(gain))
+    return run_dir
 
 
 # Members --------------------------------------------------------------------------------------------------------------
@@ -251,7 +252,8 @@ def test_runs_that_scored_different_ranks_are_compared_over_the_common_ones(make
     assert (first["run"], second["run"], first["ranks"]) == ("full", "sampled", 1)
     assert first["accuracy_before"] == second["accuracy_before"]
     assert first["presentations_low"] is None  # one rank of one seed has no interval
-    assert [row["distance"] for row in result["distances"]] == [0] * 6
+    distances = result_of(capsys, full, sampled, "--table", "distances")["distances"]
+    assert [row["distance"] for row in distances] == [0] * 6
     assert result["memory"][0]["rank_stride"] == 10
     assert "phase 0: numbers are over the 20 ranks that every run in it has scored" in result["notes"]
     assert "ranks 0-9 (1): 1 of these ranks was scored" in result["notes"]
@@ -268,10 +270,10 @@ def test_a_run_that_never_reached_a_phase_leaves_its_numbers_alone(make_run, tmp
     alone, both = result_of(capsys, full), result_of(capsys, full, other)
     for table, key in (("bins", "phase"), ("memory", "phase"), ("switches", "switch")):
         rows = [row for row in both[table] if row["run"] == "full" and row[key] == 1]
+        rows = [{name: value for name, value in row.items() if name not in both["varying"]} for row in rows]
         assert rows == [row for row in alone[table] if row[key] == 1] != [], table
     assert both["bins"][0]["ranks"] == 1 and alone["bins"][0]["ranks"] == 10  # of phase 0 both have scored one
-    scopes = [members.scope_of([Run(path) for path in paths], None) for paths in ([full], [full, other])]
-    figures = [presentations.draw(["full"], [[Run(full)]], scope) for scope in scopes]
+    figures = [figure_of(full, beside=beside) for beside in ([], [other])]
     drawn = [
         [line.get_ydata().tolist() for line in figure.axes[1].lines if line.get_zorder() == presentations.Z_CURVE]
         for figure in figures
@@ -307,6 +309,14 @@ def test_cells_have_signs_and_no_halves_of_numbers():
         (nan, nan, "-"), (3.0, 3.0, "3.00x"),
     ):  # fmt: skip
         assert comparison_text._speedup_text({"speedup": speedup, "speedup_bound": bound, **limits}) == text
+    for after, at, low, high, text in (
+        (37.24, 37.24, nan, nan, "37.2"), (0.0, 200.0, nan, nan, "<= 200"), (0.0, 0.0, nan, nan, "0"),
+        (900.0, inf, nan, nan, "-"), (nan, nan, nan, nan, "-"), (120.0, 120.0, 90.0, inf, "120 [90, inf]"),
+        (0.0, 200.0, 200.0, 200.0, "<= 200"),
+    ):  # fmt: skip
+        assert comparison_text._half_time_text({"x_after": after, "x": at, "x_low": low, "x_high": high}, "x") == text
+    for mean, spread, text in ((0.9371, 0.0123, "0.937(12)"), (0.9371, nan, "0.937"), (nan, nan, "-")):
+        assert comparison_text._mean_text({"x": mean, "x_spread": spread}, "x") == text
     row = {"presentations_low": nan, "presentations_high": nan, "seen": 9.0}
     for after, reached, text in ((200.0, 400.0, "200 to 400"), (0.0, 0.0, "0.0"), (9.0, inf, "> 9"), (nan, nan, "-")):
         cell = comparison_text._presentations_text({**row, "presentations_after": after, "presentations": reached})
@@ -350,6 +360,203 @@ def test_runs_of_every_kind(make_run, tmp_path, options):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+# Settings as columns --------------------------------------------------------------------------------------------------
+
+
+def test_settings_that_differ_are_columns_of_every_table_and_no_others_are(make_run, capsys):
+    one = swap_test(reseed(make_run("one"), 0))
+    other = swap_test(reseed(make_run("other"), 0, model__heads=8, model__init_std=0.1, train__lr=0.1))
+    result = result_of(capsys, one, other)
+    assert result["varying"] == ["model.heads", "train.lr"]  # `one` has no init_std that could differ
+    for table in ("bins", "switches", "half_lives", "swaps", "memory"):
+        rows = {row["run"]: row for row in result[table]}
+        assert list(rows["one"])[:3] == ["run", "model.heads", "train.lr"], table
+        assert [(row["model.heads"], row["train.lr"]) for row in rows.values()] == [(4, 0.001), (8, 0.1)], table
+        assert "model.kind" not in rows["one"] and "model.init_std" not in rows["one"], table
+    rows = result_of(capsys, one, other, "--table", "distances")["distances"]
+    assert list(rows[0])[:6] == ["run", "model.heads", "train.lr", "other", "other.model.heads", "other.train.lr"]
+    assert compare.main([str(one), str(other), "--format", "csv", "--table", "memory"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["model.heads"], row["train.lr"]) for row in rows] == [("4", "0.001")] * 2 + [("8", "0.1")] * 2
+    assert compare.main([str(one), str(other), "--table", "bins"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.startswith("ranks"))
+    assert lines[heading].split()[:5] == ["ranks", "phase", "run", "heads", "lr"]
+    assert lines[heading + 1].split()[:5] == ["0-9", "0", "one", "4", "0.001"]
+    assert lines[heading + 2].split()[:3] == ["other", "8", "0.1"]
+    assert compare.main([str(one), str(other), "--table", "distances", "--format", "md"]) == 0
+    heading = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| run"))
+    assert [word.strip() for word in heading.split("|")[1:9]] == [
+        "run", "heads", "lr", "other", "other heads", "other lr", "phase", "ranks"
+    ]  # fmt: skip
+
+
+def test_one_run_has_no_columns_of_settings(run_dir, capsys):
+    result = result_of(capsys, run_dir)
+    assert result["varying"] == [] and not any("." in key for row in result["bins"] for key in row)
+
+
+def test_events_that_not_all_have_are_a_column(make_run, capsys):
+    runs = [make_run(name) for name in ("free", "frozen")]
+    config = example_config(200, 16, 2000, [1000])
+    freeze = {"kind": "freeze", "at": "50%", "step": 1000, "params": ["c_attn"], "parameters": ["c_attn.weight"],
+              "name": "freeze_0"}  # fmt: skip
+    copies = {"kind": "snapshot", "at": 3, "step": 3, "name": "early"}
+    write_settings(runs[1], {**config, "events": [copies, *config["events"], freeze]})
+    rows = result_of(capsys, *runs)["memory"]
+    assert {(row["run"], row["events"]) for row in rows} == {("free", ""), ("frozen", "freeze c_attn at 50%")}
+    load = {"kind": "load", "at": None, "first": 0, "every": 100, "from": "a.safetensors", "strict": True, "name": ""}
+    assert members.event_words(load) == "load a.safetensors strict=True every 100"
+    assert members.event_words({"kind": "switch", "at": 0, "every": None, "clear_memory": None}) == "switch at 0"
+
+
+def test_the_seed_is_a_column_where_nothing_else_tells_runs_apart(make_run, capsys):
+    runs = [reseed(make_run(f"a/s{seed}"), seed) for seed in range(2)]
+    other = reseed(make_run("b"), 0, train__lr=0.1)
+    assert result_of(capsys, *runs, other)["varying"] == ["train.lr"]
+    result = result_of(capsys, *runs, other, "--each")
+    assert result["varying"] == ["train.lr", "seed"]
+    assert [row["seed"] for row in result["memory"]] == [0, 0, 1, 1, 0, 0]
+
+
+def test_members_are_named_without_their_seeds_in_the_order_of_their_numbers(make_run):
+    for heads, seed in ((10, 0), (10, 1), (2, 0), (2, 1), (5, 0)):
+        reseed(make_run(f"g/heads={heads},seed={seed}"), seed, model__heads=heads)
+    for seed in range(2):
+        reseed(make_run(f"h/seed={seed}"), seed)
+    folder = reseed(make_run("h/lr=0.1"), 0, train__lr=0.1).parent
+    assert [member.name for member in members.find([folder.parent / "g", folder])] == [
+        "heads=2 (2 seeds)", "heads=5,seed=0", "heads=10 (2 seeds)", "lr=0.1", "h (2 seeds)"
+    ]  # fmt: skip
+
+
+def test_labels_name_members(make_run, capsys):
+    runs = [reseed(make_run("a"), 0), reseed(make_run("b"), 0, train__lr=0.1)]
+    result = result_of(capsys, *runs, "--label", "slow, [µ]", "--label", "fast")
+    assert [member["name"] for member in result["members"]] == ["slow, [µ]", "fast"]
+    assert {row["run"] for row in result["bins"]} == {"slow, [µ]", "fast"}
+    for wrong in (["--label", "x"], ["--label", "x", "--label", "x"]):
+        assert compare.main([*map(str, runs), *wrong]) == 64
+        assert "--label wants another name for each of 2 members (a, b)" in capsys.readouterr().err
+
+
+# Seeds, half-lives ----------------------------------------------------------------------------------------------------
+
+
+def test_means_over_seeds_have_their_spread(make_run, capsys):
+    runs = [reseed(make_run(f"s{seed}"), seed) for seed in range(3)]
+    row = result_of(capsys, *runs)["bins"][0]
+    single = [result_of(capsys, run)["bins"][0] for run in runs]
+    values = [one["accuracy_before"] for one in single]
+    assert row["accuracy_before_spread"] == pytest.approx(np.std(values, ddof=1))
+    assert single[0]["accuracy_before_spread"] is None
+    assert compare.main([*map(str, runs), "--table", "bins", "--replicates", "3"]) == 0
+    text = capsys.readouterr().out
+    assert f"{np.mean(values):.3f}({1000 * np.std(values, ddof=1):.0f})" in text
+    assert "their standard deviation in units of the last digit" in text
+
+
+def test_half_lives_are_those_of_the_arrays(make_run, capsys):
+    """The synthetic run forgets as exp(-t / 80) after step 1000."""
+    run_dir = make_run(evaluations=200)
+    rows = [row for row in result_of(capsys, run_dir)["half_lives"] if row["first_rank"] == 10]
+    assert [(row["switch"], row["of"]) for row in rows] == [(1, "accuracy"), (1, "loss")]
+    accuracy = rows[0]
+    old, new = mnemo_io.read_set(run_dir / "eval/phase_0"), mnemo_io.read_set(run_dir / "eval/phase_1")
+    above = old["accuracy"][:, 10:100].mean(axis=1, dtype=float) - 0.5
+    known = above[old["step"] == 1000][0]
+    assert accuracy["known"] == pytest.approx(known)
+    assert accuracy["half_life"] == pytest.approx(80 * np.log(2), rel=0.02)
+    for name, columns, begin in (("learned", old, 0), ("relearned", new, 1000)):
+        step, gain = columns["step"], columns["accuracy"][:, 10:100].mean(axis=1, dtype=float) - 0.5
+        after = int(((gain >= known / 2) & (step >= begin)).argmax())
+        assert step[after - 1] - begin < accuracy[name] <= step[after] - begin
+        seen = columns["presentations"][:, 10:100].mean(axis=1)
+        assert seen[after - 1] < accuracy[f"{name}_presentations"] <= seen[after]
+        share = (known / 2 - gain[after - 1]) / (gain[after] - gain[after - 1])
+        assert accuracy[name] == pytest.approx(step[after - 1] - begin + share * (step[after] - step[after - 1]))
+        assert accuracy[f"{name}_after"] == accuracy[name]
+    assert accuracy["relearned"] < accuracy["learned"]
+    loss = old["loss"][:, 10:100].mean(axis=1, dtype=float)
+    assert rows[1]["known"] == pytest.approx(np.log(2) - loss[old["step"] == 1000][0])
+    assert 0 < rows[1]["half_life"] < accuracy["half_life"]  # its loss rises above chance
+
+
+def test_what_guesses_may_have_is_not_known(run_dir, capsys):
+    def rows():
+        rows = [row for row in result_of(capsys, run_dir)["half_lives"] if row["first_rank"] == 0]
+        return [(row["half_life"], row["learned"], row["relearned"]) for row in rows]
+
+    error = np.sqrt(0.25 / (10 * 15))  # ten ranks of 15 predictions
+    before = np.load(run_dir / "eval/phase_0/step.npy") <= 1000
+    accuracy = np.load(run_dir / "eval/phase_0/accuracy.npy")
+    for errors, known in ((1.9, False), (2.1, True)):
+        accuracy[:, :10] = 0.5
+        accuracy[np.flatnonzero(before)[5:], :10] = 0.5 + errors * error
+        np.save(run_dir / "eval/phase_0/accuracy.npy", accuracy)
+        for row in rows():  # of the accuracy, and of the loss
+            assert [value is not None for value in row] == [known] * 3
+
+
+def test_half_lives_between_a_switch_and_the_first_evaluation_are_bounds(run_dir, capsys):
+    row = result_of(capsys, run_dir)["half_lives"][0]
+    assert (row["half_life_after"], row["half_life"]) == (0, 100)
+    assert compare.main([str(run_dir), "--table", "half_lives"]) == 0
+    assert " <= 100 " in capsys.readouterr().out
+
+
+def test_half_lives_over_seeds_are_medians_of_a_range(make_run, capsys):
+    runs = [reseed(make_run(f"s{seed}", evaluations=100), seed) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        file = run / "eval/phase_0/accuracy.npy"
+        step, accuracy = np.load(run / "eval/phase_0/step.npy"), np.load(file)
+        kept = accuracy[np.flatnonzero(step == 1000)[0]] - 0.5
+        later = step > 1000
+        accuracy[later] = 0.5 + kept * np.exp2(-(step[later, None] - 1000) / (100 * (1 + seed)))
+        np.save(file, accuracy.astype(np.float32))
+    row = next(row for row in result_of(capsys, *runs)["half_lives"] if row["of"] == "accuracy")
+    assert [row[f"half_life{end}"] for end in ("_low", "", "_high")] == pytest.approx([100, 200, 300], rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"switches": ()}, {"num_sequences": 1}, {"num_sequences": 1, "switches": ()}])
+@pytest.mark.filterwarnings("error")
+def test_small_runs_and_runs_without_a_switch(make_run, capsys, tmp_path, options):
+    run_dir = make_run(**options)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    figure = ["--figure", str(tmp_path / "x.png")]
+    assert compare.main([str(run_dir), "--format", "json", "--replicates", "5", *figure]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    switches = len(options.get("switches", [0]))
+    bins = len(result["bins"]) // (1 + switches)
+    assert (len(result["switches"]), len(result["half_lives"])) == (switches * bins, 2 * switches * bins)
+    assert compare.main([str(run_dir), "--table", "half_lives", "--format", "table"]) == 0
+    said = "no member has anything for the table half_lives"
+    assert (said in capsys.readouterr().out) == (switches == 0)
+
+
+def test_train_alone_cannot_say_how_fast_it_forgets(run_dir, tmp_path, capsys):
+    for name in ("phase_0", "phase_1"):
+        (run_dir / "eval" / name).rename(tmp_path / name)
+    row = result_of(capsys, run_dir)["half_lives"][0]
+    assert (row["half_life_after"], row["half_life"]) == (None, None)
+    assert row["known"] > 0 and row["relearned"] > 0
+
+
+def test_distances_are_made_where_they_are_asked_for(make_run, capsys):
+    runs = [reseed(make_run("a"), 0), reseed(make_run("b"), 0, train__lr=0.1)]
+    assert result_of(capsys, *runs)["distances"] == []
+    assert len(result_of(capsys, *runs, "--table", "distances")["distances"]) == 6
+
+
+def test_of_many_pairs_that_evaluations_cannot_tell_apart_one_line_speaks():
+    rows = [{"run": f"r{index}", "first_rank": 0, "last_rank": 9, "phase": 0, "presentations_after": 0.0,
+             "presentations": 20.0} for index in range(5)]  # fmt: skip
+    assert [note.split(":")[0][:30] for note in comparison.too_coarse(rows)] == ["of 10 pairs of runs evaluation"]
+
+
 # Distance -------------------------------------------------------------------------------------------------------------
 
 
@@ -361,7 +568,7 @@ def test_against_ranks_runs_by_distance(make_run, capsys):
     assert [(row["run"], row["model.heads"]) for row in result["ranking"]] == [("near", 2), ("far", 8)]
     assert [row["distance"] for row in result["ranking"]] == pytest.approx([0.004, 0.036], abs=1e-4)
     assert result["ranking"][0]["curves"] == 6
-    both = result_of(capsys, target, target.parent / "sweep/near")["distances"]
+    both = result_of(capsys, target, target.parent / "sweep/near", "--table", "distances")["distances"]
     assert [row["distance"] for row in both] == pytest.approx([0.004] * 6, abs=1e-4)
 
 
@@ -384,7 +591,7 @@ def test_runs_of_bits_and_of_whole_sequences_have_no_distance(make_run, capsys):
     result = result_of(capsys, target, "--against", target.parent / "sweep")
     assert [row["run"] for row in result["ranking"]] == ["bits"]
     assert any(note.startswith("left out: whole: one names whole sequences") for note in result["notes"])
-    result = result_of(capsys, target, bits, whole)
+    result = result_of(capsys, target, bits, whole, "--table", "distances")
     assert {(row["run"], row["other"]) for row in result["distances"]} == {("target", "bits")}
     assert sum(note.startswith("no distance of") for note in result["notes"]) == 2
 
@@ -455,26 +662,50 @@ def test_a_run_without_an_evaluation_stops_no_others(make_run, tmp_path, capsys)
     assert result["notes"][-1] == "left out: b (running at step 0 of 2000): nothing has been evaluated yet"
 
 
+def test_runs_of_a_sweep_that_have_not_begun_stop_no_others(make_run, tmp_path, capsys):
+    reseed(make_run("all/a"), 0)
+    target = reseed(make_run("target"), 0)
+    (tmp_path / "all/b").mkdir()
+    (tmp_path / "all/b/config.yaml").write_text("{}")
+    for arguments in ([tmp_path / "all"], [target, "--against", tmp_path / "all"]):
+        assert compare.main([*map(str, arguments), "--replicates", "3"]) == 0
+        assert capsys.readouterr().err == f"warning: {tmp_path / 'all/b'}: has not begun, left out\n"
+    (tmp_path / "all/a").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="none of its runs has begun"):
+        compare.main([str(tmp_path / "all")])
+
+
 # Figure ---------------------------------------------------------------------------------------------------------------
 
 
-def figure_of(*paths):
-    runs = [[mnemo_io.read_run(path)] for path in paths]
-    scope = members.scope_of([Run(path) for path in paths], None)
-    return presentations.draw([path.name for path in paths], runs, scope)
+def figure_of(*paths, beside=(), labelled=False):
+    """The figure of runs, over the ranks and bins that they have in common with those beside them."""
+    compared = members.find(paths)
+    scope = members.scope_of([Run(path) for path in (*paths, *beside)], None)
+    return presentations.draw(compared, presentations.member_curves(compared, scope), scope, labelled)
+
+
+def lines_of(panel, zorder=presentations.Z_CURVE):
+    return [line for line in panel.lines if line.get_zorder() == zorder]
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     a, b = reseed(make_run("a"), 0), reseed(make_run("b" * 40), 5, model__heads=8)
     figure = figure_of(a, b)
-    assert [panel.get_title(loc="left") for panel in figure.axes] == ["first sequences", "after switch 1"]
-    drawn = [line for line in figure.axes[0].lines if line.get_zorder() == presentations.Z_CURVE]
-    assert len(drawn) == 6
-    assert {line.is_dashed() for line in drawn[:3]} == {False}
-    assert {line.is_dashed() for line in drawn[3:]} == {True}
-    ceilings = [line for line in figure.axes[0].lines if line.get_zorder() == presentations.Z_CEILING]
+    assert [panel.get_title(loc="left") for panel in figure.axes[:2]] == ["first sequences", "after switch 1"]
+    assert [panel.get_ylabel() for panel in figure.axes[::2]] == [
+        f"ranks {ranks}\naccuracy" for ranks in ("0–9", "10–99", "100–199")
+    ]
+    for panel in figure.axes:
+        assert [line.is_dashed() for line in lines_of(panel)] == [False, True]
+    ceilings = lines_of(figure.axes[0], presentations.Z_CEILING)
+    assert len(ceilings) == 1  # of both
     assert ceilings[0].get_ydata()[0] == pytest.approx(np.load(a / "theory/phase_0.npy")[:10, 1].mean())
-    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    words = legend_of(figure)
     assert words[:2] == ["a", "..." + "b" * 21] and "Bayes ceiling" in words
     FigureCanvasAgg(figure).draw()
     assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
@@ -495,10 +726,11 @@ def test_figure_names_bins_that_were_presented(run_dir):
         presentations = np.load(run_dir / f"eval/phase_{phase}/presentations.npy")
         presentations[:, 100:] = 0
         np.save(run_dir / f"eval/phase_{phase}/presentations.npy", presentations)
-    words = [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
-    assert "ranks 10–99" in words and "ranks 100–199" not in words
+    figure = figure_of(run_dir)
+    assert [panel.get_ylabel().split("\n")[0] for panel in figure.axes[::2]] == ["ranks 0–9", "ranks 10–99"]
+    assert "Bayes ceiling" in legend_of(figure)
     (run_dir / "theory").rename(run_dir / "elsewhere")
-    assert "Bayes ceiling" not in [text.get_text() for text in figure_of(run_dir).legends[0].get_texts()]
+    assert "Bayes ceiling" not in legend_of(figure_of(run_dir))
 
 
 def test_figure_has_a_line_for_each_chance(make_run):
@@ -521,7 +753,81 @@ def test_equal_runs_give_equal_figures(run_dir, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_too_many_members_for_a_figure(make_run, tmp_path):
-    runs = [str(reseed(make_run(f"r{heads}"), 0, model__heads=heads)) for heads in range(1, 6)]
-    with pytest.raises(ValueError, match="at most 4"):
-        compare.main([*runs, "--replicates", "10", "--figure", str(tmp_path / "x.png")])
+@pytest.mark.parametrize("count", [2, 7, 21, 40])
+def test_any_number_of_members_is_drawn_and_told_apart(make_run, count):
+    """Of a setting in words: no palette."""
+    one = make_run("r0")
+    runs = [Run(one).replace(path=one.with_name(f"r{index}")) for index in range(count)]
+    compared = [members.Member(run.path.name, [run], dict(run.config), run.facts) for run in runs]
+    for index, member in enumerate(compared):
+        member.config = {**member.config, "precision": f"p{index}"}
+    scope = members.scope_of(runs, None)
+    figure = presentations.draw(compared, presentations.member_curves(compared, scope), scope)
+    drawn = lines_of(figure.axes[0])
+    assert len({(str(line.get_color()), str(line._dash_pattern)) for line in drawn}) == len(drawn) == count
+    assert legend_of(figure)[:count] == [f"r{index}" for index in range(count)]
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x1 <= figure.bbox.x1 and legend.y0 >= 0 and legend.x0 >= figure.axes[-1].bbox.x1
+
+
+def luminance(color):
+    return np.dot(color[:3], (0.2126, 0.7152, 0.0722))
+
+
+def test_a_swept_setting_has_a_palette_and_what_else_differs_a_dash_pattern(make_run):
+    swept = [reseed(make_run(f"s/lr={lr},heads={heads}"), 0, train__lr=lr, model__heads=heads)
+             for heads in (2, 4) for lr in (0.1, 0.001, 0.01)]  # fmt: skip
+    dam = reseed(make_run("dam"), 0, train__lr=0.3, model__kind="dam", model__heads=4, model__capacity=9)
+    figure = figure_of(*swept, dam)
+    assert [text.replace("\n", " ") for text in legend_of(figure)[:8]] == [
+        "lr = 0.001", "lr = 0.01", "lr = 0.1", "lr = 0.3", " ", "kind = one_layer_attention, heads = 2",
+        "kind = one_layer_attention, heads = 4", "kind = dam, heads = 4",
+    ]  # fmt: skip
+    lines = lines_of(figure.axes[0])
+    light = [luminance(line.get_color()) for line in lines]
+    assert light[1] < light[2] < light[0] < light[6] and light[:3] == light[3:6]
+    assert len({str(line._dash_pattern) for line in lines}) == 3
+    assert legend_of(figure_of(*swept, dam, labelled=True))[:2] == ["lr=0.1,heads=2", "lr=0.001,heads=2"]
+
+
+def test_what_goes_with_a_swept_setting_tells_nothing_more():
+    zipped = [{"heads": heads, "init_std": std} for heads, std in ((1, 0.01), (5, 0.1), (10, 0.01))]
+    assert presentations.swept_setting(zipped) == ("heads", [])
+    grid = [{"heads": heads, "lr": lr} for heads in (1, 5) for lr in (1, 2, 3)]
+    assert presentations.swept_setting(grid) == ("lr", ["heads"])
+    apart = [{"kind": kind, "lr": lr} for kind, lr in (("a", 1), ("a", 2), ("b", 3))]
+    assert presentations.swept_setting(apart) is None  # lr is swept nowhere
+    assert presentations.swept_setting([*apart, {"kind": "b", "lr": None}, {"kind": "a", "lr": 9}]) == ("lr", ["kind"])
+    many = [{"heads": heads, "lr": lr} for heads in range(5) for lr in range(6)]
+    assert presentations.swept_setting(many) is None  # five dash patterns would be needed
+    assert presentations.swept_setting([{}]) is None
+
+
+def test_the_sidecar_holds_the_mean_over_seeds_and_its_band(make_run, tmp_path):
+    runs = [reseed(make_run(f"s{seed}"), seed) for seed in range(3)]
+    other = reseed(make_run("o"), 0, train__lr=0.1)
+    arguments = [*map(str, [*runs, other]), "--replicates", "3", "--figure", str(tmp_path / "f.svg")]
+    assert compare.main(arguments) == 0
+    with open(tmp_path / "f.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:4] == ["run", "train.lr", "phase", "first_rank"]
+    rows = [row for row in rows if (row["phase"], row["first_rank"]) == ("0", "10")]
+    sets = [mnemo_io.read_set(run / "eval/phase_0") for run in runs]
+    current = np.flatnonzero((sets[0]["phase"] == 0) & (sets[0]["presentations"][:, 10:100].mean(axis=1) > 0))
+    accuracy = np.array([columns["accuracy"][current, 10:100].mean(axis=1, dtype=float) for columns in sets])
+    seeds = [row for row in rows if row["run"] == "s0 (3 seeds)"]
+    assert [int(row["step"]) for row in seeds] == sets[0]["step"][current].tolist()
+    assert [float(row["accuracy"]) for row in seeds] == pytest.approx(accuracy.mean(axis=0).tolist())
+    reach = 4.303 * accuracy.std(axis=0, ddof=1) / np.sqrt(3)
+    assert [float(row["high"]) for row in seeds] == pytest.approx((accuracy.mean(axis=0) + reach).tolist())
+    assert [float(row["low"]) for row in seeds] == pytest.approx((accuracy.mean(axis=0) - reach).tolist())
+    assert {row["low"] for row in rows if row["run"] == "o"} == {""}
+    bands = [len(panel.collections) for panel in figure_of(*runs, other).axes]
+    assert bands == [1] * 6
+
+
+def test_all_phases_are_drawn(make_run):
+    figure = figure_of(make_run(switches=(400, 800, 1200), num_sequences=50))
+    assert len(figure.axes) == 8 and all(len(lines_of(panel)) == 1 for panel in figure.axes)
+    assert overprinted(figure) == []

@@ -140,6 +140,57 @@ def test_censored_seeds_take_part_in_medians():
     assert curves.median_over_seeds(values, np.repeat(values[:, None], 300, 1), generator)[0] == np.inf
 
 
+# Half-lives, seeds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.02, 0.1])
+def test_an_exponential_decay_halves_in_ln_2_over_its_rate(rate):
+    x = np.linspace(0, 8 / rate, 2001)
+    for whole in (0.4, 7.0):
+        found = curves.half_time(x, whole * np.exp(-rate * x), whole)
+        assert found.at == pytest.approx(np.log(2) / rate, rel=1e-4) and found.after == found.at
+    learned = 0.3 * (1 - np.exp(-rate * x))  # what is left to learn decays
+    assert curves.half_time(x, 0.3 - learned, 0.3).at == pytest.approx(np.log(2) / rate, rel=1e-4)
+
+
+def test_straight_lines_halve_where_they_say():
+    x = np.array([0.0, 10.0, 100.0, 300.0])
+    assert curves.half_time(x, 1 - x / 300, 1.0) == pytest.approx((150.0, 150.0))
+    assert curves.half_time(x, np.array([1.0, 0.9, 0.5, 0.8]), 1.0) == (100.0, 100.0)
+    assert curves.half_time(x, np.array([1.0, 0.9, -0.3, 0.8]), 1.0) == (pytest.approx(40.0), pytest.approx(40.0))
+
+
+def test_half_times_say_what_they_do_not_know():
+    x = np.array([0.0, 10.0, 100.0])
+    assert curves.half_time(x, np.array([1.0, 0.2, 0.1]), 1.0) == (0.0, 10.0)  # within the first stretch
+    assert curves.half_time(x, np.array([1.0, 0.9, 0.8]), 1.0) == (100.0, np.inf)  # never
+    assert curves.half_time(np.array([0.0, 0.0, 9.0]), np.array([1.0, 0.0, 0.0]), 1.0) == (0.0, 0.0)  # at once
+    assert curves.half_time(np.array([0.0, 0.0, 9.0]), np.array([1.0, 1.0, 0.1]), 1.0) == (0.0, 9.0)
+    assert curves.half_time(x, np.array([0.1, 0.0, 0.0]), 1.0) == (0.0, 0.0)  # half-way from the begin on
+    for whole, length in ((0.0, 3), (-1.0, 3), (np.nan, 3), (1.0, 1), (1.0, 0)):
+        assert np.isnan(curves.half_time(x[:length], np.ones(length), whole)).all()
+
+
+def test_the_median_half_time_is_known_as_well_as_the_seeds_in_the_middle():
+    seeds = [curves.HalfTime(*pair) for pair in ((0, 10), (40, 40), (90, np.inf))]
+    assert curves.median_half_time(seeds) == ((40, 40), 10, np.inf)
+    assert curves.median_half_time(seeds[:1] + seeds[:2])[0] == (0, 10)
+    assert np.isnan(curves.median_half_time(seeds[:1])[1:]).all()
+
+
+def test_the_mean_over_seeds_is_taken_where_all_were_evaluated():
+    def seed(step, value):
+        values = np.full((len(step), 1), value) + np.array(step)[:, None]
+        return curves.BinCurves(np.array(step), values, values, values * np.nan, values * np.nan, np.array([value]))
+
+    mean = curves.mean_curves([seed([0, 10, 20], 0.0), seed([0, 20, 20, 30], 2.0)])
+    assert mean.step.tolist() == [0, 20] and mean.accuracy[:, 0].tolist() == [1, 21] and mean.ceiling.tolist() == [1]
+    assert np.isfinite(mean.low).all()
+    alone = curves.mean_curves([seed([0, 10, 10], 1.0)])
+    assert alone.step.tolist() == [0, 10, 10] and np.isnan(alone.low).all()
+    assert curves.mean_and_spread(np.array([[1.0], [3.0]])) == (2.0, pytest.approx(np.sqrt(2)))
+
+
 # Switch, swap, memory, distance ---------------------------------------------------------------------------------------
 
 

@@ -155,7 +155,7 @@ def test_metadata_takes_any_path(tmp_path):
         save(style.panels()[0], tmp_path / "a.gif")
 
 
-@pytest.mark.parametrize("script", ["compare.py", "plot_run.py", "mnemo_io.py", "export_check.py"])
+@pytest.mark.parametrize("script", ["analysis.py", "compare.py", "plot_run.py", "mnemo_io.py", "export_check.py"])
 def test_a_command_starts_without_what_it_may_not_need(script):
     unwanted = "matplotlib", "pandas", "torch", "seaborn", "plotly"
     code = f"import runpy, sys; sys.argv = ['x', '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\n"
@@ -169,7 +169,8 @@ def test_a_command_starts_without_what_it_may_not_need(script):
 def test_modules_know_only_those_before_them():
     """The order that the package's docstring gives."""
     order = ["errors", "command", "files", "runs", "tables", "curves", "sweeps", "members", "comparison_text",
-             "comparison", "bayes", "event_files", "records", "figures", "report", "commands"]  # fmt: skip
+             "comparison", "bayes", "event_files", "records", "kept", "analysis", "figures", "report",
+             "commands"]  # fmt: skip
     folder = REPOSITORY / "scripts/mnemo"
     for path in folder.rglob("*.py"):
         own = path.relative_to(folder).with_suffix("").parts[0]

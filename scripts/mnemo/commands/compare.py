@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from mnemo import command, comparison, comparison_text, curves, members
 from mnemo.errors import UsageError
-from mnemo.runs import find_runs
 
 
 def checked_threshold(text: str) -> str:
@@ -26,9 +25,11 @@ def _parser() -> argparse.ArgumentParser:
   mnemo compare cache/switch/switch                          one run: phases, re-learning speed-up, stored bits
   mnemo compare cache/a/seed=0 cache/a/seed=1 cache/b/b      the two seeds count as one member, with intervals
   mnemo compare cache/a                                      every run in a folder of runs
-  mnemo compare TRANSFORMER DAM --figure both.png            one over the other, with the ceiling
+  mnemo compare cache/sweep_lr cache/dam_note                a sweep beside another run: differing settings are columns
+  mnemo compare TRANSFORMER DAM --figure both.png            one over the other, with the ceiling; both.csv: the points
   mnemo compare TRANSFORMER --against cache/dam_sweep        which of these runs has the most similar curves?
-  mnemo compare RUN --format csv --table swaps               one table for a spreadsheet
+  mnemo compare A B --table distances                        how far apart the curves of each two are
+  mnemo compare RUN --format csv --table half_lives          one table for a spreadsheet
 
 A run that is not done stands by itself; runs with equal data and weights count as one seed.
 A threshold ceiling:0.9 is 90 % of the way from chance to the Bayes ceiling of the ranks; 0.9 is an accuracy.
@@ -58,6 +59,9 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     parser.add_argument("--format", choices=("table", "md", "json", "csv"), default="table", help="default table")
     parser.add_argument("--table", choices=tuple(comparison_text.TITLES), help="only this table (csv: default bins)")
     parser.add_argument(
+        "--label", metavar="NAME", action="append", help="name of a member instead of its directory's; once for each"
+    )
+    parser.add_argument(
         "--figure", metavar="OUT", type=command.path_argument, help="draw the curves: .png, .pdf or .svg"
     )
     parser.add_argument("--replicates", metavar="B", type=int, default=500, help="bootstrap replicates (default 500)")
@@ -67,7 +71,7 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
 def rank_against(arguments: argparse.Namespace, target: members.Member) -> tuple[dict, list[members.Member]]:
     """The ranking of the runs in --against, and the nearest."""
     own = {run.path.resolve() for run in target.runs}
-    others = [path for path in find_runs(arguments.against) if path.resolve() not in own]
+    others = [path for path in members.runs_in(arguments.against) if path.resolve() not in own]
     candidates = members.find(others, beside=arguments.runs)
     if not candidates:
         raise UsageError(f"{arguments.against} holds no other run")
@@ -80,9 +84,12 @@ def act(arguments: argparse.Namespace) -> None:
     if arguments.replicates < 1:
         raise UsageError(f"--replicates must be at least 1, got {arguments.replicates}")
     compared = members.find(arguments.runs, arguments.each, [arguments.against] if arguments.against else [])
+    if arguments.label:
+        members.relabel(compared, arguments.label)
     if arguments.against is None:
         compared, left_out = members.begun(compared)
-        result = comparison.compare(compared, arguments.bins, arguments.threshold, arguments.replicates)
+        asked = arguments.table in comparison_text.ASKED_FOR
+        result = comparison.compare(compared, arguments.bins, arguments.threshold, arguments.replicates, asked)
         result["notes"] += left_out
     elif len(compared) != 1:
         raise UsageError(f"--against wants one run (or the seeds of one), got {len(compared)}")
@@ -93,10 +100,12 @@ def act(arguments: argparse.Namespace) -> None:
     if tables[0] not in result:
         verb = "needs" if tables[0] == "ranking" else "does not go with"
         raise UsageError(f"--table {tables[0]} {verb} --against")
+    if arguments.table and not result[arguments.table]:
+        result["notes"].append(f"no member has anything for the table {arguments.table}")
     if arguments.figure is not None:
         from mnemo.figures import presentations
 
-        presentations.draw_to(arguments.figure, compared, arguments.bins)
+        presentations.draw_to(arguments.figure, compared, arguments.bins, bool(arguments.label))
         print(arguments.figure, file=sys.stderr)
     comparison_text.write(result, arguments.format, tables, sys.stdout)
 

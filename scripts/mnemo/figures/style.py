@@ -102,13 +102,13 @@ def finish_values(axes: dict[str, Any], log: bool, highest: float) -> None:
         panel.yaxis.set_label_coords(-0.090, 0.5)
 
 
-def log_ticks(axis: Any, text: Callable[[float], str]) -> None:
-    """Labels that a logarithmic axis has room for: decades, 1-2-5 over two of them, even steps within a part of one."""
+def log_ticks(axis: Any, text: Callable[[float], str], room: int = 7) -> None:
+    """At most `room` labels of a logarithmic axis: decades, 1-2-5 over two of them, even steps within a part of one."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    subs = (1.0, 2.0, 5.0) if high < 150 * low else (1.0,)
-    axis.set_major_locator(MaxNLocator(5) if high < 5 * low else LogLocator(subs=subs, numticks=7))
+    subs = (1.0, 2.0, 5.0) if high < 150 * low and room >= 7 else (1.0,)
+    axis.set_major_locator(MaxNLocator(min(5, room - 1)) if high < 5 * low else LogLocator(subs=subs, numticks=room))
     axis.set_major_formatter(lambda value, _: text(value))
     axis.set_minor_formatter(NullFormatter())
 
