@@ -6,16 +6,28 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace mnemo {
 
 namespace {
 
+template <class T>
+torch::Tensor bytes_of(const std::vector<T>& values) {
+  auto bytes = torch::empty({static_cast<std::int64_t>(values.size() * sizeof(T))}, torch::kUInt8);
+  std::memcpy(bytes.data_ptr(), values.data(), values.size() * sizeof(T));
+  return bytes;
+}
+
 template <class Real>
 [[gnu::always_inline]] inline void update_elements(Real* __restrict p, const Real* __restrict g, Real* __restrict m, Real* __restrict v,
                                                    std::int64_t size, const AdamCoefficients<Real>& coefficients) {
-  for (std::int64_t i = 0; i < size; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+  if (coefficients.is_plain()) {
+    for (std::int64_t i = 0; i < size; ++i) adam_update<true>(p[i], g[i], m[i], v[i], coefficients);
+  } else {
+    for (std::int64_t i = 0; i < size; ++i) adam_update(p[i], g[i], m[i], v[i], coefficients);
+  }
 }
 
 // With vectors as wide as the processor has; nothing is fused, so that they leave the same bits.
@@ -41,7 +53,7 @@ void adam_step_cpu(const AdamBuffers<Real>& b) {
       if (b.frozen[row_tensor]) continue;
       const auto& scalars = b.scalars[replica];
       const auto t = static_cast<double>(b.steps[row_tensor]);
-      const AdamCoefficients<Real> coefficients(scalars, 1 - std::pow(scalars.beta1, t), 1 - std::pow(scalars.beta2, t));
+      const AdamCoefficients<Real> coefficients(scalars, b.rates[replica], 1 - std::pow(scalars.beta1, t), 1 - std::pow(scalars.beta2, t));
       const auto begin = replica * b.row_size + b.offset[tensor];
       at::parallel_for(0, b.size[tensor], kGrain, [&, coefficients](std::int64_t from, std::int64_t to) {
         const auto i = begin + from;
@@ -67,9 +79,11 @@ Adam::Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars) : pa
   steps_ = torch::zeros({flat.size(0), static_cast<std::int64_t>(offsets.size())}, offset_T_.options());
   frozen_RT_ = torch::zeros(steps_.sizes(), offset_T_.options().dtype(torch::kUInt8));
   frozen_.resize(static_cast<std::size_t>(frozen_RT_.numel()));
-  auto bytes = torch::empty({static_cast<std::int64_t>(scalars.size() * sizeof(AdamScalars))}, torch::kUInt8);
-  std::memcpy(bytes.data_ptr(), scalars.data(), scalars.size() * sizeof(AdamScalars));
-  scalars_R_ = bytes.to(flat.device());
+  std::vector<AdamRates> rates;
+  for (const auto& s : scalars) rates.push_back({s.lr, 1});
+  scalars_R_ = bytes_of(scalars).to(flat.device());
+  rates_R_ = bytes_of(rates).to(flat.device());
+  clips_ = std::ranges::any_of(scalars, [](const auto& s) { return s.clip_norm > 0; });
 }
 
 void Adam::refresh_frozen() {
@@ -91,10 +105,12 @@ AdamBuffers<Real> Adam::buffers() {
           steps_.data_ptr<std::int64_t>(),
           frozen_RT_.data_ptr<std::uint8_t>(),
           static_cast<const AdamScalars*>(scalars_R_.data_ptr()),
+          static_cast<AdamRates*>(rates_R_.data_ptr()),
           nullptr,
           flat.size(0),
           flat.size(1),
-          static_cast<std::int64_t>(parameters_.specs().size())};
+          static_cast<std::int64_t>(parameters_.specs().size()),
+          clips_};
 }
 template AdamBuffers<float> Adam::buffers();
 template AdamBuffers<double> Adam::buffers();

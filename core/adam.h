@@ -14,8 +14,8 @@ class Adam {
   /// One set of scalars per replica. `parameters` must outlive this object.
   Adam(Parameters& parameters, const std::vector<AdamScalars>& scalars);
 
-  /// Updates from the flat gradient. Replicas whose entry in `updates_R` (uint8, same device) is 0 are skipped. This is the update alone: in
-  /// training, core/step_end makes it.
+  /// Updates from the flat gradient. Replicas whose entry in `updates_R` (uint8, same device) is 0 are skipped. This is the update alone, by `lr` and
+  /// with the gradient as it is: in training, core/step_end makes it, by the learning rate of the step and with a clipped gradient.
   void step(const torch::Tensor& updates_R);
   /// Brings the frozen flags on the device up to date.
   void refresh_frozen();
@@ -37,7 +37,8 @@ class Adam {
 
   Parameters& parameters_;
   torch::Tensor first_moment_, second_moment_;
-  torch::Tensor offset_T_, size_T_, steps_, scalars_R_;
+  torch::Tensor offset_T_, size_T_, steps_, scalars_R_, rates_R_;
+  bool clips_ = false;
   std::vector<std::uint8_t> frozen_;  // what frozen_RT_ holds on the device
   torch::Tensor frozen_RT_;
 };

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kTensorThreads) adam_kernel(AdamBuffers<Real> 
     corrections[threadIdx.x] = 1 - pow(threadIdx.x == 0 ? scalars.beta1 : scalars.beta2, static_cast<double>(b.steps[row_tensor]));
   }
   __syncthreads();
-  const AdamCoefficients<Real> coefficients(scalars, corrections[0], corrections[1]);
+  const AdamCoefficients<Real> coefficients(scalars, b.rates[replica], corrections[0], corrections[1]);
   for (std::int64_t i = blockIdx.x * std::int64_t{kTensorThreads} + threadIdx.x; i < size; i += std::int64_t{kTensorThreads} * gridDim.x) {
     adam_update(b.parameters[begin + i], b.gradient[begin + i], b.first_moment[begin + i], b.second_moment[begin + i], coefficients);
   }

@@ -20,8 +20,10 @@ struct AdamBuffers {
   const std::int64_t* steps;    ///< [R, T] updates done, this one included
   const std::uint8_t* frozen;   ///< [R, T]
   const AdamScalars* scalars;   ///< [R]
+  AdamRates* rates;             ///< [R] of this update
   const std::uint8_t* updates;  ///< [R] 0: the replica is skipped
   std::int64_t num_replicas, row_size, num_tensors;
+  bool clips;  ///< a replica has a clip_norm
 };
 
 /// Updates every tensor that is not frozen, of every replica that takes part.

@@ -219,7 +219,8 @@ std::string other_name_of(const std::string& key, const std::vector<std::string>
       {"workers", "threads"},      {"cores", "threads"},         {"cpus", "threads"},     {"alpha", "zipf_exponent"}, {"seq_len", "length"},
       {"bits", "length"},          {"samples", "num_sequences"}, {"type", "kind"},        {"head_size", "head_dim"},  {"hidden_size", "mlp_width"},
       {"depth", "mlp_layers"},     {"n_layer", "mlp_layers"},    {"n_head", "heads"},     {"temperature", "eta"},     {"beta", "eta"},
-      {"memory_size", "capacity"}, {"queue_size", "capacity"},   {"when", "at"},          {"interval", "every"},
+      {"memory_size", "capacity"}, {"queue_size", "capacity"},   {"when", "at"},          {"interval", "every"},      {"scheduler", "schedule"},
+      {"warmup_steps", "warmup"},
   };
   const auto words = words_of(key);
   const auto has = [](const std::vector<std::string>& list, std::string_view word) {

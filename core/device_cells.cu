@@ -1,17 +1,18 @@
 #include "core/device_cells.h"
 #include "core/warp.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
-// One block a replica. U rows, in shared memory known by the place where their draws start once all draws are sorted, and by the first position at
-// which they have a cell of their own: earlier ones they share with the row before.
+// Rows and counts by one block a replica, cells by a warp a position. U rows, in shared memory known by the place where their draws start once all
+// draws are sorted, and by the first position at which they have a cell of their own: earlier ones they share with the row before.
 
 namespace mnemo {
 
 namespace {
 
-constexpr int kMostThreads = 512;
+constexpr int kMostThreads = 1024;
 constexpr int kNoPlace = 0x7fffffff;  // sorted behind every place
 
 __device__ int thread() { return static_cast<int>(threadIdx.x); }
@@ -79,12 +80,30 @@ __device__ void sum_up(std::int32_t* values, int size) {
   }
 }
 
+/// The first position at which each row of a replica has a cell of its own. Barriers are the caller's.
+__device__ void find_first_cells(const DeviceCells& c, std::size_t replica, int rows, int* first_cell) {
+  const int words = c.shape.words();
+  const std::uint64_t* const bits_BW = c.bits_RBW + replica * c.shape.batch * words;
+  for (int row = thread(); row < rows; row += threads()) {
+    const auto* const mine = bits_BW + static_cast<std::size_t>(row) * words;
+    first_cell[row] = row == 0 ? 0 : common_prefix(mine - words, mine, words, c.shape.length) + 1 - c.shape.first_predicted_bit;
+  }
+}
+
 /// The rows of a replica and their cells. Its functions are for whole warps.
 struct Rows {
   int first_predicted_bit, words, count, draws;
   const std::uint64_t* bits_UW;
-  const int *start, *first_cell;
+  const int *start, *first_cell;  // the first is not needed to count cells
 
+  __device__ Rows(const DeviceCells& c, std::size_t replica, int rows, const int* starts, const int* first_cells)
+      : first_predicted_bit(c.shape.first_predicted_bit),
+        words(c.shape.words()),
+        count(rows),
+        draws(c.shape.batch),
+        bits_UW(c.bits_RBW + replica * c.shape.batch * c.shape.words()),
+        start(starts),
+        first_cell(first_cells) {}
   __device__ bool bit(int row, int i) const { return bits_UW[static_cast<std::size_t>(row) * words + i / 64] >> (63 - i % 64) & 1; }
 
   /// The lanes whose rows, from `base` on, have a cell of a position, by the last visible bit.
@@ -136,8 +155,9 @@ struct Rows {
   }
 };
 
+/// Everything but the cells themselves. Grid (R).
 __global__ void __launch_bounds__(kMostThreads)
-    device_cells_kernel(DeviceCells c, int size, const std::int32_t* drawn_RB, const DeviceTable* tables_R, const std::uint8_t* active_R) {
+    device_rows_kernel(DeviceCells c, int size, const std::int32_t* drawn_RB, const DeviceTable* tables_R, const std::uint8_t* active_R) {
   MNEMO_SHARED(int[kMaxDeviceBatch], place);
   MNEMO_SHARED(int[kMaxDeviceBatch + 1], start);
   const std::size_t replica = blockIdx.x;
@@ -158,31 +178,44 @@ __global__ void __launch_bounds__(kMostThreads)
   if (thread() == 0) start[rows] = batch, c.num_rows_R[replica] = rows, first_G[0] = 0;
   __syncthreads();
 
-  int* const first_cell = place;  // which is no longer needed
   std::uint64_t* const bits_BW = c.bits_RBW + replica * batch * words;
   for (int row = thread(); row < rows; row += threads()) {
     const auto* const mine = table.words_KW + static_cast<std::size_t>(rank_B[row]) * words;
     for (int w = 0; w < words; ++w) bits_BW[static_cast<std::size_t>(row) * words + w] = mine[w];
     c.count_RB[replica * batch + row] = start[row + 1] - start[row];
-    first_cell[row] = 0;
-    if (row > 0) {
-      const auto* const before = table.words_KW + static_cast<std::size_t>(rank_B[row - 1]) * words;
-      first_cell[row] = common_prefix(before, mine, words, c.shape.length) + 1 - c.shape.first_predicted_bit;
-    }
   }
   __syncthreads();
+  int* const first_cell = place;  // which is no longer needed
+  find_first_cells(c, replica, rows, first_cell);
+  __syncthreads();
 
-  const Rows all{c.shape.first_predicted_bit, words, rows, batch, bits_BW, start, first_cell};
+  const Rows all(c, replica, rows, start, first_cell);
   const int warp = thread() / 32, warps = threads() / 32;
   for (int position = warp; position < positions; position += warps) all.count_cells(position, first_G + 1 + 2 * position);
   __syncthreads();
   if (warp == 0) sum_up(first_G + 1, groups);
+}
+
+constexpr int kWritingWarps = 8;
+
+/// The cells, after device_rows_kernel. Grid (positions by kWritingWarps, R).
+__global__ void __launch_bounds__(32 * kWritingWarps) device_cells_kernel(DeviceCells c) {
+  MNEMO_SHARED(int[kMaxDeviceBatch + 1], start);
+  MNEMO_SHARED(int[kMaxDeviceBatch], first_cell);
+  const std::size_t replica = blockIdx.y;
+  const int rows = c.num_rows_R[replica], warp = thread() / 32, position = static_cast<int>(blockIdx.x) * kWritingWarps + warp;
+  if (rows == 0) return;
+  for (int row = thread(); row < rows; row += threads()) start[row + 1] = c.count_RB[replica * c.shape.batch + row];
+  find_first_cells(c, replica, rows, first_cell);
+  if (thread() == 0) start[0] = 0;
   __syncthreads();
-  std::int32_t* const row_N = c.row_RN + replica * c.shape.capacity();
-  std::int32_t* const mass_N2 = c.mass_RN2 + 2 * replica * c.shape.capacity();
-  for (int position = warp; position < positions; position += warps) {
-    all.write_cells(position, first_G[2 * position + 1], first_G[2 * position + 2], row_N, mass_N2);
-  }
+  if (warp == 0) sum_up(start + 1, rows);
+  __syncthreads();
+  if (position >= c.shape.positions()) return;
+  const std::int32_t* const end_G = c.first_RG + replica * (c.shape.groups() + 1) + 1;
+  const auto first = replica * c.shape.capacity();
+  Rows(c, replica, rows, start, first_cell)
+      .write_cells(position, end_G[2 * position], end_G[2 * position + 1], c.row_RN + first, c.mass_RN2 + 2 * first);
 }
 
 }  // namespace
@@ -195,9 +228,11 @@ void device_cells_cuda(const DeviceCells& cells, const std::int32_t* drawn_RB, c
   }
   int size = 1;
   while (size < batch) size *= 2;
-  const int threads = size < 32 ? 32 : size > kMostThreads ? kMostThreads : size;
-  simt::launch<device_cells_kernel>(static_cast<unsigned>(cells.shape.replicas), static_cast<unsigned>(threads), 0, stream, cells, size, drawn_RB,
-                                    tables_R, active_R);
+  const int positions = cells.shape.positions(), threads = std::clamp(std::max(size, 32 * positions), 32, kMostThreads);  // a warp a position
+  const auto replicas = static_cast<unsigned>(cells.shape.replicas);
+  simt::launch<device_rows_kernel>(replicas, static_cast<unsigned>(threads), 0, stream, cells, size, drawn_RB, tables_R, active_R);
+  simt::launch<device_cells_kernel>(dim3(static_cast<unsigned>((positions + kWritingWarps - 1) / kWritingWarps), replicas), 32 * kWritingWarps, 0,
+                                    stream, cells);
 }
 
 }  // namespace mnemo

@@ -42,7 +42,7 @@ struct DeviceCells {
   std::int32_t* mass_RN2;    ///< [R, N, 2] draws that start with the cell's prefix and go on with 0 and with 1; a loss weight is mass / (B P)
 };
 
-/// Fills `cells` from drawn ranks [R, B] (device memory), one block a replica. `tables_R` and `active_R` (0: takes no part) lie on the device too.
+/// Fills `cells` from drawn ranks [R, B] (device memory), by two kernels. `tables_R` and `active_R` (0: takes no part) lie on the device too.
 /// Throws std::invalid_argument for a batch of more than kMaxDeviceBatch.
 constexpr int kMaxDeviceBatch = 4096;
 void device_cells_cuda(const DeviceCells& cells, const std::int32_t* drawn_RB, const DeviceTable* tables_R, const std::uint8_t* active_R,

@@ -24,11 +24,12 @@ struct StepEnd {
   std::int64_t* steps_RT;        ///< updates of each tensor
   std::uint8_t* updates_R;       ///< written: 1 where this step updates the replica
   std::int64_t* step;            ///< [1] number of this step; one more afterwards
-  std::uint8_t* work;            ///< on a GPU step_end_work() bytes
+  std::uint8_t* work;            ///< on a GPU step_end_work() bytes, aligned to 8
 };
 
 /// Judges the replicas that take part and are alive, counts and sums, and updates the tensors that are not frozen of those still alive that have
-/// something to learn from. Nothing of a dead replica or of one that takes no part is written but its `updates_R`.
+/// something to learn from, by the learning rate of this step and with a gradient no longer than the replica's clip_norm. A norm that float64 does
+/// not hold counts as a gradient that is not finite. Nothing of a dead replica or of one that takes no part is written but its `updates_R`.
 template <class Real>
 void step_end_cpu(const StepEnd<Real>& end);
 

@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 
 PACKAGES=(g++ cmake ninja-build git python3 python3-venv ccache libyaml-cpp-dev libspdlog-dev libfmt-dev libxxhash-dev
   librandom123-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev)
-PYTHON_PACKAGES=(torch==2.11.0 'numpy>=1.26' 'matplotlib>=3.8' 'pandas>=2.0' 'pytest>=8' 'ruff>=0.6'
-  clang-format==14.0.6)
+PYTHON_PACKAGES=(torch==2.11.0 'numpy>=1.26' 'matplotlib>=3.8' 'pandas>=2.0' 'seaborn>=0.13' 'plotly>=6' 'scikit-learn>=1.4'
+  'tensorboard>=2.16' 'setuptools>=70.1,<82' 'pytest>=8' 'ruff>=0.6' clang-format==14.0.6)
 
 say() { printf 'bootstrap: %s\n' "$*"; }
 

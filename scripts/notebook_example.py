@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mnemo_io
-import notebook_io
 import numpy as np
-import plot_run
 import utils
+
+from mnemo import command
+from mnemo.figures import style
+from mnemo.records.pickles import sequences_file
 
 GROUPS = 3  # of ranks, equally many each
 BLOCK = 256  # sequences a forward pass
@@ -37,7 +38,7 @@ def load_records(pattern: str) -> list[dict[str, Any]]:
             continue
         with open(file, "rb") as opened:
             record = utils.CPU_Unpickler(opened).load()
-        beside = None if "sequences" in record else notebook_io.sequences_file(file)
+        beside = None if "sequences" in record else sequences_file(file)
         if beside:  # of a run directory
             with open(beside, "rb") as opened:
                 record.update(utils.CPU_Unpickler(opened).load())
@@ -136,16 +137,16 @@ def draw(records: list[dict[str, Any]]) -> Any:
     rows = [found for found in map(swap_rows, records) if found]
     count = 1 + (len(rows[0]) if rows else 0)
     widths = [3.2, *[1.0 + 0.18 * len(rows)] * (count - 1)]
-    figure = Figure(figsize=(1.7 * sum(widths) + 1.2, 4.2), dpi=plot_run.DPI, layout="constrained")
+    figure = Figure(figsize=(1.7 * sum(widths) + 1.2, 4.2), dpi=style.DPI, layout="constrained")
     panels = figure.subplots(1, count, squeeze=False, width_ratios=widths)[0]
-    colors = plot_run.bin_colors(len(records))
+    colors = style.bin_colors(len(records))
     for record, color in zip(records, colors):
         epochs, means = accuracy_by_group(record)
-        for group, style in zip(range(means.shape[1]), ("-", "--", ":")):
+        for group, dashes in zip(range(means.shape[1]), ("-", "--", ":")):
             label = f"{num_parameters(record):,} parameters" if group == 0 else None
-            panels[0].plot(epochs, means[:, group], style, color=color, label=label)
+            panels[0].plot(epochs, means[:, group], dashes, color=color, label=label)
         for epoch in switch_epochs(record):
-            panels[0].axvline(epoch, color=plot_run.GREY, linewidth=0.8)
+            panels[0].axvline(epoch, color=style.GREY, linewidth=0.8)
     panels[0].set(xlabel="epoch", ylabel="accuracy", title=f"ranks in {means.shape[1]} groups: first -, --, last :")
     panels[0].legend(fontsize=8, frameon=False)
     for panel, name in zip(panels[1:], rows[0] if rows else ()):
@@ -163,19 +164,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog="exit codes: 0 done, 64 usage, 65 corrupt data, 74 no such file"
     )
-    parser.add_argument("pattern", type=mnemo_io.path_argument, help="records, such as 'out/GROUP/*/*.pkl'")
+    parser.add_argument("pattern", type=command.path_argument, help="records, such as 'out/GROUP/*/*.pkl'")
     parser.add_argument(
-        "-o", "--output", type=mnemo_io.path_argument, default=Path("records.png"), help=".png, .pdf or .svg"
+        "-o", "--output", type=command.path_argument, default=Path("records.png"), help=".png, .pdf or .svg"
     )
-    arguments = mnemo_io.parse_arguments(parser, argv)
-    if arguments.output.suffix.lower() not in plot_run.METADATA:
-        return mnemo_io.usage_error(f"{arguments.output}: the format must be one of {', '.join(plot_run.METADATA)}")
-    with plot_run.matplotlib_style():
-        plot_run.save(draw(load_records(str(arguments.pattern))), arguments.output)
+    return command.carry_out(parser, act, argv)
+
+
+def act(arguments: argparse.Namespace) -> None:
+    style.check_format(arguments.output)
+    with style.matplotlib_style():
+        style.save(draw(load_records(str(arguments.pattern))), arguments.output)
     print(arguments.output)
-    return 0
 
 
 # %%
 if __name__ == "__main__":
-    sys.exit(mnemo_io.guarded(main))
+    sys.exit(command.guarded(main))

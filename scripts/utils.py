@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import notebook_io
 import numpy as np
+
+from mnemo.records.pickles import Unpickler
 
 
 def to_torch(array: np.ndarray) -> Any:
@@ -17,7 +18,7 @@ def to_torch(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-class CPU_Unpickler(notebook_io.Unpickler):  # noqa: N801 (notebooks spell it so)
+class CPU_Unpickler(Unpickler):  # noqa: N801 (notebooks spell it so)
     """Reads a record that was written on any device: tensors come to the CPU, and only allow-listed names are accepted.
 
     Parameters

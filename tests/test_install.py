@@ -1,9 +1,11 @@
-"""An installed prefix runs from anywhere, without the source tree; a long run needs no more memory than a short one."""
+"""An installed prefix runs from anywhere, without the source tree, as does the Python package; memory of a long run."""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,27 @@ def test_installed_prefix_runs_from_anywhere(tmp_path: Path) -> None:
     libraries = subprocess.run(["ldd", mnemo], capture_output=True, text=True, check=True).stdout
     for name in ("yaml-cpp", "spdlog", "libfmt", "xxhash"):
         assert name not in libraries, "an installed binary needs LibTorch alone"
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_package_needs_numpy_alone(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a build leaves files beside it
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE.txt"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    build = [sys.executable, *"-m pip wheel --no-build-isolation --no-deps --no-index -w".split(), str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("mnemo-*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    present = {str(path.relative_to(ROOT / "scripts")) for path in (ROOT / "scripts/mnemo").rglob("*.py")}
+    unpacked = {str(path.relative_to(tmp_path / "site")) for path in (tmp_path / "site").rglob("*.py")}
+    assert unpacked == present | {"mnemo_io.py"}
+    code = "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'pandas', 'torch', 'scipy')))\n"
+    code += "import mnemo, mnemo_io, mnemo.commands.plot; print(mnemo.runs.__file__, mnemo.curves.rank_bins(20))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{tmp_path}/site/mnemo/runs.py [(0, 10), (10, 20)]\n", done.stderr
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ class Checker {
     check_sizes();
     check_model();
     check_stop_if();
+    check_warmup();
     check_measures();
     for (std::size_t i = 0; i < config_.events.size(); ++i) check_event(i);
     check_pickles();
@@ -117,6 +118,12 @@ class Checker {
     const auto& train = config_.train;
     if (!train.stop_if || train.stop_if->after <= train.steps || !source_.clean("train.steps") || !source_.clean("train.stop_if")) return;
     source_.fail("train.stop_if.after", fmt::format("{} is beyond the last step ({})", train.stop_if->after, train.steps));
+  }
+
+  void check_warmup() {
+    const auto& train = config_.train;
+    if (train.warmup <= train.steps || !source_.clean("train.steps") || !source_.clean("train.warmup")) return;
+    source_.fail("train.warmup", fmt::format("{} is beyond the last step ({})", train.warmup, train.steps));
   }
 
   void check_measures() {

@@ -251,9 +251,10 @@ std::vector<std::string> differences(const RunConfig& old_config, const RunConfi
     if (has_elements(old_values, path) || has_elements(new_values, path)) return;  // [] here; the elements there say it all
     const auto before = value_in(old_values, path), after = value_in(new_values, path);
     if (before == after) return;
-    const bool grows = path == "train.steps" && new_config.train.steps > old_config.train.steps;
-    if (grows || (is_incidental(path) && path != "train.steps")) return;
-    found.push_back(fmt::format("{}: {} -> {}", path, before, after));
+    const bool grows = path == "train.steps" && new_config.train.steps > old_config.train.steps, falls = old_config.train.schedule == "cosine";
+    if ((grows && !falls) || (is_incidental(path) && path != "train.steps")) return;
+    found.push_back(fmt::format("{}: {} -> {}{}", path, before, after,
+                                grows ? fmt::format(" (train.schedule: cosine took its learning rates on a way to 0 at {})", before) : ""));
   };
   for (const auto& [path, value] : new_leaves) compare(path);
   for (const auto& [path, value] : old_leaves) {

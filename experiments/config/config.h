@@ -48,17 +48,28 @@ struct TrainConfig {
   double lr = 1e-3;
   std::array<double, 2> betas{0.9, 0.999};
   double eps = 1e-8, weight_decay = 0;
-  std::int64_t log_every = 100;
+  std::string decay = "coupled";
+  double clip_norm = 0;
+  std::string schedule = "constant";
+  std::int64_t warmup = 0, log_every = 100;
   std::optional<StopIfConfig> stop_if;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("steps", self.steps, "optimizer updates", in_range(1, 1e12));
     visit("batch_size", self.batch_size, "sequences drawn a step, with replacement", in_range(1, 1 << 24));
-    visit("lr", self.lr, "learning rate of Adam", positive(), at_most(1e10));
+    visit("lr", self.lr, "learning rate of Adam: the largest, where schedule or warmup change it", positive(), at_most(1e10));
     visit("betas", self.betas, "decay rates of Adam's moments", in_range(0, 1, /*include_high=*/false));
     visit("eps", self.eps, "added to Adam's denominator", positive());
-    visit("weight_decay", self.weight_decay, "coupled L2 decay", non_negative(), at_most(1e10));
+    visit("weight_decay", self.weight_decay, "pulls weights towards 0", non_negative(), at_most(1e10));
+    visit("decay", self.decay,
+          "coupled: weight_decay x weight joins the gradient (L2); decoupled: lr x weight_decay x weight leaves the weight (AdamW)",
+          one_of({"coupled", "decoupled"}));
+    visit("clip_norm", self.clip_norm,
+          "norm of the longest gradient, over all parameters that are not frozen: a longer one is scaled down to it; 0 = any", non_negative());
+    visit("schedule", self.schedule, "lr after the warm-up: constant, or cosine: half a cosine from lr to 0 at train.steps",
+          one_of({"constant", "cosine"}));
+    visit("warmup", self.warmup, "first updates of the run: update n takes lr x n / warmup; 0 = none", in_range(0, 1e12));
     visit("log_every", self.log_every, "steps between lines of metrics.jsonl", at_least(1));
     visit("stop_if", self.stop_if, "ends a run that is still at chance; null = no");
   }
@@ -74,7 +85,7 @@ struct CompletionConfig {
 };
 
 struct EvalConfig {
-  std::int64_t every = 500, train_stride = 10, validation_stride = 1, novel = 256;
+  std::int64_t every = 500, per_decade = 0, train_stride = 10, validation_stride = 1, novel = 256;
   bool by_position = false;
   std::optional<CompletionConfig> completion;
   std::vector<std::string> attention;
@@ -82,6 +93,8 @@ struct EvalConfig {
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("every", self.every, "steps between evaluations", at_least(1));
+    visit("per_decade", self.per_decade,
+          "further evaluations a decade of steps after step 0 and after each switch: 1, 10, 100, ... where it is 1; 0 = none", in_range(0, 1000));
     visit("train_stride", self.train_stride, "set `train`: every n-th rank of the current sequences", at_least(1));
     visit("validation_stride", self.validation_stride, "sets `phase_<k>`: every n-th rank of each phase", at_least(1));
     visit("novel", self.novel, "size of the set `novel` of sequences never trained on; 0 = none", in_range(0, 1 << 24));
@@ -194,7 +207,7 @@ std::int64_t threads_for(const RunConfig& config, std::int64_t cores);
 
 /// Where two resolved configurations differ in what a run computes: "train.lr: 0.001 -> 0.01". Settings that may change between a
 /// stop and a resume are left out: name, group, run, device, threads, output.*, and train.steps when it grows. Times of events are the same
-/// where they mean the same step, each in its own run: 50% of 20000 and 10000.
+/// where they mean the same step, each in its own run: 50% of 20000 and 10000. With train.schedule: cosine no train.steps may grow.
 std::vector<std::string> differences(const RunConfig& old_config, const RunConfig& new_config);
 
 }  // namespace mnemo

@@ -183,8 +183,9 @@ struct TransplantEvent : Event {
   void apply(Run& run) const;
 };
 
-/// How fast does this network learn sequences it has never seen? A copy, with some groups frozen and a fresh Adam, is trained on them, drawn
-/// uniformly, until the mean accuracy of its last 10 batches passes `until`: probes/<name>.<step>.json and .accuracy.npy.
+/// How fast does this network learn sequences it has never seen? A copy, with some groups frozen and a fresh Adam (the run's settings, at the
+/// learning rate train.lr, without warm-up and schedule), is trained on them, drawn uniformly, until the mean accuracy of its last 10 batches passes
+/// `until`: probes/<name>.<step>.json and .accuracy.npy.
 struct ForkProbeEvent : Event {
   static constexpr std::string_view kKind = "fork_probe";
   std::vector<std::string> freeze;

@@ -6,6 +6,7 @@
 #include "core/safetensors.h"
 #include "experiments/run/attention_measures.h"
 #include "experiments/run/data.h"
+#include "experiments/run/schedule.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -406,7 +407,7 @@ class Record {
       out_.item("num_apppearances", view_of(presentations_.before(step).data(), {config_.data.num_sequences}));
       out_.item("train_loss", train_loss);
       out_.item("epoch", epoch);
-      out_.item("lr", config_.train.lr);
+      out_.item("lr", learning_rate(scalars_of(config_.train), step + 1));  // of its first update
       for (const char* not_kept : {"loss_per_appearance", "appearances"}) write_empty_list(not_kept);
       out_.item("test_metrics");
       write_test_metrics(step);

@@ -13,17 +13,12 @@ namespace mnemo {
 
 namespace {
 
-/// How often the events happen for which `is_counted` holds.
-template <class IsCounted>
-double occurrences(const RunConfig& config, const IsCounted& is_counted) {
-  std::int64_t total = 0;
-  for (const auto& event : config.events) total += is_counted(event) ? schedule_of(event).occurrences(config.train.steps) : 0;
-  return static_cast<double>(total);
-}
-
+/// How often the events of a kind happen.
 template <class Event>
 double occurrences(const RunConfig& config) {
-  return occurrences(config, [](const auto& event) { return std::holds_alternative<Event>(event); });
+  std::int64_t total = 0;
+  for (const auto& event : config.events) total += std::holds_alternative<Event>(event) ? schedule_of(event).occurrences(config.train.steps) : 0;
+  return static_cast<double>(total);
 }
 
 double bytes_of_weights(const RunConfig& config) {
@@ -75,7 +70,7 @@ DiskNeed disk_need(const RunConfig& config) {
   const auto phases = static_cast<double>(num_phases(config));
   const auto& eval = config.eval;
   DiskNeed need;
-  need.evaluations = static_cast<double>(2 + (config.train.steps - 1) / eval.every) + 2 * occurrences(config, changes_data_or_weights);
+  need.evaluations = num_evaluations(config);
   const double rows =
       K / static_cast<double>(eval.train_stride) + phases * K / static_cast<double>(eval.validation_stride) + static_cast<double>(eval.novel);
   need.eval = (need.evaluations + occurrences<SwapTestEvent>(config)) * rows * 24;  // presentations, last_seen, loss, accuracy

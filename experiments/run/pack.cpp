@@ -16,8 +16,9 @@ namespace {
 
 /// Members may differ in scalars, and in where and how results are written.
 bool may_differ(std::string_view path) {
-  constexpr std::string_view kScalars[] = {"seed",  "data.seed", "data.zipf_exponent", "train.lr", "train.eps", "train.weight_decay", "name",
-                                           "group", "run"};
+  constexpr std::string_view kScalars[] = {"seed",        "data.seed",       "data.zipf_exponent", "train.lr",     "train.eps", "train.weight_decay",
+                                           "train.decay", "train.clip_norm", "train.schedule",     "train.warmup", "name",      "group",
+                                           "run"};
   if (std::find(std::begin(kScalars), std::end(kScalars), path) != std::end(kScalars)) return true;
   constexpr std::string_view kModel = "model.";
   if (path.starts_with(kModel)) return is_own_of_replica(path.substr(kModel.size()));
@@ -27,8 +28,6 @@ bool may_differ(std::string_view path) {
 constexpr const char* kQueue = "model_state.queue";  // in checkpoints
 
 }  // namespace
-
-AdamScalars scalars_of(const TrainConfig& train) { return {train.lr, train.betas[0], train.betas[1], train.eps, train.weight_decay}; }
 
 std::string difference_of_members(const RunConfig& a, const RunConfig& b) { return first_difference(flatten(a), flatten(b), may_differ); }
 

@@ -50,6 +50,8 @@ class Pack {
   /// Updates that a member made before the first that was not finite. Waits for the device.
   std::int64_t finite_steps(std::int64_t row) const { return trainer_->finite_steps_R()[row].item<std::int64_t>(); }
 
+  std::string why_not_recorded() const { return trainer_->why_not_recorded(); }
+
   /// Sums of loss and accuracy since a member's last line of metrics, float64 on the device, so that adding waits for nothing.
   torch::Tensor loss_sum(std::int64_t row) const { return trainer_->loss_sum_R()[row]; }
   torch::Tensor accuracy_sum(std::int64_t row) const { return trainer_->accuracy_sum_R()[row]; }
@@ -68,8 +70,6 @@ class Pack {
   std::unique_ptr<Adam> adam_;
   std::unique_ptr<Trainer> trainer_;
 };
-
-AdamScalars scalars_of(const TrainConfig& train);
 
 /// The first setting in which two runs differ that members of a pack must share: "train.steps: 100, 200"; empty if there is none.
 std::string difference_of_members(const RunConfig& a, const RunConfig& b);

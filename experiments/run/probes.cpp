@@ -91,7 +91,9 @@ void ForkProbeEvent::apply(Run& run) const {
   const auto& config = run.config();
   const auto copy = run.copy_of_model();
   for (const auto index : matching_parameters(copy->parameters.specs(), freeze)) copy->parameters.set_frozen(0, index, true);
-  Adam adam(copy->parameters, {scalars_of(config.train)});
+  auto scalars = scalars_of(config.train);
+  scalars.warmup = scalars.cosine_steps = 0;  // train.lr throughout: of two probes the later one must not learn more slowly because the run ends
+  Adam adam(copy->parameters, {scalars});
   const auto table = SequenceTable::novel(seed, sequences, config.data.length, Stream::probe_bits, [&] { run.poll(); });
   const auto uniform = RankSampler::zipf(sequences, 0);
   Trainer trainer(*copy, adam, {{&table, DrawStream(uniform, seed, config.train.batch_size, Stream::probe_draws)}});

@@ -88,6 +88,10 @@ void Run::trained() {
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }
   if (pack_.device().device.is_cpu()) check_finite();
+  if (const auto why = pack_.why_not_recorded(); !why.empty() && !said_why_not_recorded_) {
+    host_.log.warning("the GPU takes a step operation by operation, which is slow, since it would not record one: {}", why);
+    said_why_not_recorded_ = true;
+  }
   ++steps_since_log_;
   point_ = {point_.step + 1, 0};
   status_->progress(point_.step, last_loss_);
@@ -151,7 +155,7 @@ void Run::log_metrics() {
   last_loss_ = mean(loss_sum);
   auto measures = model().measures();
   directory_.append_metrics({point_.step, std::ssize(phases_) - 1, point_.step * config_.train.batch_size, last_loss_, mean(accuracy_sum),
-                             config_.train.lr, std::move(measures.scalars)});
+                             learning_rate(scalars_of(config_.train), point_.step), std::move(measures.scalars)});
   directory_.append_measures(point_.step, measures.vectors);
   loss_sum.zero_();
   accuracy_sum.zero_();

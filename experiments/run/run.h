@@ -106,7 +106,7 @@ class Run {
   std::set<std::int64_t> planned_ends_;
   std::int64_t steps_since_log_ = 0;
   std::int64_t opened_at_ = 0;  // step of this session's first update
-  bool at_chance_ = false;
+  bool at_chance_ = false, said_why_not_recorded_ = false;
   double last_loss_ = std::numeric_limits<double>::quiet_NaN();  // of the last line of metrics.jsonl
   Clock::time_point started_at_, checkpointed_at_, timed_at_;
   std::unique_ptr<StatusFile> status_;

@@ -61,10 +61,12 @@ void Trainer::set_active(std::int64_t replica, bool active) {
 }
 
 const Losses& Trainer::step(std::int64_t step) {
+  if (next_step_ != step) step_1_.fill_(step);
+  next_step_ = step + 1;
   drawn_.resize(replicas_.size());
   for (std::size_t r = 0; r < replicas_.size(); ++r) drawn_[r] = active_[r] ? replicas_[r].draws.ranks(step) : std::span<const std::int32_t>();
   if (on_gpu_) {
-    step_on_gpu(step);
+    step_on_gpu();
   } else {
     losses_ = model_.gradient(cells_of_drawn());
     finish();
@@ -91,11 +93,9 @@ CellBatch Trainer::cells_of_drawn() {
   return CellBatch(std::move(replica_cells), flat.scalar_type(), flat.device());
 }
 
-void Trainer::step_on_gpu(std::int64_t step) {
-  auto& [batch, next_step, tried, record] = *on_gpu_;
+void Trainer::step_on_gpu() {
+  auto& [batch, tried, record, refusal] = *on_gpu_;
   const c10::DeviceGuard guard(step_1_.device());
-  if (next_step != step) step_1_.fill_(step);
-  next_step = step + 1;
   auto* memory = model_.memory();
   if (memory != nullptr && memory->upload(batch)) {
     record.reset();
@@ -109,12 +109,16 @@ void Trainer::step_on_gpu(std::int64_t step) {
     finish();
     if (memory != nullptr) memory->observe_on_gpu(batch, active_R_);
   };
-  if (tried) {
-    record = record_gpu_graph(work);
-  } else {
-    work();
-    tried = true;
+  if (tried && refusal.empty()) {
+    try {
+      record = record_gpu_graph(work);
+      return;
+    } catch (const c10::Error& error) {  // nothing was carried out; a fault of the work itself shows again
+      refusal = error.what_without_backtrace();
+    }
   }
+  work();
+  tried = true;
 }
 
 void Trainer::finish() {

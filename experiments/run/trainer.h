@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace mnemo {
@@ -48,18 +49,20 @@ class Trainer {
   /// Sums of loss and accuracy over the steps of a replica since somebody set them to 0, float64 [R].
   const torch::Tensor& loss_sum_R() const { return loss_sum_R_; }
   const torch::Tensor& accuracy_sum_R() const { return accuracy_sum_R_; }
+  /// Why a GPU would not record the step, so that it is made operation by operation: slower, the same numbers. Empty: nothing is in the way.
+  std::string why_not_recorded() const { return on_gpu_ ? on_gpu_->refusal : ""; }
 
  private:
   /// Steps that need nothing of the host.
   struct OnGpu {
     DeviceBatch batch;
-    std::int64_t next_step = 0;  // what the device believes
-    bool tried = false;          // a step was made: what later ones reuse is there
+    bool tried = false;  // a step was made: what later ones reuse is there
     std::unique_ptr<GpuGraph> record{};
+    std::string refusal{};
   };
 
   CellBatch cells_of_drawn();
-  void step_on_gpu(std::int64_t step);
+  void step_on_gpu();
   /// Judges, counts and sums, and updates the parameters.
   void finish();
   template <class Real>
@@ -73,6 +76,7 @@ class Trainer {
   std::vector<bool> active_;
   std::vector<std::span<const std::int32_t>> drawn_;  // in the last update
   std::vector<Cells> cells_;                          // of it
+  std::int64_t next_step_ = 0;                        // what step_1_ holds
   Losses losses_;
   // on the device
   torch::Tensor active_R_, finite_R_, finite_steps_R_, loss_sum_R_, accuracy_sum_R_, everybody_R_, updates_R_, step_1_, work_;

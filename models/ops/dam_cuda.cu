@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) dam_softmax(Arguments a) {
 
 /// phi_hat = zeta A(n)^T, of the cells of a position. Grid (squares of B x H, P, R).
 struct PhiHat {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false, kAddends = false;
   GemmTile tile;
   int H, L, W;
   const float* A_HL;
@@ -88,10 +88,10 @@ struct PhiHat {
   const std::int32_t* row_N;
   float* to_NH;
 
-  __device__ PhiHat(const Arguments& a, int) : H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
+  __device__ PhiHat(const Arguments& a, int, const GemmSquare& at) : H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
     const int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + a.shape.batch.first_predicted_bit;
-    const int squares = (H + kGemmSide - 1) / kGemmSide, h = int(blockIdx.x) % squares * kGemmSide;
-    const int cell = a.first_cell(replica, position) + int(blockIdx.x) / squares * kGemmSide;
+    const int squares = (H + at.side - 1) / at.side, h = at.x % squares * at.side;
+    const int cell = a.first_cell(replica, position) + at.x / squares * at.side;
     tile = {a.first_cell(replica, position + 1) - cell, H - h, n};
     A_HL = a.A(replica, n) + std::size_t(h) * L;
     bits_UW = a.row(replica, 0);
@@ -105,15 +105,15 @@ struct PhiHat {
 
 /// q' = eta phi_hat B. Grid (parts of N, parts of L, R).
 struct Query {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false, kAddends = false;
   GemmTile tile;
   int H, L;
   float eta;
   const float *phi_hat_NH, *B_HL;
   float* to_NL;
 
-  __device__ Query(const Arguments& a, int) : H(a.heads()), L(a.length()) {
-    const int replica = int(blockIdx.z), cell = square_row(), l = square_column();
+  __device__ Query(const Arguments& a, int, const GemmSquare& at) : H(a.heads()), L(a.length()) {
+    const int replica = int(blockIdx.z), cell = at.row(), l = at.column();
     tile = {a.num_cells(replica) - cell, L - l, H};
     eta = a.eta_R[replica];
     phi_hat_NH = a.phi_hat_RNH + a.cell(replica, cell) * H;
@@ -127,14 +127,14 @@ struct Query {
 
 /// dphi_hat = (eta dloss/dq') B^T. Grid (parts of N, parts of H, R).
 struct PhiHatSlope {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false, kAddends = false;
   GemmTile tile;
   int H, L;
   const float *dquery_NL, *B_HL;
   float* to_NH;
 
-  __device__ PhiHatSlope(const Arguments& a, int) : H(a.heads()), L(a.length()) {
-    const int replica = int(blockIdx.z), cell = square_row(), h = square_column();
+  __device__ PhiHatSlope(const Arguments& a, int, const GemmSquare& at) : H(a.heads()), L(a.length()) {
+    const int replica = int(blockIdx.z), cell = at.row(), h = at.column();
     tile = {a.num_cells(replica) - cell, H - h, L};
     dquery_NL = a.query_RNL + a.cell(replica, cell) * L;
     B_HL = a.B(replica) + std::size_t(h) * L;
@@ -148,20 +148,20 @@ struct PhiHatSlope {
 /// Of the cells of a position, none perhaps: dA(n) = dphi_hat^T zeta (blocks of even x), into the place of A_logits' gradient, and dB = phi_hat^T
 /// (eta dloss/dq'). Grid (squares of H x L for each, P, R).
 struct Slopes {
-  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = false;
+  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = false, kAddends = false;
   GemmTile tile;
-  bool is_A = blockIdx.x % 2 == 0;
+  bool is_A;
   int H, L, W, l;
   const float *left_NH, *dquery_NL;
   const std::uint64_t* bits_UW;
   const std::int32_t* row_N;
   float* to_HL;
 
-  __device__ Slopes(const Arguments& a, int) : H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
+  __device__ Slopes(const Arguments& a, int, const GemmSquare& at) : is_A(at.x % 2 == 0), H(a.heads()), L(a.length()), W(a.shape.batch.words()) {
     const int replica = int(blockIdx.z), position = int(blockIdx.y), n = position + a.shape.batch.first_predicted_bit;
-    const int squares = (L + kGemmSide - 1) / kGemmSide, square = int(blockIdx.x) / 2, h = square / squares * kGemmSide;
+    const int squares = (L + at.side - 1) / at.side, square = at.x / 2, h = square / squares * at.side;
     const int cell = a.first_cell(replica, position);
-    l = square % squares * kGemmSide;
+    l = square % squares * at.side;
     tile = {H - h, (is_A ? n : L) - l, a.first_cell(replica, position + 1) - cell};
     left_NH = (is_A ? a.dphi_hat_RNH : a.phi_hat_RNH) + a.cell(replica, cell) * H + h;
     dquery_NL = a.query_RNL + a.cell(replica, cell) * L + l;
@@ -655,9 +655,10 @@ void forward(const Arguments& a, void* stream) {
   const unsigned R = unsigned(batch.replicas), P = unsigned(batch.positions()), H = unsigned(a.heads()), L = unsigned(a.length());
   const unsigned blocks_of_N = blocks_of(batch.capacity(), kGemmSide);
   simt::launch<dam_softmax>(dim3(blocks_of(int((L + 1) * H), kWarps), R), kThreads, 0, stream, a);
-  simt::launch<gemm<PhiHat, false, Arguments>>(dim3(blocks_of(batch.batch, kGemmSide) * blocks_of(int(H), kGemmSide), P, R), kGemmThreads, 0, stream,
-                                               a, 0);
-  simt::launch<gemm<Query, false, Arguments>>(dim3(blocks_of_N, blocks_of(int(L), kGemmSide), R), kGemmThreads, 0, stream, a, 0);
+  simt::launch<gemm<PhiHat, false, kGemmSide, Arguments>>(dim3(blocks_of(batch.batch, kGemmSide) * blocks_of(int(H), kGemmSide), P, R),
+                                                          gemm_threads(kGemmSide), 0, stream, a, 0);
+  simt::launch<gemm<Query, false, kGemmSide, Arguments>>(dim3(blocks_of_N, blocks_of(int(L), kGemmSide), R), gemm_threads(kGemmSide), 0, stream, a,
+                                                         0);
   const std::size_t table = std::size_t(kWarps) * groups_of(int(L)) * 16 * sizeof(float);  // of a cell a warp
   with_slices(int(L), [&](auto slices, auto cells) {
     const dim3 grid(blocks_of(batch.batch, kWarps * cells), P * unsigned(a.parts), R);
@@ -683,8 +684,10 @@ void dam_gradient_cuda(const DamCudaStep& step, void* stream) {
   const auto& batch = a.shape.batch;
   const unsigned R = unsigned(batch.replicas), P = unsigned(batch.positions()), blocks_of_H = blocks_of(a.heads(), kGemmSide);
   forward(a, stream);
-  simt::launch<gemm<PhiHatSlope, false, Arguments>>(dim3(blocks_of(batch.capacity(), kGemmSide), blocks_of_H, R), kGemmThreads, 0, stream, a, 0);
-  simt::launch<gemm<Slopes, false, Arguments>>(dim3(2 * blocks_of_H * blocks_of(a.length(), kGemmSide), P, R), kGemmThreads, 0, stream, a, 0);
+  simt::launch<gemm<PhiHatSlope, false, kGemmSide, Arguments>>(dim3(blocks_of(batch.capacity(), kGemmSide), blocks_of_H, R), gemm_threads(kGemmSide),
+                                                               0, stream, a, 0);
+  simt::launch<gemm<Slopes, false, kGemmSide, Arguments>>(dim3(2 * blocks_of_H * blocks_of(a.length(), kGemmSide), P, R), gemm_threads(kGemmSide), 0,
+                                                          stream, a, 0);
   simt::launch<dam_finish>(dim3(unsigned(a.heads()) + blocks_of(a.length() * a.heads(), kWarps) + 1, R), kThreads, 0, stream, a);
 }
 

@@ -22,18 +22,18 @@ struct TokenInputs {
 
 /// q, k, v of all tokens. Grid (tiles of 2P, tiles of 3C, R).
 struct ProjectTokens {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false, kAddends = false;
   GemmTile tile;
   int C;
   TokenInputs inputs;
   const float *weight, *bias;
   float* to;
 
-  __device__ ProjectTokens(const Arguments& s, int) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), square_row(), 0) {
-    const int r = static_cast<int>(blockIdx.z), column = square_column();
-    tile = {s.cells(r) > 0 ? s.tokens() - square_row() : 0, 3 * C - column, C};
+  __device__ ProjectTokens(const Arguments& s, int, const GemmSquare& at) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), at.row(), 0) {
+    const int r = static_cast<int>(blockIdx.z), row = at.row(), column = at.column();
+    tile = {s.cells(r) > 0 ? s.tokens() - row : 0, 3 * C - column, C};
     weight = s.parameter(r, s.step.offsets.c_attn_weight) + column * C, bias = s.parameter(r, s.step.offsets.c_attn_bias) + column;
-    to = s.qkv + s.token_row(r, square_row()) * 3 * C + column;
+    to = s.qkv + s.token_row(r, row) * 3 * C + column;
   }
   __device__ float a(int token, int k) const { return inputs.at(token, k); }
   __device__ float b(int k, int column) const { return weight[column * C + k]; }
@@ -42,19 +42,20 @@ struct ProjectTokens {
 
 /// G = q . k / sqrt(F), in the squares that have tokens of a row's past or its own position. Grid (tiles of 2P, tiles of 2P, R H).
 struct Scores {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false, kAddends = false;
   GemmTile tile;
   int stride, tokens;
   const float *q, *k;
   float scale;
   float* to;
 
-  __device__ Scores(const Arguments& s, int) : stride(3 * s.C()), tokens(s.tokens()) {
+  __device__ Scores(const Arguments& s, int, const GemmSquare& at) : stride(3 * s.C()), tokens(s.tokens()) {
     const int H = s.step.shape.heads, F = s.step.shape.head_dim, r = static_cast<int>(blockIdx.z) / H, head = static_cast<int>(blockIdx.z) % H;
-    tile = {s.cells(r) > 0 && blockIdx.y <= blockIdx.x ? tokens - square_row() : 0, tokens - square_column(), F};
-    q = s.qkv + s.token_row(r, square_row()) * stride + head * F, k = s.qkv + s.token_row(r, square_column()) * stride + s.C() + head * F;
+    const int row = at.row(), column = at.column();
+    tile = {s.cells(r) > 0 && column <= row ? tokens - row : 0, tokens - column, F};
+    q = s.qkv + s.token_row(r, row) * stride + head * F, k = s.qkv + s.token_row(r, column) * stride + s.C() + head * F;
     scale = 1 / sqrtf(static_cast<float>(F));
-    to = s.score + s.score_row(r, head, square_row()) + square_column();
+    to = s.score + s.score_row(r, head, row) + column;
   }
   __device__ float a(int token, int f) const { return q[token * stride + f]; }
   __device__ float b(int f, int token) const { return k[token * stride + f]; }
@@ -284,18 +285,18 @@ __global__ void __launch_bounds__(32 * kWarps) token_gradients(Arguments s) {
 
 /// d c_attn.weight = dqkv^T x. Grid (tiles of 3C, tiles of C, R).
 struct ProjectionGradient {
-  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true;
+  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true, kAddends = false;
   GemmTile tile;
   int C;
   TokenInputs inputs;
   const float* dqkv;
   float *to, *bias;
 
-  __device__ ProjectionGradient(const Arguments& s, int, int x) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), 0, square_column()) {
-    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide;
-    tile = {3 * C - row, C - square_column(), s.cells(r) > 0 ? s.tokens() : 0};
+  __device__ ProjectionGradient(const Arguments& s, int, const GemmSquare& at) : C(s.C()), inputs(s, static_cast<int>(blockIdx.z), 0, at.column()) {
+    const int r = static_cast<int>(blockIdx.z), row = at.row();
+    tile = {3 * C - row, C - at.column(), s.cells(r) > 0 ? s.tokens() : 0};
     dqkv = s.dqkv + s.token_row(r, 0) * 3 * C + row;
-    to = s.gradient(r, s.step.offsets.c_attn_weight) + row * C + square_column(), bias = s.gradient(r, s.step.offsets.c_attn_bias) + row;
+    to = s.gradient(r, s.step.offsets.c_attn_weight) + row * C + at.column(), bias = s.gradient(r, s.step.offsets.c_attn_bias) + row;
   }
   __device__ float a(int row, int token) const { return dqkv[token * 3 * C + row]; }
   __device__ float b(int token, int column) const { return inputs.at(token, column); }
@@ -305,17 +306,17 @@ struct ProjectionGradient {
 
 /// dx = dqkv W. Grid (tiles of 2P, tiles of C, R).
 struct InputGradient {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false, kAddends = false;
   GemmTile tile;
   int C;
   const float *dqkv, *weight;
   float* to;
 
-  __device__ InputGradient(const Arguments& s, int, int x) : C(s.C()) {
-    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide;
-    tile = {s.tokens() - row, C - square_column(), s.cells(r) > 0 ? 3 * C : 0};
-    dqkv = s.dqkv + s.token_row(r, row) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight) + square_column();
-    to = s.dinput + s.token_row(r, row) * C + square_column();
+  __device__ InputGradient(const Arguments& s, int, const GemmSquare& at) : C(s.C()) {
+    const int r = static_cast<int>(blockIdx.z), row = at.row(), column = at.column();
+    tile = {s.tokens() - row, C - column, s.cells(r) > 0 ? 3 * C : 0};
+    dqkv = s.dqkv + s.token_row(r, row) * 3 * C, weight = s.parameter(r, s.step.offsets.c_attn_weight) + column;
+    to = s.dinput + s.token_row(r, row) * C + column;
   }
   __device__ float a(int token, int k) const { return dqkv[token * 3 * C + k]; }
   __device__ float b(int k, int column) const { return weight[k * C + column]; }

@@ -52,22 +52,27 @@ class Launcher {
  private:
   void attention_forward() const {
     const auto tiles = parts(tokens(), kGemmSide);
-    product<ProjectTokens>(tiles, parts(3 * s_.C(), kGemmSide), R());
-    product<Scores>(tiles, tiles, R() * H());
+    run<gemm<ProjectTokens, false, kGemmSide, Arguments>>(tiles, parts(3 * s_.C(), kGemmSide), R(), gemm_threads(kGemmSide), 0);
+    run<gemm<Scores, false, kGemmSide, Arguments>>(tiles, tiles, R() * H(), gemm_threads(kGemmSide), 0);
     run<weigh_scores>(parts(tokens(), kWarps), H(), R(), 32 * kWarps);
     run<attend>(tokens() * parts(s_.batch().batch, kAttendTile), parts(s_.columns(), kColumns), R(), 32 * kWarps);
   }
   void cells_forward() const {
     run<normalise>(parts(N(), kWarps), R(), 1, 32 * kWarps);
-    for (int layer = 0; layer < layers(); ++layer) mlp_product<Layer>(parts(N(), kGemmSide), parts(s_.D(), kGemmSide), layer);
+    for (int layer = 0; layer < layers(); ++layer) {
+      in_squares([&](auto side) { return dim3(unsigned(parts(N(), side)), unsigned(parts(s_.D(), side)), unsigned(R())); },
+                 [&](auto tf32, auto side, dim3 grid) { launch<gemm<Layer, tf32, side, Arguments>>(grid, gemm_threads(side), layer); });
+    }
     run<head>(s_.cell_blocks(), R(), 1, 32 * kWarps);
   }
   void cells_backward() const {
     for (int layer = layers() - 1; layer >= 0; --layer) {
-      const auto columns = parts(s_.inputs(layer), kGemmSide);
-      const int first = parts(N(), kGemmSide), second = parts(s_.D(), kGemmSide) * s_.chunks(layer);
-      s_.step.tf32 ? pair<LayerInputGradient, LayerWeightGradient, true>(first, second, columns, layer)
-                   : pair<LayerInputGradient, LayerWeightGradient, false>(first, second, columns, layer);
+      const auto of_weights = [&](int side) { return parts(s_.D(), side) * s_.chunks(layer); };  // first, since each takes longer
+      in_squares(
+          [&](auto side) { return dim3(unsigned(of_weights(side) + parts(N(), side)), unsigned(parts(s_.inputs(layer), side)), unsigned(R())); },
+          [&](auto tf32, auto side, dim3 grid) {
+            launch<gemm_pair<LayerWeightGradient, LayerInputGradient, tf32, side, Arguments>>(grid, gemm_threads(side), layer, of_weights(side));
+          });
     }
     run<normalise_backward>(s_.cell_blocks(), R(), 1, 32 * kWarps);
   }
@@ -81,7 +86,9 @@ class Launcher {
     run<scatter>(tokens(), parts(s_.columns(), kColumns), R(), 32 * kWarps);
     run<score_gradients>(tokens(), R(), 1, 256);
     run<token_gradients>(tokens(), 3 * parts(s_.C(), 32), R(), 32 * kWarps);
-    pair<ProjectionGradient, InputGradient, false>(parts(3 * s_.C(), kGemmSide), parts(tokens(), kGemmSide), parts(s_.C(), kGemmSide), 0);
+    const int of_weights = parts(3 * s_.C(), kGemmSide);
+    run<gemm_pair<ProjectionGradient, InputGradient, false, kGemmSide, Arguments>>(of_weights + parts(tokens(), kGemmSide), parts(s_.C(), kGemmSide),
+                                                                                   R(), gemm_threads(kGemmSide), 0, of_weights);
     run<embedding_gradients>(s_.batch().length + 2, parts(s_.C(), 128), R(), 128);
   }
 
@@ -97,21 +104,23 @@ class Launcher {
   }
 
   template <auto kernel, class... More>
-  void run(int x, int y, int z, int threads, More... more) const {
-    simt::launch<kernel>(dim3(unsigned(x), unsigned(y), unsigned(z)), unsigned(threads), 0, stream_, s_, more...);
+  void launch(dim3 grid, unsigned threads, More... more) const {
+    simt::launch<kernel>(grid, threads, 0, stream_, s_, more...);
   }
-  template <class Product>
-  void product(int x, int y, int z) const {
-    run<gemm<Product, false, Arguments>>(x, y, z, kGemmThreads, 0);
+  template <auto kernel, class... More>
+  void run(int x, int y, int z, unsigned threads, More... more) const {
+    launch<kernel>(dim3(unsigned(x), unsigned(y), unsigned(z)), threads, more...);
   }
-  template <class First, class Second, bool kTf32>
-  void pair(int first, int second, int columns, int layer) const {
-    run<gemm_pair<First, Second, kTf32, Arguments>>(first + second, columns, R(), kGemmThreads, layer, first);
-  }
-  template <class Product>
-  void mlp_product(int x, int y, int layer) const {
-    s_.step.tf32 ? run<gemm<Product, true, Arguments>>(x, y, R(), kGemmThreads, layer)
-                 : run<gemm<Product, false, Arguments>>(x, y, R(), kGemmThreads, layer);
+  /// Products of the MLP: make(whether in tf32, side of the squares, grid), the first two as constants, with the grid of that side.
+  template <class Grid, class Make>
+  void in_squares(const Grid& grid, const Make& make) const {
+    constexpr std::integral_constant<int, kGemmSide> small;
+    constexpr std::integral_constant<int, kLargeGemmSide> large;
+    const auto count = [&](auto side) { return std::int64_t{grid(side).x} * grid(side).y * grid(side).z; };
+    const auto of_side = [&](auto side) { s_.step.tf32 ? make(std::true_type(), side, grid(side)) : make(std::false_type(), side, grid(side)); };
+    const auto squares = s_.step.shape.squares;
+    const bool by_size = large_squares_pay(count(small), count(large));
+    squares == OneLayerCudaShape::Squares::large || (squares == OneLayerCudaShape::Squares::by_size && by_size) ? of_side(large) : of_side(small);
   }
 
   Arguments s_{};

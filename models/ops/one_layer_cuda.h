@@ -8,9 +8,12 @@ namespace mnemo {
 
 /// Sizes of a one-layer attention transformer (MATHS 2) on a GPU: C = heads * head_dim, MLP width D.
 struct OneLayerCudaShape {
+  enum class Squares : std::uint8_t { by_size, small, large };  ///< of the products of the MLP (models/ops/cuda_gemm.cuh)
+
   int heads, head_dim, mlp_width, mlp_layers;
-  bool fuse =
-      true;  ///< one kernel for all that follows attention, where it can be: C = D <= 64 and at most 4 layers. The same numbers up to rounding
+  /// One kernel for all that follows attention, where it can be: C = D <= 64 and at most 4 layers. The same numbers up to rounding.
+  bool fuse = true;
+  Squares squares = Squares::by_size;  ///< the same bits with either
 
   MNEMO_HOST_DEVICE int width() const { return heads * head_dim; }  ///< C
 };

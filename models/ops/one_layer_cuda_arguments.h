@@ -14,6 +14,7 @@ constexpr int kCellsABlock = 64;                   ///< of the head and of Layer
 constexpr int kAttendTile = 64;                    ///< cells of a group that a block attends for
 constexpr int kColumns = 32;                       ///< columns of num | z a block, one a lane
 constexpr int kCellsATile = 64;                    ///< cells a partial sum of a weight gradient, for each tile that the gradient has
+constexpr int kMostCellsAChunk = 4096;             ///< so that no block of a weight gradient outlasts the rest of its launch
 constexpr int kFusedWidth = 64, kFusedLayers = 4;  ///< up to which one kernel does all that follows attention
 constexpr int kFusedCells = 128;                   ///< a block of it: cells of a partial sum of a weight gradient
 constexpr float kMaxGap = 65;                      ///< see BinaryAttention::kMaxGap
@@ -55,7 +56,7 @@ struct Arguments {
   MNEMO_HOST_DEVICE int chunk(int layer) const {
     const auto smaller = [](std::int64_t a, std::int64_t b) { return a < b ? a : b; };
     const std::int64_t even = std::int64_t{kCellsATile} * parts(D(), 64) * parts(inputs(layer), 64), wide = D() > inputs(layer) ? D() : inputs(layer);
-    const auto cells = fused() || even < kFusedCells ? kFusedCells : smaller(even, (1 << 30) / wide);
+    const auto cells = fused() || even < kFusedCells ? kFusedCells : smaller(smaller(even, kMostCellsAChunk), (1 << 30) / wide);
     return static_cast<int>(smaller(cells, batch().capacity()));
   }
   MNEMO_HOST_DEVICE int chunks(int layer) const { return parts(batch().capacity(), chunk(layer)); }

@@ -69,28 +69,29 @@ __device__ inline const float* below(const Arguments& s, int layer) { return lay
 
 /// h_j = relu(W_j h_{j-1} + b_j) + h_{j-1}, the last term from layer 1 on; h_{-1} is LayerNorm's output. Grid (tiles of N, tiles of D, R).
 struct Layer {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = true, kRowSums = false, kAddends = true;
   GemmTile tile;
   int inputs, D;
   const float *x, *residual, *weight, *bias;
   float* to;
   std::uint8_t* live;
 
-  __device__ Layer(const Arguments& s, int layer) : inputs(s.inputs(layer)), D(s.D()) {
-    const int r = static_cast<int>(blockIdx.z), column = square_column();
-    const auto row = s.row(r, square_row());
-    tile = {s.cells(r) - square_row(), D - column, inputs};
+  __device__ Layer(const Arguments& s, int layer, const GemmSquare& at) : inputs(s.inputs(layer)), D(s.D()) {
+    const int r = static_cast<int>(blockIdx.z), column = at.column();
+    const auto row = s.row(r, at.row());
+    tile = {s.cells(r) - at.row(), D - column, inputs};
     x = below(s, layer) + row * inputs, residual = layer == 0 ? nullptr : x + column;
     weight = s.parameter(r, s.step.offsets.mlp_weight[layer]) + column * inputs, bias = s.parameter(r, s.step.offsets.mlp_bias[layer]) + column;
     to = s.hidden[layer] + row * D + column, live = s.live[layer] + row * D + column;
   }
   __device__ float a(int cell, int k) const { return x[cell * inputs + k]; }
   __device__ float b(int k, int column) const { return weight[column * inputs + k]; }
-  __device__ void out(int cell, int column, float sum) const {
+  __device__ float addend(int cell, int column) const { return residual != nullptr ? residual[cell * D + column] : 0.F; }
+  __device__ void out(int cell, int column, float sum, float below) const {
     const int at = cell * D + column;
     const float argument = sum + bias[column];
     live[at] = argument > 0;
-    to[at] = relu(argument) + (residual != nullptr ? residual[at] : 0.F);
+    to[at] = relu(argument) + below;
   }
 };
 
@@ -104,20 +105,23 @@ struct ArgumentGradient {
     const auto first = s.row(static_cast<int>(blockIdx.z), cell) * D + unit;
     dh = s.dhidden[layer % 2] + first, live = s.live[layer] + first;
   }
-  __device__ float at(int cell, int unit) const { return live[cell * D + unit] ? dh[cell * D + unit] : 0.F; }
+  __device__ float at(int cell, int unit) const {
+    const float slope = dh[cell * D + unit];  // asked for together with the other
+    return live[cell * D + unit] ? slope : 0.F;
+  }
 };
 
 /// dh_{j-1} = da_j W_j + dh_j, the last term down to layer 1. Grid (tiles of N, tiles of inputs, R).
 struct LayerInputGradient {
-  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false;
+  static constexpr bool kAAlongDepth = true, kBAlongDepth = false, kRowSums = false, kAddends = true;
   GemmTile tile;
   int inputs;
   ArgumentGradient argument;
   const float *weight, *residual;
   float* to;
 
-  __device__ LayerInputGradient(const Arguments& s, int layer, int x) : inputs(s.inputs(layer)), argument(s, layer, x * kGemmSide, 0) {
-    const int r = static_cast<int>(blockIdx.z), row = x * kGemmSide, column = square_column();
+  __device__ LayerInputGradient(const Arguments& s, int layer, const GemmSquare& at) : inputs(s.inputs(layer)), argument(s, layer, at.row(), 0) {
+    const int r = static_cast<int>(blockIdx.z), row = at.row(), column = at.column();
     tile = {s.cells(r) - row, inputs - column, s.D()};
     weight = s.parameter(r, s.step.offsets.mlp_weight[layer]) + column;
     residual = layer == 0 ? nullptr : argument.dh + column;
@@ -125,30 +129,28 @@ struct LayerInputGradient {
   }
   __device__ float a(int cell, int unit) const { return argument.at(cell, unit); }
   __device__ float b(int unit, int column) const { return weight[unit * inputs + column]; }
-  __device__ void out(int cell, int column, float sum) const {
-    const int at = cell * inputs + column;
-    to[at] = residual != nullptr ? sum + residual[at] : sum;
-  }
+  __device__ float addend(int cell, int column) const { return residual != nullptr ? residual[cell * inputs + column] : 0.F; }
+  __device__ void out(int cell, int column, float sum, float above) const { to[cell * inputs + column] = sum + above; }
 };
 
 /// A part of dW_j = da_j^T h_{j-1} and of db_j. Grid (tiles of D x chunks of N, tiles of inputs, R).
 struct LayerWeightGradient {
-  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true;
+  static constexpr bool kAAlongDepth = false, kBAlongDepth = false, kRowSums = true, kAddends = false;
   GemmTile tile;
   int inputs;
   ArgumentGradient argument;
   const float* x;
   float *to, *bias;
 
-  __device__ LayerWeightGradient(const Arguments& s, int layer, int x)
-      : LayerWeightGradient(s, layer, x / parts(s.D(), kGemmSide), x % parts(s.D(), kGemmSide) * kGemmSide) {}
-  __device__ LayerWeightGradient(const Arguments& s, int layer, int chunk, int unit)
+  __device__ LayerWeightGradient(const Arguments& s, int layer, const GemmSquare& at)
+      : LayerWeightGradient(s, layer, at.x / parts(s.D(), at.side), at.x % parts(s.D(), at.side) * at.side, at.column()) {}
+  __device__ LayerWeightGradient(const Arguments& s, int layer, int chunk, int unit, int column)
       : inputs(s.inputs(layer)), argument(s, layer, chunk * s.chunk(layer), unit) {
     const int r = static_cast<int>(blockIdx.z), first = chunk * s.chunk(layer), cells = min(s.chunk(layer), s.cells(r) - first);
-    tile = {cells > 0 ? s.D() - unit : 0, inputs - square_column(), cells};
-    x = below(s, layer) + s.row(r, first) * inputs + square_column();
+    tile = {cells > 0 ? s.D() - unit : 0, inputs - column, cells};
+    x = below(s, layer) + s.row(r, first) * inputs + column;
     float* const part = s.mlp_partial[layer] + (static_cast<std::size_t>(r) * s.chunks(layer) + chunk) * s.layer_size(layer);
-    to = part + unit * inputs + square_column(), bias = part + s.D() * inputs + unit;
+    to = part + unit * inputs + column, bias = part + s.D() * inputs + unit;
   }
   __device__ float a(int unit, int cell) const { return argument.at(cell, unit); }
   __device__ float b(int cell, int column) const { return x[cell * inputs + column]; }

@@ -59,12 +59,53 @@ TEST(Adam, IsTorchsForEachReplicaWithItsOwnSettings) {
   }
 }
 
+TEST(Adam, DecoupledIsTorchsAdamW) {
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
+    auto parameters = make_parameters(1, dtype);
+    Adam adam(parameters, {{.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.3, .decoupled = true}});
+    std::vector<Tensor> reference;
+    for (std::size_t i = 0; i < 2; ++i) reference.push_back(parameters.leaf(i)[0].detach().clone().requires_grad_());
+    torch::optim::AdamW peer(reference, torch::optim::AdamWOptions(1e-2).betas({0.9, 0.99}).eps(1e-8).weight_decay(0.3));
+    for (int step = 0; step < 50; ++step) {
+      fill_gradient(parameters, static_cast<std::uint64_t>(step));
+      for (std::size_t i = 0; i < 2; ++i) reference[i].mutable_grad() = parameters.leaf(i).grad()[0].clone();
+      peer.step();
+      adam.step(all_finite(1));
+    }
+    for (std::size_t i = 0; i < 2; ++i) {
+      EXPECT_LT((reference[i] - parameters.leaf(i)[0]).abs().max().item<double>(), dtype == torch::kFloat64 ? 1e-13 : 2e-6);
+    }
+  }
+}
+
+TEST(LearningRate, GrowsLinearlyAndFallsAlongHalfACosine) {
+  const AdamScalars constant{2e-3, 0.9, 0.999, 1e-8, 0};
+  for (const std::int64_t n : {1, 2, 1000000}) EXPECT_EQ(learning_rate(constant, n), 2e-3);
+  for (const std::int64_t steps : {1, 2, 7, 100}) {
+    for (std::int64_t warmup = 0; warmup <= steps; ++warmup) {
+      AdamScalars s = constant;
+      s.warmup = warmup;
+      for (const bool cosine : {false, true}) {
+        s.cosine_steps = cosine ? steps : 0;
+        for (std::int64_t n = 1; n <= steps; ++n) {
+          const auto naive = [&]() -> long double {
+            if (n <= warmup) return 2e-3L * n / warmup;
+            return cosine ? 1e-3L * (1 + std::cos(std::acos(-1.0L) * (n - 1 - warmup) / (steps - warmup))) : 2e-3L;
+          };
+          EXPECT_NEAR(learning_rate(s, n), static_cast<double>(naive()), 1e-18) << n << " of " << steps << ", " << warmup;
+          EXPECT_GT(learning_rate(s, n), 0);
+        }
+      }
+    }
+  }
+}
+
 /// Every operation rounds to float32: double ones would be another arithmetic than a GPU's, and several times slower.
 TEST(Adam, OfFloat32IsFloat32Throughout) {
   auto parameters = make_parameters(1, torch::kFloat32);
   const AdamScalars s{1e-2, 0.9, 0.999, 1e-3, 0};
   Adam adam(parameters, {s});
-  const AdamCoefficients<float> c(s, 1 - s.beta1, 1 - s.beta2);
+  const AdamCoefficients<float> c(s, {s.lr, 1}, 1 - s.beta1, 1 - s.beta2);
   parameters.flat_RP().zero_();  // so that no digit of the change is lost
   fill_gradient(parameters, 1);
   const auto gradient = parameters.leaf(0).grad().cpu().flatten();

@@ -18,11 +18,12 @@ struct TwoReplicas {
   std::vector<std::int64_t> offset{0, 3}, size{3, 2}, steps_RT{0, 0, 0, 0}, finite_steps{0, 0}, step{7};
   std::vector<std::uint8_t> frozen{0, 0, 0, 0}, active{1, 1}, learns{1, 1}, finite{1, 1}, updates{9, 9};
   std::vector<AdamScalars> scalars{{1e-2, 0.9, 0.999, 1e-8, 0}, {1e-2, 0.9, 0.999, 1e-8, 0}};
+  std::vector<AdamRates> rates{{0, 0}, {0, 0}};
   std::vector<double> loss{2, 3}, accuracy{0.5, 0.25}, loss_sum{0, 0}, accuracy_sum{0, 0};
 
   void end() {
     step_end_cpu(StepEnd<double>{{parameters.data(), gradient.data(), first.data(), second.data(), offset.data(), size.data(), nullptr, frozen.data(),
-                                  scalars.data(), nullptr, 2, 5, 2},
+                                  scalars.data(), rates.data(), nullptr, 2, 5, 2, false},
                                  loss.data(),
                                  accuracy.data(),
                                  active.data(),
@@ -76,6 +77,55 @@ TEST(StepEnd, AGradientOfHugeNumbersIsFinite) {
   std::fill(two.gradient.begin(), two.gradient.end(), std::numeric_limits<double>::max());
   two.end();
   EXPECT_EQ(two.finite, (Flags{1, 1}));
+}
+
+// ---- clipping, and the learning rate of the step
+
+TEST(StepEnd, AGradientLongerThanItsClipNormIsShortenedToIt) {
+  TwoReplicas two;
+  two.gradient = {3, -1, 2, 4, 1, 3, -1, 2, 4, 1};  // norm sqrt(31)
+  two.scalars[1].clip_norm = 2;
+  two.end();
+  EXPECT_EQ(two.rates[0].gradient_scale, 1);
+  EXPECT_DOUBLE_EQ(two.rates[1].gradient_scale, 2 / std::sqrt(31.0));
+  EXPECT_DOUBLE_EQ(two.first[5], 0.1 * 3 * 2 / std::sqrt(31.0));
+  EXPECT_DOUBLE_EQ(two.second[5 + 3], 0.001 * 16 * 4 / 31.0);
+  two.scalars[1].clip_norm = 6;  // longer than the gradient
+  two.end();
+  EXPECT_EQ(two.rates[1].gradient_scale, 1);
+}
+
+TEST(StepEnd, TheNormIsOfWhatIsNotFrozen) {
+  TwoReplicas two;
+  two.gradient = {3, 0, 4, 12, kNan, 3, 0, 4, 12, 0};
+  two.frozen[1] = 1;
+  for (auto& scalars : two.scalars) scalars.clip_norm = 1;
+  two.end();
+  EXPECT_DOUBLE_EQ(two.rates[0].gradient_scale, 1.0 / 5);
+  EXPECT_DOUBLE_EQ(two.rates[1].gradient_scale, 1.0 / 13);
+}
+
+TEST(StepEnd, ClippingHidesNoGradientThatIsNotFinite) {
+  for (const double bad : {kNan, std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(), 1e200}) {  // 1e400 is no float64
+    TwoReplicas two;
+    two.scalars[1].clip_norm = 1;
+    two.gradient[5 + 4] = bad;
+    two.end();
+    EXPECT_EQ(two.finite, (Flags{1, 0})) << bad;
+    EXPECT_FALSE(two.moved(1, 0));
+  }
+}
+
+TEST(StepEnd, ALearningRateIsOfTheStepNotOfItsUpdates) {
+  TwoReplicas two;  // seven steps are done
+  two.scalars[0].warmup = 16;
+  two.scalars[1].cosine_steps = 14;
+  two.learns[0] = 0;
+  two.end();
+  two.learns[0] = 1;
+  two.end();  // the ninth
+  EXPECT_DOUBLE_EQ(two.rates[0].lr, 1e-2 * 9 / 16);
+  EXPECT_DOUBLE_EQ(two.rates[1].lr, 1e-2 * (1 + std::cos(M_PI * 8 / 14)) / 2);
 }
 
 TEST(StepEnd, AFrozenTensorIsNeitherJudgedNorTouched) {

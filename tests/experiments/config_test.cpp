@@ -408,6 +408,15 @@ TEST(Differences, OldAndNew) {
               ElementsAre("model.heads: 4 -> 2", "train.log_every: 100 -> 3", "eval.every: 500 -> 7"));
 }
 
+TEST(Differences, ACosineEndsWhereItWasPlanned) {
+  const Lines cosine{"train.schedule=cosine"}, longer{"train.schedule=cosine", "train.steps=2000"};
+  EXPECT_THAT(differences(config_of(kRun, cosine), config_of(kRun, longer)),
+              ElementsAre("train.steps: 1000 -> 2000 (train.schedule: cosine took its learning rates on a way to 0 at 1000)"));
+  EXPECT_THAT(changes({"train.schedule=cosine"}), ElementsAre("train.schedule: constant -> cosine"));
+  const Lines warm{"train.warmup=10"}, longer_warm{"train.warmup=10", "train.steps=2000"};
+  EXPECT_THAT(differences(config_of(kRun, warm), config_of(kRun, longer_warm)), IsEmpty());
+}
+
 TEST(Differences, InEvents) {
   EXPECT_THAT(changes({"events.0.at=400"}), ElementsAre("events.0.at: 50% -> 400"));
   EXPECT_THAT(changes({"events=[]"}),

@@ -51,7 +51,9 @@ std::string all_events(const std::string& group) {
 const std::vector<std::vector<std::string>> kMembers{{"run=a", "seed=1"},
                                                      {"run=b", "seed=2", "train.lr=0.003", "data.zipf_exponent=0.5"},
                                                      {"run=c", "seed=3", "train.betas=[0.8, 0.99]", "train.eps=1e-6"},
-                                                     {"run=d", "seed=4", "train.weight_decay=0.1", "model.init_std=0.2"}};
+                                                     {"run=d", "seed=4", "train.weight_decay=0.1", "model.init_std=0.2"},
+                                                     {"run=e", "seed=5", "train.weight_decay=0.1", "train.decay=decoupled", "train.clip_norm=0.01"},
+                                                     {"run=f", "seed=6", "train.schedule=cosine", "train.warmup=7", "train.clip_norm=1e3"}};
 
 fs::path directory(const Place& place, const std::vector<std::string>& overrides) { return place.cache() / "tiny" / overrides[0].substr(4); }
 

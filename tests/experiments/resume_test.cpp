@@ -111,8 +111,8 @@ threads: 1
 device: cpu
 data:  {num_sequences: 12, length: 6}
 model: {kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}
-train: {steps: 24, batch_size: 4, lr: 1.0e-2, log_every: 5, stop_if: {train_loss_above: 5, after: 8}}
-eval:  {every: 12, train_stride: 3, validation_stride: 2, novel: 3}
+train: {steps: 24, batch_size: 4, lr: 1.0e-2, warmup: 6, clip_norm: 0.05, log_every: 5, stop_if: {train_loss_above: 5, after: 8}}
+eval:  {every: 12, per_decade: 1, train_stride: 3, validation_stride: 2, novel: 3}
 events:
   - {kind: fork_probe, at: 0, name: untrained, freeze: [c_attn], sequences: 3, max_steps: 11}
   - {kind: snapshot,   every: 5, name: often}
@@ -158,12 +158,9 @@ TEST(Resume, StopsSoonAndOftenWithinOneRun) {
 }
 
 TEST(Resume, MeasuresAndPicklesHaveTheSameBytesToo) {
-  const std::vector<std::string> overrides{"run=tiny",
-                                           "train.log_every=4",
-                                           "eval.every=4",
-                                           "eval.by_position=true",
-                                           "eval.completion={prefix: 2}",
-                                           "eval.attention=[vertical_bars, decorrelation, attn_reps]"};
+  const std::vector<std::string> overrides{
+      "run=tiny",     "train.log_every=4",     "train.schedule=cosine",       "train.warmup=5",
+      "eval.every=4", "eval.by_position=true", "eval.completion={prefix: 2}", "eval.attention=[vertical_bars, decorrelation, attn_reps]"};
   const Place whole;
   auto request = whole.request(overrides);
   std::int64_t polls = 0;

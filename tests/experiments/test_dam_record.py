@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from engine import BINARY, DATA, DONE, call, mnemo_io  # engine puts scripts/ on the path
 
-import export_check  # isort: skip
-import notebook_io  # isort: skip
+from mnemo.commands import export_check  # isort: skip
+from mnemo.records import pickles  # isort: skip
 
 CONFIG = """\
 name: dams
@@ -62,7 +62,7 @@ def test_in_a_tree_it_is_alone_in_the_group_and_has_the_runs_numbers(run, tmp_pa
     assert export_check.main([str(tmp_path)]) == 65
     said = capsys.readouterr().out
     assert said.count("\n       ") == 1 and "NUM_ITERS_PER_LOG: is 10; cells of figure 9" in said
-    record, native = notebook_io.read_record(path), mnemo_io.read_run(run)
+    record, native = pickles.read_record(path), mnemo_io.read_run(run)
     assert record["args"].is_freeze_A == "False" and record["args"].NUM_STEPS == 60
     logs = record["logs"]
     assert [(log["phase"], log["step"]) for log in logs] == [

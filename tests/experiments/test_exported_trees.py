@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from engine import BINARY, DONE, REPOSITORY, call  # engine puts scripts/ on the path
 
-import export_check  # isort: skip
+from mnemo.commands import export_check  # isort: skip
 
 # a grid is in the group of the file that is a point of it
 FILES = [path for path in REPOSITORY.glob("configs/**/*.yaml") if not path.stem.endswith("_grid")]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from engine import BINARY, call, mnemo_io  # engine puts scripts/ on the path
 
-import export_check  # isort: skip
-import import_record  # isort: skip
+from mnemo.commands import export_check  # isort: skip
+from mnemo.records import convert  # isort: skip
 import notebook_example  # isort: skip
 
 CONFIG = """\
@@ -47,7 +47,7 @@ def exported(run: Path, tree: Path, *options: str) -> Path:
 def test_a_record_comes_back_as_its_run(run, tmp_path, capsys, rows, form):
     path = exported(run, tmp_path / "tree", "--rows", rows, "--format", form)
     assert export_check.main([str(tmp_path / "tree")]) == 0, capsys.readouterr().out
-    import_record.import_record(path, tmp_path / "back")
+    convert.import_record(path, tmp_path / "back")
     native, back = mnemo_io.read_run(run), mnemo_io.read_run(tmp_path / "back")
     for name, columns in back["sets"].items():
         for row, (step, phase) in enumerate(zip(columns["step"], columns["phase"])):

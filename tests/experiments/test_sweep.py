@@ -36,6 +36,7 @@ from engine import (
 )
 
 STEPS = 60
+ENDLESS = 100_000 * STEPS  # of runs that a test stops, whatever the speed of the machine
 RATES = ["0.001", "0.01"]
 MODELS = {
     "one_layer_attention": [],
@@ -204,7 +205,7 @@ def test_a_pack_that_does_not_fit_into_memory_is_split(place: Sweep) -> None:
 
 
 def test_ctrl_c_stops_all_and_the_same_command_goes_on(place: Sweep) -> None:
-    settings = ("train.lr=0.001,0.01,0.1", f"train.steps={2000 * STEPS}", "events=[]")
+    settings = ("train.lr=0.001,0.01,0.1", f"train.steps={ENDLESS}", "events=[]")
     process = start(place.command(*settings, "--jobs", "2"))
     place.wait_for_metrics(2, process)
     process.send_signal(signal.SIGINT)
@@ -216,7 +217,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(place: Sweep) -> None:
 
 
 def test_a_worker_that_is_killed_ends_alone(place: Sweep) -> None:
-    process = start(place.command("train.lr=0.001,0.01", f"train.steps={3000 * STEPS}", "events=[]", "--jobs", "2"))
+    process = start(place.command("train.lr=0.001,0.01", f"train.steps={ENDLESS}", "events=[]", "--jobs", "2"))
     place.wait_for_metrics(2, process)
     children = children_of(process)
     os.kill(children[0], signal.SIGKILL)
@@ -231,7 +232,7 @@ def test_a_worker_that_is_killed_ends_alone(place: Sweep) -> None:
 
 
 def test_workers_die_with_their_parent(place: Sweep) -> None:
-    process = start(place.command("train.lr=0.001,0.01", f"train.steps={3000 * STEPS}", "events=[]", "--jobs", "2"))
+    process = start(place.command("train.lr=0.001,0.01", f"train.steps={ENDLESS}", "events=[]", "--jobs", "2"))
     place.wait_for_metrics(2, process)
     children = children_of(process)
     assert len(children) == 2
@@ -252,7 +253,7 @@ def alive(process: int) -> bool:
 
 
 def test_two_sweeps_at_once_share_the_work(place: Sweep) -> None:
-    command = place.command("train.lr=0.001", "seed=0,1", f"train.steps={3000 * STEPS}", "events=[]", "--jobs", "1")
+    command = place.command("train.lr=0.001", "seed=0,1", f"train.steps={ENDLESS}", "events=[]", "--jobs", "1")
     first = start(command)
     place.wait_for_metrics(1, first)
     second = start(command)
@@ -344,10 +345,10 @@ def test_resume_of_a_run_is_train(place: Sweep) -> None:
 def test_a_run_in_use_is_named_and_left(place: Sweep) -> None:
     holder = start([
         str(BINARY), "train", str(place.root / "tiny.yaml"), "group=tiny", "run=train.lr=0.001", "train.lr=0.001",
-        f"train.steps={3000 * STEPS}", "events=[]", "output.pickle=none", "--cache", str(place.root / "cache"),
+        f"train.steps={ENDLESS}", "events=[]", "output.pickle=none", "--cache", str(place.root / "cache"),
     ])  # fmt: skip
     wait_for(lambda: (place.run("train.lr=0.001") / "metrics.jsonl").exists(), holder)
-    done = place.sweep("train.lr=0.001,0.01", f"train.steps={3000 * STEPS}", "events=[]", "--max-hours", "0.0005")
+    done = place.sweep("train.lr=0.001,0.01", f"train.steps={ENDLESS}", "events=[]", "--max-hours", "0.0005")
     holder.kill()
     holder.communicate()
     assert done.returncode in (LOCKED, STOPPED)

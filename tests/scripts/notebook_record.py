@@ -11,8 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import bayes
 import numpy as np
+
+from mnemo import bayes
 
 GROUP, HEADS, FEATURES, MLP, LAYERS, LENGTH, BATCH, EPOCH_STEPS = "demo", 2, 3, 5, 2, 8, 16, 50
 

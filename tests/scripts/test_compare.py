@@ -9,16 +9,16 @@ import os
 import subprocess
 import sys
 
-import compare
-import compare_figure
-import compare_output
-import curves
-import members
 import mnemo_io
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_run import REPOSITORY, Curves, example_config, never_drawn, overprinted, write_set, write_settings
+
+from mnemo import comparison, comparison_text, curves, members
+from mnemo.commands import compare
+from mnemo.figures import presentations
+from mnemo.runs import Run
 
 SCRIPT = REPOSITORY / "scripts/compare.py"
 
@@ -71,18 +71,18 @@ def test_runs_that_differ_only_in_seeds_are_one_member(make_run):
     a, b, c = (reseed(make_run(f"a/s{seed}"), seed) for seed in range(3))
     other = reseed(make_run("b/s0"), 0, train__lr=3e-3)
     found = members.find([a, b, other, c])
-    assert [member["name"] for member in found] == ["a/s0 (3 seeds)", "b/s0"]
-    assert found[0]["paths"] == [a, b, c]
+    assert [member.name for member in found] == ["a/s0 (3 seeds)", "b/s0"]
+    assert [run.path for run in found[0].runs] == [a, b, c]
     assert len(members.find([a, b, other, c], each=True)) == 4
-    assert [len(member["paths"]) for member in members.find([a.parent])] == [3]
-    assert members.find([a, a])[0]["paths"] == [a]
+    assert [len(member.runs) for member in members.find([a.parent])] == [3]
+    assert members.find([a, a])[0].runs == [Run(a)]
 
 
 def test_a_member_is_named_by_its_directory(make_run):
     a, b = reseed(make_run("x/demo"), 0), reseed(make_run("y/demo"), 0, model__heads=8)
-    assert [member["name"] for member in members.find([a, b])] == ["x/demo", "y/demo"]
-    assert [member["name"] for member in members.find([a])] == ["demo"]
-    assert [member["name"] for member in members.find([a], beside=[b.parent])] == ["x/demo"]
+    assert [member.name for member in members.find([a, b])] == ["x/demo", "y/demo"]
+    assert [member.name for member in members.find([a])] == ["demo"]
+    assert [member.name for member in members.find([a], beside=[b.parent])] == ["x/demo"]
 
 
 def test_differing_settings_name_what_tells_members_apart(make_run):
@@ -126,7 +126,7 @@ def test_runs_with_equal_data_and_weights_are_no_seeds(make_run, capsys):
     assert len(members.find(pinned, each=True)) == 3
     for run in pinned[:2]:  # seeds that nobody knows are not equal
         write_settings(run, example_config(200, 16, 2000, [1000]), seeds={"data": None, "model": None})
-    assert len(members.find(pinned[:2])[0]["paths"]) == 2
+    assert len(members.find(pinned[:2])[0].runs) == 2
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ def test_a_run_that_never_reached_a_phase_leaves_its_numbers_alone(make_run, tmp
         rows = [row for row in both[table] if row["run"] == "full" and row[key] == 1]
         assert rows == [row for row in alone[table] if row[key] == 1] != [], table
     assert both["bins"][0]["ranks"] == 1 and alone["bins"][0]["ranks"] == 10  # of phase 0 both have scored one
-    figures = [compare_figure.draw(["full"], [[mnemo_io.read_run(full)]], members.scope_of([{"paths": paths}], None))
-               for paths in ([full], [full, other])]  # fmt: skip
+    scopes = [members.scope_of([Run(path) for path in paths], None) for paths in ([full], [full, other])]
+    figures = [presentations.draw(["full"], [[Run(full)]], scope) for scope in scopes]
     drawn = [
-        [line.get_ydata().tolist() for line in figure.axes[1].lines if line.get_zorder() == compare_figure.Z_CURVE]
+        [line.get_ydata().tolist() for line in figure.axes[1].lines if line.get_zorder() == presentations.Z_CURVE]
         for figure in figures
     ]
     assert drawn[0] == drawn[1] != []
@@ -294,7 +294,7 @@ def test_nothing_is_learned_where_the_ceiling_is_no_better_than_chance(run_dir, 
 
 def test_cells_have_signs_and_no_halves_of_numbers():
     inf, nan = float("inf"), float("nan")
-    assert [compare_output._number(value, 1) for value in (inf, -inf, nan, None, -2.0)] == [
+    assert [comparison_text._number(value, 1) for value in (inf, -inf, nan, None, -2.0)] == [
         "inf",
         "-inf",
         "-",
@@ -306,10 +306,10 @@ def test_cells_have_signs_and_no_halves_of_numbers():
         (inf, inf, "-"), (inf, 2.5, "> 2.50x"), (0.0, nan, "-"), (0.0, 0.0, "-"), (0.0, 0.5, "< 0.50x"),
         (nan, nan, "-"), (3.0, 3.0, "3.00x"),
     ):  # fmt: skip
-        assert compare_output._speedup_text({"speedup": speedup, "speedup_bound": bound, **limits}) == text
+        assert comparison_text._speedup_text({"speedup": speedup, "speedup_bound": bound, **limits}) == text
     row = {"presentations_low": nan, "presentations_high": nan, "seen": 9.0}
     for after, reached, text in ((200.0, 400.0, "200 to 400"), (0.0, 0.0, "0.0"), (9.0, inf, "> 9"), (nan, nan, "-")):
-        cell = compare_output._presentations_text({**row, "presentations_after": after, "presentations": reached})
+        cell = comparison_text._presentations_text({**row, "presentations_after": after, "presentations": reached})
         assert cell == text
 
 
@@ -319,7 +319,7 @@ def test_evaluations_too_far_apart_are_said(make_run, capsys):
                 "presentations": reached}  # fmt: skip
 
     rows = [row("a", 10.0, 20.0), row("b", 15.0, 30.0), row("c", 20.0, 40.0), row("d", 40.0, float("inf"))]
-    said = compare.too_coarse([*rows, row("a", 0.0, 12.0, 1)])
+    said = comparison.too_coarse([*rows, row("a", 0.0, 12.0, 1)])
     assert [note.split(": ")[0] for note in said] == ["a and b", "b and c"]
     assert said[0].endswith("ranks 0-9 of phase 0; a smaller eval.every can")
     often, rarely = make_run("often", evaluations=100), reseed(make_run("rarely"), 0, eval__every=500, model__heads=8)
@@ -460,19 +460,19 @@ def test_a_run_without_an_evaluation_stops_no_others(make_run, tmp_path, capsys)
 
 def figure_of(*paths):
     runs = [[mnemo_io.read_run(path)] for path in paths]
-    scope = members.scope_of([{"paths": paths}], None)
-    return compare_figure.draw([path.name for path in paths], runs, scope)
+    scope = members.scope_of([Run(path) for path in paths], None)
+    return presentations.draw([path.name for path in paths], runs, scope)
 
 
 def test_figure_lays_one_model_over_the_other_with_the_ceiling(make_run):
     a, b = reseed(make_run("a"), 0), reseed(make_run("b" * 40), 5, model__heads=8)
     figure = figure_of(a, b)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["first sequences", "after switch 1"]
-    drawn = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CURVE]
+    drawn = [line for line in figure.axes[0].lines if line.get_zorder() == presentations.Z_CURVE]
     assert len(drawn) == 6
     assert {line.is_dashed() for line in drawn[:3]} == {False}
     assert {line.is_dashed() for line in drawn[3:]} == {True}
-    ceilings = [line for line in figure.axes[0].lines if line.get_zorder() == compare_figure.Z_CEILING]
+    ceilings = [line for line in figure.axes[0].lines if line.get_zorder() == presentations.Z_CEILING]
     assert ceilings[0].get_ydata()[0] == pytest.approx(np.load(a / "theory/phase_0.npy")[:10, 1].mean())
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words[:2] == ["a", "..." + "b" * 21] and "Bayes ceiling" in words
@@ -511,7 +511,7 @@ def test_figure_has_a_line_for_each_chance(make_run):
 def test_a_name_that_is_no_text_is_drawn(make_run, tmp_path):
     name = os.fsdecode(b"\xd0")
     assert compare.main([str(make_run(name)), "--replicates", "10", "--figure", str(tmp_path / "a.png")]) == 0
-    assert compare_figure.cut(name) == "\ufffd"
+    assert presentations.cut(name) == "\ufffd"
 
 
 def test_equal_runs_give_equal_figures(run_dir, tmp_path):

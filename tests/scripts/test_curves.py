@@ -1,8 +1,9 @@
 """curves.py: which rows and ranks a curve is made of."""
 
-import curves
 import numpy as np
 import pytest
+
+from mnemo import curves
 
 
 def columns(phase: list[int], ranks: list[int], value: float) -> dict[str, np.ndarray]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pickle
 
-import export_check
 import notebook_record
 import numpy as np
 import pytest
 from notebook_record import Tensor, record, write_tree
+
+from mnemo.commands import export_check
 
 
 @pytest.mark.parametrize("rule", ["current", "all_phases", "all_validation", "all_ranks"])

@@ -7,14 +7,12 @@ import pickle
 import sys
 
 import mnemo_io
-import notebook_io
+
+from mnemo.commands import export_check, export_dam  # isort: skip
+from mnemo.records import convert, dam, pickles  # isort: skip
 import numpy as np
 import pytest
 from synthetic_run import safetensors_bytes, write_settings
-
-import export_check  # isort: skip
-import export_dam  # isort: skip
-import import_record  # isort: skip
 
 N, H, M, K, STEPS, SWITCH, LOG_EVERY = 5, 2, 7, 4, 90, 50, 20
 SNAPSHOT = {"kind": "snapshot", "at": SWITCH, "every": None, "name": "before", "snapshot": "before"}
@@ -67,7 +65,7 @@ def write(tmp_path):
                   "train_accuracy": step / 200, "lr": 0.01, "A_sharpness": step / 400} for step in LINES]  # fmt: skip
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         np.save(run / "measures/step.npy", np.array(LINES))
-        for index, name in enumerate(export_dam.MEASURES.values()):
+        for index, name in enumerate(dam.MEASURES.values()):
             rows = np.arange(len(LINES) * N, dtype=np.float32).reshape(-1, N) + 100 * index
             rows[:, 0] = np.nan if "correlation" in name else rows[:, 0]
             np.save(run / f"measures/{name}.npy", rows)
@@ -85,7 +83,7 @@ def write(tmp_path):
 
 
 def test_logs_restart_with_the_phase_and_hold_the_runs_numbers(write):
-    logs = export_dam.record_of(write(SNAPSHOT, SWITCHING), "dam_demo")["logs"]
+    logs = dam.record_of(write(SNAPSHOT, SWITCHING), "dam_demo")["logs"]
     assert [(log["phase"], log["step"]) for log in logs] == [
         ("train", 0), ("train", 20), ("eval", 0), ("eval", 10), ("eval", 30),
     ]  # fmt: skip
@@ -101,7 +99,7 @@ def test_logs_restart_with_the_phase_and_hold_the_runs_numbers(write):
 
 
 def test_args_and_weights_are_those_of_the_first_phase(write):
-    record = export_dam.record_of(write(SNAPSHOT, SWITCHING), "dam_demo")
+    record = dam.record_of(write(SNAPSHOT, SWITCHING), "dam_demo")
     assert vars(record["args"]) == {
         "eta": 10.0, "lr": 0.01, "INIT_STD": 0.1, "N": N, "H": H, "M": M, "K": K, "BATCH_SIZE": 3, "NUM_STEPS": SWITCH,
         "NUM_ITERS_PER_LOG": LOG_EVERY, "savedir": "demo", "prefix": "dam_demo", "is_freeze_A": "LearnAB",
@@ -114,7 +112,7 @@ def test_args_and_weights_are_those_of_the_first_phase(write):
 
 
 def test_without_a_switch_all_is_train_and_the_weights_are_the_last(write):
-    record = export_dam.record_of(write(freeze("A", at=0)), "dam_demo")
+    record = dam.record_of(write(freeze("A", at=0)), "dam_demo")
     assert {log["phase"] for log in record["logs"]} == {"train"}
     assert [log["step"] for log in record["logs"]] == [0, *LINES[:-1]]
     assert np.array_equal(record["model_state_dict"]["A_logits"], weights(1)["A_logits"])
@@ -122,14 +120,14 @@ def test_without_a_switch_all_is_train_and_the_weights_are_the_last(write):
 
 
 def test_the_memory_of_retrieval_is_the_first_sequences(write):
-    record = export_dam.record_of(write(SNAPSHOT, SWITCHING, objective="retrieval"), "dam_demo")
+    record = dam.record_of(write(SNAPSHOT, SWITCHING, objective="retrieval"), "dam_demo")
     assert np.array_equal(record["model_state_dict"]["memory"], 2 * np.eye(K, N, dtype=np.float32) - 1)
     assert record["args"].M == K
 
 
 def test_retrieval_with_both_frozen_has_a_word_of_its_own(write):
     run = write(SNAPSHOT, SWITCHING, freeze("A", "B"), objective="retrieval")
-    assert export_dam.record_of(run, "dam_demo")["args"].is_freeze_A == "BothAB"
+    assert dam.record_of(run, "dam_demo")["args"].is_freeze_A == "BothAB"
 
 
 @pytest.mark.parametrize(
@@ -149,16 +147,16 @@ def test_retrieval_with_both_frozen_has_a_word_of_its_own(write):
 def test_is_freeze_a_says_what_stands_still_in_the_second_phase(write, events, word, remark):
     switch = [] if any(event["kind"] == "switch" for event in events) else [SWITCHING]
     run = write(SNAPSHOT, *switch, *events)
-    args = export_dam.record_of(run, "dam_demo")["args"]
+    args = dam.record_of(run, "dam_demo")["args"]
     assert args.is_freeze_A == word
-    every, *said = export_dam.remarks(run, args)
+    every, *said = dam.remarks(run, args)
     assert "a log every 20 steps" in every and "log_every: 1" in every
     assert [remark in sentence for sentence in said] == ([True] if remark else [])
 
 
 def test_a_repeated_snapshot_serves(write):
     run = write({**SNAPSHOT, "at": None, "every": 25, "snapshot": "before_{step}"}, SWITCHING)
-    assert np.array_equal(export_dam.record_of(run, "dam_demo")["model_state_dict"]["B_logits"], weights(0)["B_logits"])
+    assert np.array_equal(dam.record_of(run, "dam_demo")["model_state_dict"]["B_logits"], weights(0)["B_logits"])
 
 
 LACKS = {
@@ -179,25 +177,25 @@ def test_what_a_run_lacks_is_said(write, said):
     if missing:
         (path / missing).unlink()
     with pytest.raises(ValueError, match=said.replace("{", "[{]")):
-        export_dam.record_of(mnemo_io.read_run(path), "dam_demo")
+        dam.record_of(mnemo_io.read_run(path), "dam_demo")
 
 
 def test_damaged_and_foreign_runs_are_refused(write):
     run = write(SNAPSHOT, SWITCHING)
     np.save(run["path"] / "measures/B_logits_mean.npy", np.zeros((3, N), np.float32))
     with pytest.raises(ValueError, match="B_logits_mean.npy: must be"):
-        export_dam.record_of(run, "dam_demo")
+        dam.record_of(run, "dam_demo")
     np.save(run["path"] / "measures/step.npy", np.array(LINES) + 1)
     with pytest.raises(ValueError, match="not those of metrics.jsonl"):
-        export_dam.record_of(run, "dam_demo")
+        dam.record_of(run, "dam_demo")
     del run["snapshots"]["before"]["memory"]
     with pytest.raises(ValueError, match="memory at the end of the first phase was not kept"):
-        export_dam.model_state(run, run["snapshots"]["before"])
+        dam.model_state(run, run["snapshots"]["before"])
     with pytest.raises(ValueError, match=r"no A_logits \(5, 2, 5\)"):
-        export_dam.model_state(run, {"A_logits": np.zeros((5, 3, 5))})
+        dam.model_state(run, {"A_logits": np.zeros((5, 3, 5))})
     run["config"]["model"]["kind"] = "prefix_readout"
     with pytest.raises(ValueError, match="is a run of prefix_readout"):
-        export_dam.record_of(run, "dam_demo")
+        dam.record_of(run, "dam_demo")
 
 
 def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
@@ -214,15 +212,15 @@ def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
     with pytest.raises(pickle.UnpicklingError, match="Namespace"):  # what torch does with it by default
         torch.load(path)
     assert eval(call, {"torch": torch})["args"].H == H  # the printed call, as pasted
-    loaded, read = torch.load(path, weights_only=False), notebook_io.read_record(path)
-    expected = export_dam.record_of(run, "dam_demo")
+    loaded, read = torch.load(path, weights_only=False), pickles.read_record(path)
+    expected = dam.record_of(run, "dam_demo")
     assert loaded["args"] == read["args"] == expected["args"]
     for name, array in expected["model_state_dict"].items():
         assert torch.equal(loaded["model_state_dict"][name], torch.from_numpy(array)), name
         assert np.array_equal(read["model_state_dict"][name], array), name
     for ours, theirs, again in zip(expected["logs"], loaded["logs"], read["logs"]):
         assert list(ours) == list(theirs) == list(again)
-        assert [name for name, value in theirs.items() if isinstance(value, torch.Tensor)] == list(export_dam.MEASURES)
+        assert [name for name, value in theirs.items() if isinstance(value, torch.Tensor)] == list(dam.MEASURES)
         assert all(np.array_equal(ours[key], log[key], equal_nan=True) for log in (theirs, again) for key in ours
                    if key != "phase")  # fmt: skip
     before = path.read_bytes()
@@ -231,9 +229,9 @@ def test_the_archive_is_what_torch_loads(write, tmp_path, capsys):
 
 def test_an_imported_record_has_the_steps_of_its_run(write, tmp_path):
     run = write({**SNAPSHOT, "at": 40}, {**SWITCHING, "at": 40})
-    run["switches"] = [{"phase": 1, "step": 40}]
+    run = run.replace(switches=[{"phase": 1, "step": 40}])
     (tmp_path / "dam").mkdir()
-    import_record.write_dam(export_dam.record_of(run, "dam_demo"), tmp_path / "dam", "dam")
+    convert.write_dam(dam.record_of(run, "dam_demo"), tmp_path / "dam", "dam")
     again = mnemo_io.read_run(tmp_path / "dam")
     assert again["metrics"]["step"].tolist() == [*LINES[:-1], 100]  # the record does not say that the last was shorter
 

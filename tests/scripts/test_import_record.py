@@ -8,23 +8,21 @@ import pickle
 import subprocess
 import sys
 
-import bayes
-import compare
-import export_check
-import import_record
 import mnemo_io
 import notebook_record
 import numpy as np
-import plot_run
 import pytest
-import record_rows
 from notebook_record import BATCH, EPOCH_STEPS, accuracy_of, record, write_tree
 from synthetic_run import REPOSITORY
+
+from mnemo import bayes
+from mnemo.commands import compare, import_record, plot
+from mnemo.records import check, convert, row_rules
 
 
 def imported(tmp_path, content, sequences, name="run"):
     path = write_tree(tmp_path / "tree", content, sequences)
-    import_record.import_record(path, tmp_path / name)
+    convert.import_record(path, tmp_path / name)
     return mnemo_io.read_run(tmp_path / name)
 
 
@@ -133,7 +131,7 @@ def test_compare_plot_and_show_understand_it(tmp_path, capsys):
         assert f"results: {folder}" in said and "left out: last_seen" in said
         assert compare.main([str(folder), "--replicates", "20"]) == 0
         assert "ranks 10-99" not in capsys.readouterr().err
-        assert plot_run.main([str(folder)]) == 0
+        assert plot.main([str(folder)]) == 0
         assert mnemo_io.main([str(folder)]) == 0
         assert "one_layer_attention: 2 heads x 3" in capsys.readouterr().out
 
@@ -226,7 +224,7 @@ def test_what_cannot_be_mapped_is_refused_and_nothing_is_left(tmp_path, what, sa
     path.write_bytes(notebook_record.pickled(content))
     (tmp_path / "run_sequences.pkl").write_bytes(notebook_record.pickled(sequences))
     with pytest.raises(ValueError, match=said):
-        import_record.import_record(path, tmp_path / "out")
+        convert.import_record(path, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run.pkl", "run_sequences.pkl"]
 
 
@@ -236,23 +234,23 @@ def test_a_sequences_file_names_its_record(tmp_path):
     beside = path.with_name(f"{path.stem}_all_sequences.pkl")  # as the original wrote it, and a run directory has it
     beside.write_bytes(notebook_record.pickled(sequences))
     with pytest.raises(ValueError, match=f"is the sequences file of a record; import the record itself, {path.name}"):
-        import_record.import_record(beside, tmp_path / "out")
+        convert.import_record(beside, tmp_path / "out")
 
 
 def test_strange_objects_are_refused(tmp_path):
     for value in ([], 3, {"args": 3}, {"args": {}, "logs": [3]}, {"args": argparse.Namespace(), "logs": []}):
         (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, 4))
         with pytest.raises(ValueError, match="x.pkl: "):
-            import_record.import_record(tmp_path / "x.pkl", tmp_path / "out")
+            convert.import_record(tmp_path / "x.pkl", tmp_path / "out")
 
 
 # Rows and limits ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", record_rows.RULES)
+@pytest.mark.parametrize("rule", row_rules.RULES)
 @pytest.mark.parametrize("phase", [0, 1, 2])
 def test_rows_are_those_of_the_list_spelled_out(rule, phase):
-    of_phase, rank = record_rows.rows(rule, 37, phase)
+    of_phase, rank = row_rules.rows(rule, 37, phase)
     assert list(zip(of_phase.tolist(), rank.tolist())) == notebook_record.rows_of(rule, 37, phase)
 
 
@@ -295,11 +293,11 @@ def test_junk_in_any_field_is_refused_or_harmless_never_an_accident(tmp_path):
             for key in path[:-1]:
                 target = target[key]
             target[path[-1]] = junk
-            broken = list(export_check.check_record(content))
-            list(export_check.check_sequences(sequences, None if broken else content))
+            broken = list(check.check_record(content))
+            list(check.check_sequences(sequences, None if broken else content))
             try:
-                import_record.Transformer(content, sequences)
-                import_record.snapshots_of(content)
-                import_record.config_of(import_record.Transformer(content, sequences), "x")
+                convert.Transformer(content, sequences)
+                convert.snapshots_of(content)
+                convert.config_of(convert.Transformer(content, sequences), "x")
             except ValueError:
                 pass

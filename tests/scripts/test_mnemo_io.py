@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 
-import curves
 import mnemo_io
 import numpy as np
 import pytest
 from synthetic_run import REPOSITORY, example_config, never_drawn, safetensors_bytes, write_further, write_settings
+
+from mnemo import curves
 
 SCRIPT = REPOSITORY / "scripts/mnemo_io.py"
 

@@ -1,4 +1,4 @@
-"""notebook_io.py and utils.py: records are read, hostile files run nothing and allocate little."""
+"""mnemo.records.pickles and utils.py: records are read, hostile files run nothing and allocate little."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import sys
 import tracemalloc
 import zipfile
 
-import notebook_io
 import numpy as np
 import pytest
 import utils
 from synthetic_run import REPOSITORY
 
+from mnemo.records import pickles
+
 
 def load(content: bytes):
-    return notebook_io.Unpickler(io.BytesIO(content)).load()
+    return pickles.Unpickler(io.BytesIO(content)).load()
 
 
 ARRAYS = {
@@ -117,7 +118,7 @@ def test_torch_records_in_every_container(tmp_path):
     torch.save(record, tmp_path / "archive.pt")
     torch.save(record, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for name in ("plain.pkl", "archive.pt", "old.pt"):
-        found = notebook_io.read_record(tmp_path / name)
+        found = pickles.read_record(tmp_path / name)
         for key in ("weight", "view", "part", "none", "scalar", "parameter", "bits"):
             assert type(found[key]) is np.ndarray
             assert np.array_equal(found[key], record[key].detach().numpy()), (name, key)
@@ -133,7 +134,8 @@ def test_reading_needs_no_torch(tmp_path):
     array = pickle.dumps(np.arange(3.0), 3)[2:-1]
     content = b"\x80\x04" + g("torch", "from_numpy") + array + b"\x85R."
     (tmp_path / "a.pkl").write_bytes(content)
-    code = "import sys, notebook_io; print(notebook_io.read_record(sys.argv[1]).sum(), 'torch' in sys.modules)"
+    code = "import sys; from mnemo.records import pickles\n"
+    code += "print(pickles.read_record(sys.argv[1]).sum(), 'torch' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.pkl")],
         capture_output=True, text=True, cwd=REPOSITORY / "scripts", timeout=60, check=False,
@@ -144,7 +146,7 @@ def test_reading_needs_no_torch(tmp_path):
 def test_the_names_a_file_uses_are_known(tmp_path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(RECORD["args"], 4))
     names: set = set()
-    notebook_io.read_record(tmp_path / "a.pkl", names=names)
+    pickles.read_record(tmp_path / "a.pkl", names=names)
     assert names == {("argparse", "Namespace")}
 
 
@@ -153,7 +155,7 @@ def test_the_names_a_file_uses_are_known(tmp_path):
 
 def refusal(path) -> str:
     with pytest.raises(ValueError) as caught:
-        notebook_io.read_record(path)
+        pickles.read_record(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message[len(f"{path}: ") :]
@@ -173,7 +175,7 @@ def test_a_class_is_named_with_the_line_that_saves_it_as_text(tmp_path):
     assert said.startswith("the name pathlib") and "PurePosixPath is not allowed in a record\nThis makes a copy" in said
     assert "It runs what is in the file: only if you trust it." in said
     run_advice(said, tmp_path)
-    again = notebook_io.read_record(f"{path}.plain.pkl")
+    again = pickles.read_record(f"{path}.plain.pkl")
     assert again["args"] == {"out": "/x y", "K": 3} and again["row"].tolist() == [0, 1, 2]
 
 
@@ -190,7 +192,7 @@ def test_bfloat16_is_named_with_the_line_that_saves_it_as_float32(tmp_path, name
     said = refusal(tmp_path / name)
     assert said.startswith("holds tensors of BFloat16, which NumPy does not know\n")
     exec(shlex.split(said.splitlines()[-1])[-1], {})  # here, since another Python takes seconds to load torch
-    again = notebook_io.read_record(tmp_path / f"{name}.plain.pkl")
+    again = pickles.read_record(tmp_path / f"{name}.plain.pkl")
     assert again["weight"].dtype == np.float32 and again["weight"].tolist() == [0, 1, 2, 3]
     assert again["bits"].dtype == np.int64
 
@@ -306,7 +308,7 @@ def test_bad_pickles_are_refused(name):
 
 def storage_call(size: bytes, stride: bytes, elements: int = 4) -> bytes:
     """A pickle with one tensor over a torch storage of float32."""
-    stream = b"".join(pickle.dumps(part, 2) for part in (notebook_io.TORCH_MAGIC, 1001, {"little_endian": True}))
+    stream = b"".join(pickle.dumps(part, 2) for part in (pickles.TORCH_MAGIC, 1001, {"little_endian": True}))
     stream += b"\x80\x02(" + u("storage") + g("torch", "FloatStorage") + u("0") + u("cpu") + b"K\x04NtQ."
     stream += pickle.dumps(["0"], 2) + struct.pack("<q", elements) + np.arange(4, dtype=np.float32).tobytes()
     storage = g("torch.storage", "_load_from_bytes") + b"B" + struct.pack("<I", len(stream)) + stream + b"\x85R"
@@ -333,7 +335,7 @@ def peak(content: bytes) -> int:
     file = io.BytesIO(content)
     tracemalloc.start()
     try:
-        notebook_io.Unpickler(file).load()
+        pickles.Unpickler(file).load()
     except ValueError:
         pass
     finally:
@@ -396,39 +398,39 @@ def archive(path, pickled: bytes, extra=(), compression=zipfile.ZIP_STORED):
 def test_archives_must_be_plain(tmp_path):
     path = tmp_path / "a.pt"
     archive(path, pickle.dumps({"a": np.arange(3)}, 2))
-    assert notebook_io.read_record(path)["a"].tolist() == [0, 1, 2]
+    assert pickles.read_record(path)["a"].tolist() == [0, 1, 2]
     archive(path, b"0" * 100_000, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="compressed"):
-        notebook_io.read_record(path)
+        pickles.read_record(path)
     archive(path, b"N.", [("other/data.pkl", b"N.")])
     with pytest.raises(ValueError, match="one NAME/data.pkl"):
-        notebook_io.read_record(path)
+        pickles.read_record(path)
     huge = b"\x80\x02(" + u("storage") + g("torch", "FloatStorage") + u("0") + u("cpu") + b"J\xff\xff\xff\x7ftQ."
     archive(path, huge, [("archive/data/0", b"1234")])
     with pytest.raises(ValueError, match="another size"):
-        notebook_io.read_record(path)
+        pickles.read_record(path)
     archive(path, b"N.", [("archive/byteorder", b"big")])
     with pytest.raises(ValueError, match="little-endian"):
-        notebook_io.read_record(path)
+        pickles.read_record(path)
     content = path.read_bytes()
     for end in range(4, len(content), 9):
         path.write_bytes(content[:end])
         with pytest.raises(ValueError, match="a.pt: "):
-            notebook_io.read_record(path)
+            pickles.read_record(path)
 
 
 def test_sequences_file_under_either_name(tmp_path):
     record = tmp_path / "run.pkl"
-    assert notebook_io.sequences_file(record) is None
+    assert pickles.sequences_file(record) is None
     (tmp_path / "run_sequences.pkl").touch()
-    assert notebook_io.sequences_file(record).name == "run_sequences.pkl"
+    assert pickles.sequences_file(record).name == "run_sequences.pkl"
     (tmp_path / "run_all_sequences.pkl").touch()
-    assert notebook_io.sequences_file(record).name == "run_all_sequences.pkl"
+    assert pickles.sequences_file(record).name == "run_all_sequences.pkl"
 
 
 def test_scripts_need_numpy_alone():
     code = "import sys; sys.modules.update(torch=None, matplotlib=None, pandas=None)\n"
-    code += "import compare, export_check, import_record, utils, io, pickle, numpy\n"
+    code += "import mnemo_io, compare, export_check, import_record, plot_run, utils, io, pickle, numpy\n"
     code += "content = io.BytesIO(pickle.dumps(numpy.arange(3.0)))\nprint(utils.CPU_Unpickler(content).load().sum())"
     result = subprocess.run(
         [sys.executable, "-c", code],

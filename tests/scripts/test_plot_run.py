@@ -4,11 +4,8 @@ import os
 import subprocess
 import sys
 
-import curves
 import mnemo_io
 import numpy as np
-import plot_run
-import position_figure
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_run import (
@@ -22,6 +19,10 @@ from synthetic_run import (
     write_settings,
 )
 
+from mnemo import curves
+from mnemo.commands import plot
+from mnemo.figures import positions, steps, style
+
 SCRIPT = REPOSITORY / "scripts/plot_run.py"
 JUPYTER = "module://matplotlib_inline.backend_inline"  # what a notebook leaves in MPLBACKEND
 
@@ -34,7 +35,7 @@ def call(*arguments, **environment):
 
 def figure_of(run_dir, name="train", **options):
     run = mnemo_io.read_run(run_dir)
-    return plot_run.draw(run, name, curves.rank_bins(plot_run.num_ranks(run, name)), **options)
+    return steps.draw(run, name, curves.rank_bins(style.num_ranks(run, name)), **options)
 
 
 def labels(figure):
@@ -56,7 +57,7 @@ def test_command_writes_the_figure_beside_the_run(run_dir):
 def test_equal_runs_give_equal_bytes(run_dir, tmp_path):
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc/matplotlibrc").write_text("font.size: 20\nlines.linewidth: 7\n")
-    plot_run.main([str(run_dir), "-o", str(tmp_path / "a.png")])
+    plot.main([str(run_dir), "-o", str(tmp_path / "a.png")])
     other = {"MPLBACKEND": JUPYTER, "MATPLOTLIBRC": str(tmp_path / "rc"), "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     result = call(run_dir, "-o", tmp_path / "b.png", **other)
     assert result.returncode == 0, result.stderr
@@ -70,7 +71,7 @@ def test_help_and_exit_codes(run_dir, tmp_path):
     assert "mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000" in result.stdout
     result = call(tmp_path / "absent")
     assert (result.returncode, result.stderr.count("\n")) == (74, 1)
-    (run_dir / "eval/train/loss.npy").write_bytes(b"junk")
+    (run_dir / "eval/phase_0/loss.npy").write_bytes(b"junk")
     result = call(run_dir)
     assert (result.returncode, result.stderr.count("\n")) == (65, 1)
     assert "loss.npy" in result.stderr
@@ -79,7 +80,7 @@ def test_help_and_exit_codes(run_dir, tmp_path):
 @pytest.mark.parametrize("bins", ["0", "a,b", "10,0", "-1,5", "0,10,10", "500,600", ",".join(map(str, range(60)))])
 def test_wrong_bins(run_dir, bins):
     try:
-        code = plot_run.main([str(run_dir), f"--bins={bins}"])
+        code = plot.main([str(run_dir), f"--bins={bins}"])
     except SystemExit as stop:
         code = stop.code
     assert code == 64
@@ -91,13 +92,13 @@ def test_wrong_bins_are_explained(run_dir, capsys):
              ",".join(map(str, range(60))): "at most 20 bins can be told apart, got 59"}  # fmt: skip
     for bins, said in wrong.items():
         with pytest.raises(SystemExit):
-            plot_run.main([str(run_dir), "--bins", bins])
+            plot.main([str(run_dir), "--bins", bins])
         assert said in capsys.readouterr().err
 
 
 def test_wrong_set_and_format(run_dir, capsys):
-    assert plot_run.main([str(run_dir), "--set", "phase_7"]) == 64
-    assert plot_run.main([str(run_dir), "-o", "figure.jpeg"]) == 64
+    assert plot.main([str(run_dir), "--set", "phase_7"]) == 64
+    assert plot.main([str(run_dir), "-o", "figure.jpeg"]) == 64
     assert "it has: train, phase_0" in capsys.readouterr().err
 
 
@@ -110,13 +111,13 @@ def test_wrong_set_and_format(run_dir, capsys):
 @pytest.mark.filterwarnings("error")
 def test_runs_of_every_kind(make_run, tmp_path, options, log):
     run_dir = make_run(num_sequences=options.pop("num_sequences", 40), **options)
-    assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), *(["--log"] if log else [])]) == 0
+    assert plot.main([str(run_dir), "-o", str(tmp_path / "x.png"), *(["--log"] if log else [])]) == 0
 
 
 def test_a_run_without_an_evaluation_says_so(make_run):
     run_dir = make_run()
     (run_dir / "eval").rename(run_dir / "elsewhere")
-    assert mnemo_io.guarded(lambda: plot_run.main([str(run_dir)])) == 65
+    assert mnemo_io.guarded(lambda: plot.main([str(run_dir)])) == 65
 
 
 def test_a_run_without_theory_or_metrics_draws(make_run, tmp_path):
@@ -173,22 +174,22 @@ def test_curves_are_bin_means_and_break_at_the_switch(run_dir):
     run = mnemo_io.read_run(run_dir)
     train = run["sets"]["train"]
     panel = figure_of(run_dir).axes[1]
-    drawn = [line for line in panel.lines if line.get_linewidth() == plot_run.SOLID["linewidth"]]
+    drawn = [line for line in panel.lines if line.get_linewidth() == style.SOLID["linewidth"]]
     assert len(drawn) == 2 * 3
     first_bin_before = drawn[2]
     assert first_bin_before.get_xdata().tolist() == train["step"][:11].tolist()
     assert first_bin_before.get_ydata() == pytest.approx(train["accuracy"][:11, 0])
-    old = [line for line in panel.lines if line.get_alpha() == plot_run.DASHED["alpha"]]
+    old = [line for line in panel.lines if line.get_alpha() == style.DASHED["alpha"]]
     assert old[0].get_xdata()[0] == 1000
     assert old[-1].get_ydata()[0] == pytest.approx(first_bin_before.get_ydata()[-1])
 
 
 def test_limits_span_their_phase(run_dir):
     run = mnemo_io.read_run(run_dir)
-    assert plot_run.phase_spans(run, "train", 2000) == [(0, 0, 1000), (1, 1000, 2000)]
-    assert plot_run.phase_spans(run, "phase_1", 2000) == [(1, 1000, 2000)]
-    assert plot_run.phase_spans(run, "swap.phase_0", 2000) == [(0, 0, 2000)]
-    assert plot_run.phase_spans(run, "novel", 2000) == []
+    assert steps.phase_spans(run, "train", 2000) == [(0, 0, 1000), (1, 1000, 2000)]
+    assert steps.phase_spans(run, "phase_1", 2000) == [(1, 1000, 2000)]
+    assert steps.phase_spans(run, "swap.phase_0", 2000) == [(0, 0, 2000)]
+    assert steps.phase_spans(run, "novel", 2000) == []
 
 
 def test_each_swap_test_has_its_own_marker(run_dir):
@@ -214,7 +215,7 @@ def test_chance_is_a_guess_among_bits_or_among_sequences(run_dir, task, choices)
 
 def test_ranks_that_are_never_drawn_are_in_no_curve_and_no_limit(run_dir):
     run = curves.only_drawn(mnemo_io.read_run(never_drawn(run_dir, 150)))
-    figure = plot_run.draw(run, "phase_0", [(100, 200)])
+    figure = steps.draw(run, "phase_0", [(100, 200)])
     dotted = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_zorder() == 2]
     assert dotted == pytest.approx([np.load(run_dir / "theory/phase_0.npy")[100:150, 0].mean()])
     assert figure.legends[0].get_title().get_text() == "phase_0, ranks that are drawn"
@@ -222,14 +223,14 @@ def test_ranks_that_are_never_drawn_are_in_no_curve_and_no_limit(run_dir):
 
 
 def test_first_bin_is_darkest():
-    lightness = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in plot_run.bin_colors(6)]
+    lightness = [np.dot(color[:3], (0.2126, 0.7152, 0.0722)) for color in style.bin_colors(6)]
     assert lightness == sorted(lightness)
-    assert len(plot_run.bin_colors(1)) == 1
+    assert len(style.bin_colors(1)) == 1
 
 
 def test_legend_and_titles_stay_inside_and_apart(run_dir):
     np.save(run_dir / "eval/train/rank.npy", np.arange(20) * 50_000)
-    figure = plot_run.draw(mnemo_io.read_run(run_dir), "train", curves.rank_bins(10**6, [0, 10**5, 10**6]))
+    figure = steps.draw(mnemo_io.read_run(run_dir), "train", curves.rank_bins(10**6, [0, 10**5, 10**6]))
     assert labels(figure)[1] == "ranks 100000–999999"
     FigureCanvasAgg(figure).draw()
     page, legend = figure.bbox, figure.legends[0].get_window_extent()
@@ -260,13 +261,13 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
     accuracy = np.load(folder / "accuracy.npy")
     for name in ("train", "phase_0"):
         figure = figure_of(run_dir, name)
-        marked = [line for line in figure.axes[1].lines if line.get_marker() == plot_run.MARKERS[0]]
+        marked = [line for line in figure.axes[1].lines if line.get_marker() == steps.MARKERS[0]]
         assert [line.get_xdata().tolist() for line in marked] == [[2000]] * 3
         expected = accuracy[0, :10:10] if name == "train" else accuracy[0, :10]
         assert marked[-1].get_ydata()[0] == pytest.approx(expected.mean())
         assert sum(label.startswith("swap_mlp") for label in labels(figure)) == 1
     assert not any(label.startswith("swap") for label in labels(figure_of(run_dir, "phase_1")))
-    assert plot_run.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0
+    assert plot.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0
 
 
 # By position ----------------------------------------------------------------------------------------------------------
@@ -274,11 +275,11 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
 
 def test_by_position_draws_what_the_files_say_beside_the_bayes_predictor(run_dir):
     run = mnemo_io.read_run(write_further(run_dir))
-    figure = position_figure.draw(run, "phase_0")
+    figure = positions.draw(run, "phase_0")
     found, panel = run["by_position"]["phase_0"], figure.axes[1]
     solid, dashed = (
         [line for line in panel.lines if line.get_zorder() == 3 and line.get_linewidth() == style["linewidth"]]
-        for style in (plot_run.SOLID, plot_run.DASHED)
+        for style in (style.SOLID, style.DASHED)
     )
     before = curves.rows_before(found["step"], 1000).stop - 1
     assert [len(solid), len(dashed)] == [3, 3]
@@ -294,30 +295,30 @@ def test_by_position_draws_what_the_files_say_beside_the_bayes_predictor(run_dir
 
 def test_by_position_of_the_last_phase_is_drawn_once(run_dir):
     run = mnemo_io.read_run(write_further(run_dir))
-    assert position_figure.default_set(run) == "phase_1"
-    assert list(position_figure.rows_of(run, "phase_1")) == [10]
-    assert list(position_figure.rows_of(run, "novel")) == [21]
-    assert "step 2,000" in labels(position_figure.draw(run, "phase_1"))
+    assert positions.default_set(run) == "phase_1"
+    assert list(positions.rows_of(run, "phase_1")) == [10]
+    assert list(positions.rows_of(run, "novel")) == [21]
+    assert "step 2,000" in labels(positions.draw(run, "phase_1"))
 
 
 def test_by_position_by_command(run_dir, tmp_path, capsys):
-    assert mnemo_io.guarded(lambda: plot_run.main([str(run_dir), "--by-position"])) == 65
+    assert mnemo_io.guarded(lambda: plot.main([str(run_dir), "--by-position"])) == 65
     assert "train with eval.by_position=true" in capsys.readouterr().err
     write_further(run_dir)
-    assert plot_run.main([str(run_dir), "--by-position", "--log"]) == 0
+    assert plot.main([str(run_dir), "--by-position", "--log"]) == 0
     result = call(run_dir, "--by-position", "--log", "-o", tmp_path / "b.png", MPLBACKEND=JUPYTER, LC_ALL="C")
     assert result.returncode == 0, result.stderr
     assert (run_dir / "by_position.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     for wrong in (["--bins", "0,5"], ["--set", "phase_7"]):
-        assert plot_run.main([str(run_dir), "--by-position", *wrong]) == 64
+        assert plot.main([str(run_dir), "--by-position", *wrong]) == 64
     for name in ("train", "novel", "phase_0"):
-        assert plot_run.main([str(run_dir), "--by-position", "--set", name, "-o", str(tmp_path / "x.png")]) == 0
+        assert plot.main([str(run_dir), "--by-position", "--set", name, "-o", str(tmp_path / "x.png")]) == 0
 
 
 def test_by_position_without_theory(run_dir):
     write_further(run_dir)
     for file in (run_dir / "theory").glob("by_position_*.npy"):
         file.unlink()
-    figure = position_figure.draw(mnemo_io.read_run(run_dir), "phase_0")
+    figure = positions.draw(mnemo_io.read_run(run_dir), "phase_0")
     assert "Bayes limit, all ranks" not in labels(figure)
     assert not [line for line in figure.axes[1].lines if line.get_zorder() == 2]

@@ -8,12 +8,13 @@ import time
 
 import mnemo_io
 import numpy as np
-import plot_run
 import pytest
-import sweep_figure
-import sweep_runs
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic_run import REPOSITORY, example_config, overprinted, write_settings
+
+from mnemo import sweeps
+from mnemo.commands import plot
+from mnemo.figures import style, sweep
 
 NUM_SEQUENCES = 40
 FLOOR, CEILING = 0.2 + 0.4 * np.arange(40) / 39, 0.9 - 0.3 * np.arange(40) / 39
@@ -91,9 +92,9 @@ def call(*arguments):
 
 def figure_of(folder, *options):
     """The figure that a command line asks for, drawn."""
-    arguments = plot_run._parser().parse_args([str(folder), *options])
-    with plot_run.matplotlib_style():
-        figure = sweep_figure.choose(folder, arguments)()
+    arguments = plot._parser().parse_args([str(folder), *options])
+    with style.matplotlib_style():
+        figure = sweep.choose(folder, arguments)()
         FigureCanvasAgg(figure).draw()
     return figure
 
@@ -103,7 +104,7 @@ def labels(figure):
 
 
 def subtitle(figure):
-    return figure.texts[1].get_text().replace(plot_run.NO_BREAK, " ")
+    return figure.texts[1].get_text().replace(style.NO_BREAK, " ")
 
 
 def texts(panel):
@@ -135,7 +136,7 @@ def test_one_setting_dots_means_limits_and_best(make_sweep):
     assert ticks(accuracy) == LR
     assert accuracy.get_xlabel() == "train.lr"
     assert sum(len(line.get_xdata()) for line in lines_with(accuracy, marker="o")) == 18  # finished
-    (mean,) = lines_with(loss, linewidth=sweep_figure.MEAN["linewidth"], linestyle="-")
+    (mean,) = lines_with(loss, linewidth=sweep.MEAN["linewidth"], linestyle="-")
     expected = [np.mean([bowl({"train.lr": lr, "seed": seed}) for seed in range(3)]) for lr in LR[1:6]]
     np.testing.assert_allclose(mean.get_ydata()[1:6], expected, rtol=1e-6)
     np.testing.assert_allclose(mean.get_ydata()[0], bowl({"train.lr": LR[0], "seed": 0}) + 0.01, rtol=1e-6)  # 2 of 3
@@ -143,7 +144,7 @@ def test_one_setting_dots_means_limits_and_best(make_sweep):
     for panel, limit in ((loss, FLOOR), (accuracy, CEILING)):
         dotted = [line for line in panel.lines if line.is_dashed() and len(line.get_xdata()) == len(LR) + 2]
         np.testing.assert_allclose(dotted[0].get_ydata(), limit[RANKS].mean(), rtol=1e-12)  # unweighted, scored ranks
-        assert [line.get_xdata()[0] for line in lines_with(panel, color=sweep_figure.BEST["color"])] == [0.003]
+        assert [line.get_xdata()[0] for line in lines_with(panel, color=sweep.BEST["color"])] == [0.003]
     assert f"best loss {np.mean(expected[2]):.4f}\nlr = 0.003" in labels(figure)
     assert "Bayes limit,\nunweighted mean\nover the same ranks" in labels(figure)
     assert subtitle(figure).startswith("18 of 21 runs done, 2 diverged, 1 waiting · mean over seed · one_layer")
@@ -188,13 +189,13 @@ def test_a_zip_is_one_axis(tmp_path):
     figure = figure_of(write_sweep(tmp_path / "zip", points, lambda values: 0.6 - 0.001 * values["model.heads"]))
     assert ticks(figure.axes[1])[1] == "heads = 5\ninit_std = 0.1"
     assert labels(figure)[-1].split("\n")[1:] == ["heads = 100", "init_std = 0.1"]
-    axes = sweep_runs.axes_of(sweep_runs.read_states(tmp_path / "zip"), ["seed"])
+    axes = sweeps.axes_of(sweeps.read_states(tmp_path / "zip"), ["seed"])
     assert [axis.keys for axis in axes] == [("model.heads", "model.init_std")]
 
 
 def test_a_grid_has_an_axis_for_each_setting(make_sweep):
     folder = make_sweep({"train.lr": LR[:2], "model.heads": [2, 1], "seed": [0], "train.steps": [100, 200]})
-    axes = sweep_runs.axes_of(sweep_runs.read_states(folder))
+    axes = sweeps.axes_of(sweeps.read_states(folder))
     assert [axis.keys for axis in axes] == [("train.lr",), ("model.heads",), ("train.steps",)]
     assert axes[1].values == (("1",), ("2",))
 
@@ -254,11 +255,11 @@ def test_usage_errors_name_what_is_there(make_sweep, run_dir, capsys):
              ("--set", "novel"): "has no set 'novel'; it has: train",
              ("--bins", "0,10"): "--bins and --by-position are for one run"}  # fmt: skip
     for options, said in wrong.items():
-        assert plot_run.main([str(folder), *options]) == 64, options
+        assert plot.main([str(folder), *options]) == 64, options
         assert said in capsys.readouterr().err
-    assert plot_run.main([str(run_dir), "--x", "train.lr"]) == 64
+    assert plot.main([str(run_dir), "--x", "train.lr"]) == 64
     assert "are for the folder of a sweep" in capsys.readouterr().err
-    assert plot_run.main([str(make_sweep({"train.lr": LR[:1]}, name="one"))]) == 64
+    assert plot.main([str(make_sweep({"train.lr": LR[:1]}, name="one"))]) == 64
     assert "is a sweep of one run; plot that" in capsys.readouterr().err
     assert not (folder / "figure.png").exists()
 
@@ -274,10 +275,10 @@ def test_a_broken_run_is_named_and_a_broken_line_left_out(make_sweep, capsys):
     manifest = folder / ".sweep/manifest.jsonl"
     lines = ['{"run": "../elsewhere", "values": {}}', "no json", '{"run": "x", "values": {"seed": 1}}', "[]"]
     manifest.write_text(manifest.read_text() + "\n".join(lines) + "\n")
-    assert list(sweep_runs.read_manifest(folder)) == [f"train.lr={lr}" for lr in LR[:3]]
+    assert list(sweeps.read_manifest(folder)) == [f"train.lr={lr}" for lr in LR[:3]]
     assert [line.split(":")[2] for line in capsys.readouterr().err.splitlines()] == ["4", "5", "6", "7"]
     (folder / "train.lr=3e-4/eval/train/loss.npy").write_bytes(b"junk")
-    assert mnemo_io.guarded(lambda: plot_run.main([str(folder)])) == 65
+    assert mnemo_io.guarded(lambda: plot.main([str(folder)])) == 65
     assert "train.lr=3e-4/eval/train/loss.npy" in capsys.readouterr().err
 
 
@@ -315,5 +316,5 @@ def test_no_label_lies_on_another(make_sweep, count, options):
 def test_a_thousand_runs_take_seconds(make_sweep):
     folder = make_sweep({"train.steps": list(range(100, 140)), "model.heads": list(range(25))})
     start = time.process_time()  # of this process alone: the machine may be busy
-    assert plot_run.main([str(folder)]) == 0
+    assert plot.main([str(folder)]) == 0
     assert time.process_time() - start < 5

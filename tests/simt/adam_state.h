@@ -3,6 +3,7 @@
 #include "core/adam_kernels.h"
 #include "simt_test.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace mnemo {
@@ -15,6 +16,7 @@ struct AdamState {
   std::vector<std::uint8_t> frozen_RT, updates_R;
   std::vector<Real> parameters, gradient, first_moment, second_moment;
   std::vector<AdamScalars> scalars_R;
+  std::vector<AdamRates> rates_R;  // of the update
 
   AdamState(const std::vector<std::int64_t>& sizes, std::vector<std::uint8_t> frozen, std::vector<std::uint8_t> updates)
       : size_T(sizes), frozen_RT(std::move(frozen)), updates_R(std::move(updates)) {
@@ -30,7 +32,8 @@ struct AdamState {
     for (std::size_t i = 0; i < frozen_RT.size(); ++i) steps_RT.push_back(1 + random.below(2000));
     for (std::size_t r = 0; r < updates_R.size(); ++r) {
       const auto number = static_cast<double>(r);
-      scalars_R.push_back({1e-3 * (number + 1), .9, .99 + .001 * number, 1e-8, r % 2 * .01});
+      scalars_R.push_back({1e-3 * (number + 1), .9, .99 + .001 * number, 1e-8, r % 2 * .01, r % 4 == 3});
+      rates_R.push_back({scalars_R[r].lr * (1 - .1 * number), r % 3 == 1 ? .3 : 1});
     }
   }
 
@@ -55,7 +58,7 @@ struct AdamState {
       if (frozen_RT[rt] || !updates_R[r]) continue;
       const auto& s = scalars_R[r];
       const auto steps = static_cast<double>(steps_RT[rt]);
-      const AdamCoefficients<Real> coefficients(s, 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
+      const AdamCoefficients<Real> coefficients(s, rates_R[r], 1 - std::pow(s.beta1, steps), 1 - std::pow(s.beta2, steps));
       for (auto i = element(r, t, 0); i < element(r, t, size_T[t]); ++i) {
         adam_update(parameters[i], gradient[i], first_moment[i], second_moment[i], coefficients);
       }
@@ -69,7 +72,9 @@ struct DeviceAdam {
   simt::Device<std::int64_t> offset, size, steps;
   simt::Device<std::uint8_t> frozen, updates;
   simt::Device<AdamScalars> scalars;
+  simt::Device<AdamRates> rates;
   std::int64_t row_size;
+  bool clips;
 
   explicit DeviceAdam(const AdamState<Real>& s)
       : parameters(s.parameters),
@@ -82,11 +87,14 @@ struct DeviceAdam {
         frozen(s.frozen_RT),
         updates(s.updates_R),
         scalars(s.scalars_R),
-        row_size(s.row_size) {}
+        rates(s.rates_R),
+        row_size(s.row_size),
+        clips(std::any_of(s.scalars_R.begin(), s.scalars_R.end(), [](const auto& scalars) { return scalars.clip_norm > 0; })) {}
 
   AdamBuffers<Real> buffers() const {
     const auto replicas = static_cast<std::int64_t>(updates.size()), tensors = static_cast<std::int64_t>(size.size());
-    return {parameters, gradient, first_moment, second_moment, offset, size, steps, frozen, scalars, updates, replicas, row_size, tensors};
+    return {parameters, gradient, first_moment, second_moment, offset,   size,    steps, frozen,
+            scalars,    rates,    updates,      replicas,      row_size, tensors, clips};
   }
 };
 

@@ -26,6 +26,9 @@ void expect_equal_bits_of_both(const std::vector<std::int64_t>& sizes, const std
 TEST(AdamKernel, OneElement) { expect_equal_bits_of_both({1}, {0}, {1}); }
 TEST(AdamKernel, MoreElementsThanThreads) { expect_equal_bits_of_both({1500, 2, 256, 257}, {0, 0, 0, 0}, {1}); }
 TEST(AdamKernel, LeavesFrozenTensorsAndSkippedReplicasAlone) { expect_equal_bits_of_both({5, 40, 1}, {0, 1, 0, 0, 0, 0, 1, 1, 0}, {1, 0, 1}); }
+TEST(AdamKernel, ShortensGradientsAndDecaysInEitherWay) {
+  expect_equal_bits_of_both({40}, std::vector<std::uint8_t>(6), std::vector<std::uint8_t>(6, 1));
+}
 
 #ifndef __CUDACC__  // it is the emulator that names launches
 TEST(AdamKernel, IsOneLaunch) {

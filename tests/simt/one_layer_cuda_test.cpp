@@ -2,6 +2,7 @@
 
 #include "../models/ops/one_layer_oracle.h"
 #include "core/batches.h"
+#include "models/ops/cuda_gemm.cuh"
 #include "models/ops/one_layer_cuda_arguments.h"
 #include "models/ops/one_layer_step.h"
 #include "simt_test.h"
@@ -20,6 +21,7 @@ namespace {
 using oracle::Tensors;
 using simt::Device;
 using Rows = std::vector<std::vector<int>>;
+using Squares = OneLayerCudaShape::Squares;
 
 /// What a replica trains on: rows as drawn, with repeats. None: it takes no part.
 struct Replica {
@@ -31,6 +33,7 @@ struct Case {
   OneLayerShape shape;
   std::vector<Replica> replicas;
   bool fuse = true;
+  Squares squares = Squares::by_size;
 };
 
 /// Distinct ranks in lexicographic order and their counts are what cells are made of.
@@ -162,7 +165,7 @@ Answer run(const Case& c, int batch, bool tf32 = false, bool with_logits = true)
   const Device<float> parameters_(parameters), gradient(parameters.size()), logits(R * N);
   const Device<double> loss(R), accuracy(R);
   OneLayerCudaStep step{};
-  step.shape = {int(shape.heads), int(shape.head_dim), int(shape.mlp_width), int(shape.mlp_layers), c.fuse};
+  step.shape = {int(shape.heads), int(shape.head_dim), int(shape.mlp_width), int(shape.mlp_layers), c.fuse, c.squares};
   step.cells = {sizes, num_rows_, first_, bits_, rank_, count_, row_, mass_};
   step.offsets = offsets_of(shape, step.row_size);
   step.parameters_RP = parameters_, step.gradient_RP = gradient, step.loss_R = loss, step.accuracy_R = accuracy, step.tf32 = tf32;
@@ -391,6 +394,30 @@ TEST(OneLayerCuda, AgreesWithTheCpuAtTheFirstStep) {  // as OneLayerAttention dr
   expect_as_on_the_cpu({shape, {{draw.rows(7, 7), weights}}}, "first step");
 }
 
+TEST(OneLayerCuda, LargeSquaresGiveTheSameBits) {
+  const Sizes sizes[] = {
+      {{1, 2, 3, 1, 3}, 2, true},  // nearly nothing in a square
+      {{1, 3, 130, 2, 3}, 2},      // two squares of D
+      {{1, 130, 3, 1, 3}, 2},      // and of C
+      {{1, 3, 4, 2, 8}, 30},       // two of cells, two partial sums
+  };
+  Draw draw;
+  for (const auto& each : sizes) {
+    if (!wanted(each)) continue;
+    const auto& [shape, batch, under_tsan] = each;
+    const auto weights = draw.weights(shape, .3F);
+    Case c{shape, {{draw.rows(batch, shape.length), weights}, {{}, weights}}, false};
+    for (const bool tf32 : {false, true}) {
+      const auto answer = [&](Squares squares) {
+        c.squares = squares;
+        const auto of = run(c, batch, tf32);
+        return std::tuple(of.logits, of.gradient, of.loss);
+      };
+      EXPECT_TRUE(simt::same_bits(answer(Squares::large), answer(Squares::small))) << name_of(shape);
+    }
+  }
+}
+
 TEST(OneLayerCuda, DeadUnits) {
   if (simt::kTsan) GTEST_SKIP() << "other numbers alone";
   Draw draw;
@@ -564,6 +591,20 @@ TEST(OneLayerCuda, LargeSizesAreLaunchesThatAGpuTakes) {
     const auto cells = static_cast<std::size_t>(batch.replicas) * static_cast<std::size_t>(batch.capacity());
     EXPECT_GE(one_layer_cuda_work(shape, batch), cells * static_cast<std::size_t>(2 * (shape.width() + shape.heads)) * sizeof(float));
   }
+}
+
+TEST(OneLayerCuda, ProductsOfWideLayersAreMadeInLargeSquares) {
+  const auto large = [](const OneLayerCudaShape& shape, const DeviceBatchShape& batch) {
+    const auto launches = launches_of(shape, batch);
+    return std::count_if(launches.begin(), launches.end(),
+                         [](const auto& launch) { return launch.kernel.starts_with("gemm") && launch.block.x == gemm_threads(kLargeGemmSide); });
+  };
+  EXPECT_EQ(large({2, 64, 128, 3}, {1, 256, 100}), 6);
+  EXPECT_EQ(large({18, 64, 1152, 3}, {1, 256, 100}), 6);
+  EXPECT_EQ(large({4, 16, 64, 3, false}, {1, 256, 100}), 0);
+  EXPECT_EQ(large({2, 64, 128, 3}, {1, 32, 20}), 0);
+  EXPECT_EQ(large({2, 64, 128, 3}, {64, 32, 20}), 6);
+  EXPECT_EQ(large({2, 64, 128, 3, true, Squares::small}, {1, 256, 100}), 0);
 }
 
 TEST(OneLayerCuda, LaunchesAStep) {

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import curves
+from mnemo import curves
 
 TITLES = {
     "bins": "accuracy and loss: right after the switch that began the phase (start), before the next one, at the end",

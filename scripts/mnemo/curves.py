@@ -1,16 +1,19 @@
 """What the curves of a run mean, in one place: rank bins, rows before and after events, phases.
 
-Works on the arrays that `mnemo_io.read_set` returns. A rank is always a true rank (0 = most frequent sequence), never a
+Works on the arrays that `runs.read_set` returns. A rank is always a true rank (0 = most frequent sequence), never a
 row of a subset. Letters: T evaluations, S evaluated ranks, K sequences, E bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import mnemo_io
 import numpy as np
+
+from mnemo.errors import DataError
+from mnemo.runs import Columns, Lazy, Run, drawn_ranks, rank_limits
 
 MAX_WEIGHTS = 1 << 22  # elements of bootstrap weights held at once
 Bin = tuple  # (first rank, one past the last rank)
@@ -31,20 +34,20 @@ def rank_bins(num_sequences: int, edges: Sequence[int] | None = None) -> list[Bi
         while edges[-1] < num_sequences:
             edges.append(edges[-1] * 10)
     if len(edges) < 2 or edges[0] < 0 or min(np.diff(edges)) <= 0:
-        raise ValueError(f"bin edges must be at least two rising ranks >= 0, got {list(edges)}")
+        raise DataError(f"bin edges must be at least two rising ranks >= 0, got {list(edges)}")
     starts = [edge for edge in edges[:-1] if edge < num_sequences]
     return [(start, min(end, num_sequences)) for start, end in zip(starts, edges[1:])]
 
 
 def parse_edges(text: str, most: int | None = None) -> list[int]:
-    """`0,10,100` as edges of at most `most` bins; ValueError says what is wrong."""
+    """`0,10,100` as edges of at most `most` bins; DataError says what is wrong."""
     try:
         edges = [int(word) for word in text.split(",")]
     except ValueError:
-        raise ValueError(f"bin edges must be ranks such as 0,10,100, got {text!r}") from None
+        raise DataError(f"bin edges must be ranks such as 0,10,100, got {text!r}") from None
     count = len(rank_bins(max(edges) + 1, edges))
     if most is not None and count > most:
-        raise ValueError(f"at most {most} bins can be told apart, got {count}")
+        raise DataError(f"at most {most} bins can be told apart, got {count}")
     return edges
 
 
@@ -72,26 +75,39 @@ def bin_mean(values: np.ndarray, rank: np.ndarray, bins: Sequence[Bin]) -> np.nd
     return result
 
 
-def select_ranks(columns: dict[str, np.ndarray], rank: np.ndarray) -> dict[str, np.ndarray]:
+def select_ranks(columns: Columns, rank: np.ndarray) -> Columns:
     """A set cut to the ranks that `rank` holds too, so that two sets can be compared over the same ranks."""
     keep = np.flatnonzero(np.isin(columns["rank"], rank))
     if len(keep) == len(columns["rank"]):
         return columns
-    return {name: array[..., keep] if name == "rank" or array.ndim > 1 else array for name, array in columns.items()}
+
+    def cut(name: str) -> np.ndarray:
+        array = columns[name]
+        return array[..., keep] if name == "rank" or array.ndim > 1 else array
+
+    return Lazy({name: partial(cut, name) for name in columns})
 
 
-def only_drawn(run: dict[str, Any]) -> dict[str, Any]:
+def select_rows(columns: Columns, rows: slice | np.ndarray) -> Columns:
+    """A set cut to some of its evaluations."""
+    return Lazy({name: lambda n=name: columns[n] if n == "rank" else columns[n][rows] for name in columns})
+
+
+def only_drawn(run: Run) -> Run:
     """A run without the ranks of probability 0, which are never drawn: there is nothing to learn of them."""
-    drawn = {name: columns["rank"][mnemo_io.scored(run, name)] for name, columns in run["sets"].items()}
-    return {**run, "sets": {name: select_ranks(columns, drawn[name]) for name, columns in run["sets"].items()}}
+
+    def drawn(name: str) -> Columns:
+        return select_ranks(run.sets[name], run.sets[name]["rank"][run.scored(name)])
+
+    return run.replace(sets=Lazy({name: partial(drawn, name) for name in run.sets}))
 
 
-def num_drawn(run: dict[str, Any]) -> int:
+def num_drawn(run: Run) -> int:
     """How many of the K sequences are ever drawn."""
-    return int(mnemo_io.drawn_ranks(run["theory"], np.arange(mnemo_io.num_sequences(run))).sum())
+    return int(drawn_ranks(run.theory, np.arange(run.num_sequences)).sum())
 
 
-def current_sequences(sets: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray] | None:
+def current_sequences(sets: Mapping[str, Columns]) -> Columns | None:
     """The validation sets `phase_0`, `phase_1`, ... joined, each while it is current; None where they do not fit.
 
     Unlike `train` it holds every rank that the validation sets hold.
@@ -101,14 +117,14 @@ def current_sequences(sets: dict[str, dict[str, np.ndarray]]) -> dict[str, np.nd
         columns = sets.get(f"phase_{phase}")
         if columns is None:
             break
-        rows = np.flatnonzero(columns["phase"] == phase)
-        parts.append({name: array if name == "rank" else array[rows] for name, array in columns.items()})
+        parts.append(select_rows(columns, np.flatnonzero(columns["phase"] == phase)))
     if not parts or any(not np.array_equal(part["rank"], parts[0]["rank"]) for part in parts):
         return None
-    return {
-        name: array if name == "rank" else np.concatenate([part[name] for part in parts])
-        for name, array in parts[0].items()
-    }
+
+    def joined(name: str) -> np.ndarray:
+        return parts[0][name] if name == "rank" else np.concatenate([part[name] for part in parts])
+
+    return Lazy({name: partial(joined, name) for name in parts[0]})
 
 
 def rows_before(step: np.ndarray, at: int) -> slice:
@@ -148,24 +164,21 @@ def stride(rank: np.ndarray) -> int | None:
 # Phases ---------------------------------------------------------------------------------------------------------------
 
 
-def phase_columns(
-    sets: dict[str, dict[str, np.ndarray]], phase: int, ranks: np.ndarray | None = None
-) -> dict[str, np.ndarray] | None:
+def phase_columns(sets: Mapping[str, Columns], phase: int, ranks: np.ndarray | None = None) -> Columns | None:
     """The sequences of one phase, as often as they were scored, in its own phase and after it; cut to `ranks`.
 
     That is set `phase_<k>`; where there is none, the rows of `train` while the phase was current; None without either.
     """
     columns = sets.get(f"phase_{phase}")
     if columns is None and "train" in sets:
-        rows = np.flatnonzero(sets["train"]["phase"] == phase)
-        columns = {name: array if name == "rank" else array[rows] for name, array in sets["train"].items()}
+        columns = select_rows(sets["train"], np.flatnonzero(sets["train"]["phase"] == phase))
     if columns is not None and ranks is not None:
         columns = select_ranks(columns, ranks)
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
 
 
 def moments(
-    columns: dict[str, np.ndarray], phase: int, switches: Sequence[dict[str, int]]
+    columns: Columns, phase: int, switches: Sequence[dict[str, int]]
 ) -> tuple[int | None, int | None, int | None]:
     """Rows of `phase_columns` that tell its story: (start, before, end), None where there is no such row.
 
@@ -185,21 +198,21 @@ def moments(
     return start, before, last if columns["phase"][last] == len(switches) else None
 
 
-def phases(run: dict[str, Any]) -> list[int]:
-    """Phases whose sequences were scored; ValueError when none was. `run` is what `mnemo_io.read_run` gives."""
-    found = [phase for phase in range(len(run["switches"]) + 1) if phase_columns(run["sets"], phase) is not None]
+def phases(run: Run) -> list[int]:
+    """Phases whose sequences were scored; DataError when none was."""
+    found = [phase for phase in range(len(run.switches) + 1) if phase_columns(run.sets, phase) is not None]
     if not found:
-        raise ValueError(f"{run['path']}: nothing has been evaluated yet (no eval/phase_0, no eval/train)")
+        raise DataError(f"{run.path}: nothing has been evaluated yet (no eval/phase_0, no eval/train)")
     return found
 
 
 def bin_curves(
-    run: dict[str, Any], ranks: dict[int, np.ndarray], bins: dict[int, Sequence[Bin]]
+    run: Run, ranks: dict[int, np.ndarray], bins: dict[int, Sequence[Bin]]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """{phase: (presentations, accuracy)}, (T, E) each, while the phase was current, over some ranks of each phase."""
     result = {}
     for phase in phases(run):
-        columns = phase_columns(run["sets"], phase, ranks[phase])
+        columns = phase_columns(run.sets, phase, ranks[phase])
         if columns is not None:
             rows = np.flatnonzero(columns["phase"] == phase)
             values = (columns[key][rows] for key in ("presentations", "accuracy"))
@@ -209,10 +222,7 @@ def bin_curves(
 
 def limits(theory: dict[int, dict], rank: np.ndarray, phase: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Bayes floor and ceiling of ranks in a phase, (S,) each; (None, None) where theory says nothing about them."""
-    entry = theory.get(phase, {})
-    if "floor" not in entry or rank.max(initial=-1) >= len(entry["floor"]):
-        return None, None
-    return entry["floor"][rank], entry["ceiling"][rank]
+    return rank_limits(theory.get(phase, {}), rank) or (None, None)
 
 
 def names_sequences(facts: dict[str, Any]) -> bool:
@@ -220,9 +230,9 @@ def names_sequences(facts: dict[str, Any]) -> bool:
     return facts["model"]["task"] == "sequences"
 
 
-def chance(run: dict[str, Any]) -> tuple[float, float]:
+def chance(run: Run) -> tuple[float, float]:
     """Loss (nats) and accuracy of a guess."""
-    found = run["facts"]["chance"]
+    found = run.facts["chance"]
     return found["loss"], found["accuracy"]
 
 
@@ -237,7 +247,7 @@ def parse_threshold(text: str) -> tuple[bool, float]:
     except ValueError:
         value = np.nan
     if not 0.0 < value <= 1.0:
-        raise ValueError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
+        raise DataError(f"a threshold is ceiling:SHARE or an accuracy, in (0, 1], got {text!r}")
     return relative, value
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mnemo.errors import DataError
+
 ROW_STRIDE = 10  # notebooks turn a row into a rank by this factor
 RULES = ("current", "all_phases", "all_validation", "all_ranks")
 
@@ -19,7 +21,7 @@ def first_epochs(logs: Sequence[dict[str, Any]], draws_per_epoch: int) -> list[i
 
     Raises
     ------
-    ValueError
+    DataError
         Where the counts sum to something else, or a phase begins twice.
     """
     starts: list[int] = []
@@ -27,13 +29,13 @@ def first_epochs(logs: Sequence[dict[str, Any]], draws_per_epoch: int) -> list[i
         total = float(np.sum(log["num_apppearances"]))
         since = round(total / draws_per_epoch)
         if total != since * draws_per_epoch or since > epoch:
-            raise ValueError(
+            raise DataError(
                 f"logs[{epoch}].num_apppearances: sums to {total:.0f}, which is no multiple (up to {epoch}) of the "
                 f"{draws_per_epoch} draws of an epoch"
             )
         if not starts or epoch - since != starts[-1]:
             if epoch - since != (epoch if starts else 0):
-                raise ValueError(
+                raise DataError(
                     f"logs[{epoch}].num_apppearances: sums to {total:.0f}: counts go back only at a switch"
                 )
             starts.append(epoch - since)
@@ -71,7 +73,7 @@ def find_rule(
 
     Raises
     ------
-    ValueError
+    DataError
         Where no rule fits the numbers of rows (and `true_rank`, where there is one).
     """
     strides = {1, ROW_STRIDE}
@@ -84,7 +86,7 @@ def find_rule(
                 return rule, found
     sizes = sorted({(phase, len(entry["accuracy"])) for phase, entry in metrics})
     said = ", ".join(f"{size} rows in phase {phase}" for phase, size in sizes[:6])
-    raise ValueError(f"test_metrics: no rule of pickle_rows gives these rows for K = {num_sequences}: {said}")
+    raise DataError(f"test_metrics: no rule of pickle_rows gives these rows for K = {num_sequences}: {said}")
 
 
 def _fits(entry: dict[str, Any], rank: np.ndarray) -> bool:

@@ -15,11 +15,14 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import curves
-import mnemo_io
 import numpy as np
+
+from mnemo import curves
+from mnemo.errors import DataError
+from mnemo.files import PathLike, read_text
+from mnemo.runs import Run, open_run, run_state, set_order
 
 FINISHED = ("done", "at_chance")  # states in which the last evaluation is a result
 BETTER = {"loss": min, "accuracy": max}
@@ -33,7 +36,7 @@ class Measure(NamedTuple):
     chance: float
 
 
-class Run(NamedTuple):
+class Outcome(NamedTuple):
     """A run of a sweep; `measures` holds loss and accuracy once it is finished, and `settings` what its title says."""
 
     name: str
@@ -52,7 +55,7 @@ class Axis(NamedTuple):
     keys: tuple[str, ...]
     values: tuple[tuple[str, ...], ...]
 
-    def place(self, run: Run) -> int:
+    def place(self, run: Outcome) -> int:
         """Which of the values a run has."""
         return self.values.index(values_of(run.values, self.keys))
 
@@ -77,15 +80,15 @@ def _numbers(texts: Sequence[str]) -> list[float] | None:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def manifest(folder: mnemo_io.PathLike) -> Path:
+def manifest(folder: PathLike) -> Path:
     return Path(folder) / ".sweep/manifest.jsonl"
 
 
-def read_manifest(folder: mnemo_io.PathLike) -> dict[str, dict[str, str]]:
+def read_manifest(folder: PathLike) -> dict[str, dict[str, str]]:
     """{run: {key: value}} in the order of the manifest; a line that cannot be read is left out, and said so."""
     path = manifest(folder)
     rows = {}
-    for number, line in enumerate(mnemo_io.read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
             row = json.loads(line)
             name, values = row["run"], row["values"]
@@ -96,30 +99,23 @@ def read_manifest(folder: mnemo_io.PathLike) -> dict[str, dict[str, str]]:
             continue
         rows[name] = values
     if not rows:
-        raise ValueError(f"{path}: holds no run")
+        raise DataError(f"{path}: holds no run")
     return rows
 
 
-def run_state(directory: Path) -> str:
-    """What status.json says; `waiting` before a run began, `missing` without a directory."""
-    if not (directory / "status.json").is_file():
-        return "waiting" if directory.is_dir() else "missing"
-    return str(mnemo_io.read_json(directory / "status.json").get("state", "unknown"))
-
-
-def read_states(folder: mnemo_io.PathLike) -> list[Run]:
+def read_states(folder: PathLike) -> list[Outcome]:
     """The runs of a sweep, without their results, in the order of the manifest."""
-    return [Run(name, values, run_state(Path(folder) / name)) for name, values in read_manifest(folder).items()]
+    return [Outcome(name, values, run_state(Path(folder) / name)) for name, values in read_manifest(folder).items()]
 
 
-def known_sets(folder: mnemo_io.PathLike, runs: Sequence[Run]) -> list[str]:
-    """Sets of the finished runs, `train` first; ValueError when no run is finished, or none was evaluated."""
+def known_sets(folder: PathLike, runs: Sequence[Outcome]) -> list[str]:
+    """Sets of the finished runs, `train` first; DataError when no run is finished, or none was evaluated."""
     finished = [Path(folder) / run.name for run in runs if run.state in FINISHED]
     if not finished:
-        raise ValueError(f"{folder}: no run is finished yet: {counts_text(runs)}")
-    known = sorted({name for directory in finished for name in _sets(directory)}, key=mnemo_io.set_order)
+        raise DataError(f"{folder}: no run is finished yet: {counts_text(runs)}")
+    known = sorted({name for directory in finished for name in _sets(directory)}, key=set_order)
     if not known:
-        raise ValueError(f"{folder}: nothing has been evaluated (no eval/SET in its runs)")
+        raise DataError(f"{folder}: nothing has been evaluated (no eval/SET in its runs)")
     return known
 
 
@@ -127,26 +123,18 @@ def _sets(directory: Path) -> list[str]:
     return [file.parent.name for file in directory.glob("eval/*/step.npy")]
 
 
-def read_last(directory: Path, name: str) -> dict[str, Any]:
-    """A finished run of which set `name` is cut to its last row and to the ranks that are ever drawn.
-
-    It has path, config, facts, sets and theory of `mnemo_io.read_run`.
-    """
-    config, facts = mnemo_io.read_run_json(directory)
-    columns = mnemo_io.read_set(directory / "eval" / name)
-    run = {"path": directory, "config": config, "facts": facts, "theory": mnemo_io.read_theory(directory)}
-    run["sets"] = {name: {key: array if key == "rank" else array[-1:] for key, array in columns.items()}}
-    run = curves.only_drawn(run)
-    columns = run["sets"][name]
-    if not len(columns["step"]) or not len(columns["rank"]):
-        raise ValueError(f"{directory}: set {name} was never evaluated")
-    return run
+def read_last(directory: Path, name: str) -> Run:
+    """A finished run of which set `name` is cut to its last row and to the ranks that are ever drawn."""
+    run = curves.only_drawn(open_run(directory))
+    if name not in run.sets or not len(run.sets[name]["step"]) or not len(run.sets[name]["rank"]):
+        raise DataError(f"{directory}: set {name} was never evaluated")
+    return run.replace(sets={name: curves.select_rows(run.sets[name], slice(-1, None))})
 
 
-def measures(run: dict[str, Any], name: str) -> dict[str, Measure]:
+def measures(run: Run, name: str) -> dict[str, Measure]:
     """Loss and accuracy of what `read_last` gives."""
-    columns = run["sets"][name]
-    limits = mnemo_io.limits(run, name, int(columns["phase"][-1])) or (np.array(math.nan),) * 2
+    columns = run.sets[name]
+    limits = run.limits(name, int(columns["phase"][-1])) or (np.array(math.nan),) * 2
     values = (float(columns[key].mean(dtype=np.float64)) for key in BETTER)
     found = zip(BETTER, values, limits, curves.chance(run))
     result = {key: Measure(value, float(limit.mean()), chance) for key, value, limit, chance in found}
@@ -154,7 +142,7 @@ def measures(run: dict[str, Any], name: str) -> dict[str, Measure]:
     return {**result, "loss": loss._replace(value=math.inf if math.isnan(loss.value) else loss.value)}
 
 
-def read_results(folder: mnemo_io.PathLike, runs: Sequence[Run], name: str) -> tuple[list[Run], dict[str, Any]]:
+def read_results(folder: PathLike, runs: Sequence[Outcome], name: str) -> tuple[list[Outcome], Run | None]:
     """The runs with the results of those that are finished, and the first of these as `read_last` gives it.
 
     Parameters
@@ -175,18 +163,18 @@ def read_results(folder: mnemo_io.PathLike, runs: Sequence[Run], name: str) -> t
     return results, first
 
 
-def _settings(run: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(mnemo_io.settings_line(run, " · ").replace(": ", " · ", 1).split(" · "))
+def _settings(run: Run) -> tuple[str, ...]:
+    return tuple(run.settings_line(" · ").replace(": ", " · ", 1).split(" · "))
 
 
-def counts_text(runs: Sequence[Run]) -> str:
+def counts_text(runs: Sequence[Outcome]) -> str:
     """`18 of 21 runs done, 1 diverged, 2 waiting`."""
     counts = Counter(run.state for run in runs)
     done = counts.pop("done", 0)
     return ", ".join([f"{done} of {len(runs)} runs done", *(f"{counts[state]} {state}" for state in sorted(counts))])
 
 
-def common_settings(runs: Sequence[Run]) -> list[str]:
+def common_settings(runs: Sequence[Outcome]) -> list[str]:
     """What the titles of all finished runs say alike."""
     settings = [run.settings for run in runs if run.settings]
     return [word for word in settings[0] if all(word in others for others in settings)]
@@ -195,13 +183,13 @@ def common_settings(runs: Sequence[Run]) -> list[str]:
 # Axes -----------------------------------------------------------------------------------------------------------------
 
 
-def varying_keys(runs: Sequence[Run]) -> list[str]:
+def varying_keys(runs: Sequence[Outcome]) -> list[str]:
     """Settings with more than one value, in the order in which the manifest has them."""
     keys = dict.fromkeys(key for run in runs for key in run.values)
     return [key for key in keys if len({values_of(run.values, (key,)) for run in runs}) > 1]
 
 
-def axes_of(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Axis]:
+def axes_of(runs: Sequence[Outcome], over: Sequence[str] = ()) -> list[Axis]:
     """The axes of a sweep but for the settings of `over`; [] where no other setting varies."""
     keys = [key for key in varying_keys(runs) if key not in over]
     order = {key: index for index, key in enumerate(keys)}
@@ -218,13 +206,13 @@ def axes_of(runs: Sequence[Run], over: Sequence[str] = ()) -> list[Axis]:
     return [_axis(runs, (leader, *others)) for leader, others in followers.items()]
 
 
-def _determines(runs: Sequence[Run], one: str, other: str) -> bool:
+def _determines(runs: Sequence[Outcome], one: str, other: str) -> bool:
     """Whether each value of one setting goes with a single value of another."""
     pairs = {values_of(run.values, (one, other)) for run in runs}
     return len(pairs) == len({value for value, _ in pairs})
 
 
-def _axis(runs: Sequence[Run], keys: tuple[str, ...]) -> Axis:
+def _axis(runs: Sequence[Outcome], keys: tuple[str, ...]) -> Axis:
     values = list(dict.fromkeys(values_of(run.values, keys) for run in runs))
     numbers = _numbers([value[0] for value in values])
     if numbers is not None:
@@ -246,10 +234,10 @@ def setting_text(axis: Axis, place: int) -> str:
 
 # Points ---------------------------------------------------------------------------------------------------------------
 
-Points = dict  # {(place on each axis, ...): [Run, ...]}
+Points = dict  # {(place on each axis, ...): [Outcome, ...]}
 
 
-def points_of(runs: Sequence[Run], axes: Sequence[Axis]) -> Points:
+def points_of(runs: Sequence[Outcome], axes: Sequence[Axis]) -> Points:
     """Runs that have all axes in common, by their places on them."""
     points: Points = {}
     for run in runs:
@@ -257,7 +245,7 @@ def points_of(runs: Sequence[Run], axes: Sequence[Axis]) -> Points:
     return dict(sorted(points.items()))
 
 
-def mean_of(runs: Sequence[Run], key: str) -> Measure | None:
+def mean_of(runs: Sequence[Outcome], key: str) -> Measure | None:
     """Mean of the finished among some runs; None where there is none."""
     found = [run.measures[key] for run in runs if run.measures]
     return Measure(*(sum(values) / len(found) for values in zip(*found))) if found else None

@@ -1,11 +1,11 @@
 """Read notebook records (pickles and torch archives) without running anything that is in them. Needs NumPy alone.
 
-    record = notebook_io.read_record("run.pkl")           # tensors come as NumPy arrays; torch need not be installed
+    record = pickles.read_record("run.pkl")           # tensors come as NumPy arrays; torch need not be installed
 
 A pickle is a program. This reader knows the few instructions that data needs, of all protocols (Python 2.7 wrote 0 to
 2), and an allow-list of names: NumPy arrays and scalars, torch tensors, sets, OrderedDict, defaultdict,
 argparse.Namespace. A name is never looked up in a module: it is a token, and what a token does is written here.
-Anything else is refused with ValueError `FILE: what is wrong`, other data with the line that saves it as plain.
+Anything else is refused with DataError `FILE: what is wrong`, other data with the line that saves it as plain.
 
 Memory: no length, shape, index or reference in the file makes a buffer that the file has no bytes for. Beside the file
 itself, strings and buffers take at most twice its size; Python objects grow with the number of instructions.
@@ -26,11 +26,12 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
-PathLike = Union[str, "os.PathLike[str]"]
+from mnemo.errors import DataError, require
+from mnemo.files import PathLike
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch's old format
 STORAGES = {
@@ -68,28 +69,23 @@ class DType:
     __slots__ = ("dtype",)
 
     def __init__(self, description: Any, *_: Any) -> None:
-        _require(isinstance(description, str) and len(description) <= 6, "a dtype that is no plain number")
+        require(isinstance(description, str) and len(description) <= 6, "a dtype that is no plain number")
         self.dtype = np.dtype(description)
-        _require(self.dtype.kind in "biufSU" and self.dtype.names is None, f"arrays of {self.dtype}")
+        require(self.dtype.kind in "biufSU" and self.dtype.names is None, f"arrays of {self.dtype}")
 
     def set_state(self, state: Any) -> None:
-        _require(isinstance(state, tuple) and len(state) >= 3 and state[1] in ("<", ">", "|", "="), "a broken dtype")
-        _require(state[2] is None and (len(state) < 5 or state[4] is None), "arrays of records")
+        require(isinstance(state, tuple) and len(state) >= 3 and state[1] in ("<", ">", "|", "="), "a broken dtype")
+        require(state[2] is None and (len(state) < 5 or state[4] is None), "arrays of records")
         if self.dtype.kind in "SU" and len(state) > 5:
-            _require(isinstance(state[5], int) and 0 < state[5] < 1 << 16, "a broken dtype")
+            require(isinstance(state[5], int) and 0 < state[5] < 1 << 16, "a broken dtype")
             length = state[5] // (4 if self.dtype.kind == "U" else 1)
             self.dtype = np.dtype(f"{self.dtype.kind}{length}")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def _bytes_of(value: Any, message: str) -> bytes:
     """A string of bytes, which Python 2 had as text."""
-    _require(type(value) in (bytes, str), message)
+    require(type(value) in (bytes, str), message)
     return value if type(value) is bytes else value.encode("latin1")
 
 
@@ -147,21 +143,21 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         super().__init__(self.stream, encoding="latin1")  # of the strings of Python 2, which hold bytes too
 
     def load(self) -> Any:
-        """The object; ValueError for anything that is no allowed, whole pickle."""
+        """The object; DataError for anything that is no allowed, whole pickle."""
         try:
             return super().load()
         except ValueError:
             raise
         except (EOFError, IndexError):
-            raise ValueError("the pickle is cut short") from None
+            raise DataError("the pickle is cut short") from None
         except KeyError as error:
             self._refuse_instruction(error.args[0])
         except (pickle.UnpicklingError, AttributeError, TypeError, OverflowError, struct.error, MemoryError) as error:
-            raise ValueError(f"broken pickle: {error}") from None
+            raise DataError(f"broken pickle: {error}") from None
 
     def charge(self, size: int) -> None:
         self.budget -= size
-        _require(self.budget >= 0, "asks for more memory than its size allows")
+        require(self.budget >= 0, "asks for more memory than its size allows")
 
     def find_class(self, module: str, name: str) -> Global:
         token = Global(RENAMED.get(module, module.replace("numpy._core", "numpy.core")), name)
@@ -175,35 +171,35 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         what = f"the name {module}.{name} is not allowed in a record"
         is_class = re.fullmatch(r"[\w.]+", f"{module}.{name}") and name.rsplit(".", 1)[-1].lstrip("_")[:1].isupper()
         if not is_class or module.split(".")[0] in NO_DATA:  # rather a call than data
-            raise ValueError(what)
+            raise DataError(what)
         if module == "torch" and name.endswith("Storage"):
             what = f"holds tensors of {name[: -len('Storage')]}, which NumPy does not know"
             before = AS_FLOAT32
         else:
             before = f"import copyreg, {module}; copyreg.pickle({module}.{name}, lambda v: (str, (str(v),))); "
-        raise ValueError(what + _save_again(self.path, self.archive, before))
+        raise DataError(what + _save_again(self.path, self.archive, before))
 
     def _refuse_instruction(self, code: Any) -> None:
         known = pickletools.code2op.get(chr(code)) if type(code) is int and 0 <= code < 256 else None
         if known is None or code in self.dispatch:
-            raise ValueError(f"broken pickle: there is no instruction or memo entry {code!r}")
-        raise ValueError(
+            raise DataError(f"broken pickle: there is no instruction or memo entry {code!r}")
+        raise DataError(
             f"the instruction {known.name} (protocol {known.proto}) makes an object, or takes one from elsewhere; a "
             "record is plain data" + _save_again(self.path, self.archive)
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         fits = isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], Global)
-        _require(fits and self.storage is not None, "a reference to something outside the record")
-        _require(pid[1].name in STORAGES, f"tensors of {pid[1].name}")
-        _require(isinstance(pid[2], str) and type(pid[4]) is int and pid[4] >= 0, "a broken reference to a storage")
+        require(fits and self.storage is not None, "a reference to something outside the record")
+        require(pid[1].name in STORAGES, f"tensors of {pid[1].name}")
+        require(isinstance(pid[2], str) and type(pid[4]) is int and pid[4] >= 0, "a broken reference to a storage")
         return self.storage(np.dtype(STORAGES[pid[1].name]), pid[2], pid[4])
 
     def load_proto(self) -> None:
         number = self.read(1)[0]
         if number > PROTOCOL:
             what = f"is a pickle of protocol {number}; protocols up to {PROTOCOL} are read"
-            raise ValueError(what + _save_again(self.path, self.archive))
+            raise DataError(what + _save_again(self.path, self.archive))
 
     dispatch[b"\x80"[0]] = load_proto
 
@@ -211,16 +207,16 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
 
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        _require(isinstance(function, Global) and function in REBUILD, "a call of something that is no allowed name")
-        _require(isinstance(arguments, tuple), "a call without arguments")
+        require(isinstance(function, Global) and function in REBUILD, "a call of something that is no allowed name")
+        require(isinstance(arguments, tuple), "a call without arguments")
         self.stack.append(REBUILD[function](self, *arguments))
 
     dispatch[b"R"[0]] = load_reduce
 
     def load_newobj(self) -> None:
         arguments, cls = self.stack.pop(), self.stack.pop()
-        _require(cls in (Global("argparse", "Namespace"), Global("collections", "OrderedDict")), "a strange object")
-        _require(arguments == (), "an object made with arguments")
+        require(cls in (Global("argparse", "Namespace"), Global("collections", "OrderedDict")), "a strange object")
+        require(arguments == (), "an object made with arguments")
         self.stack.append(REBUILD[cls](self))
 
     dispatch[b"\x81"[0]] = load_newobj
@@ -232,41 +228,41 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
         elif type(target) is np.ndarray:
             self._set_array(target, state)
         elif type(target) is argparse.Namespace:
-            _require(type(state) is dict and all(type(key) is str for key in state), "a strange Namespace")
+            require(type(state) is dict and all(type(key) is str for key in state), "a strange Namespace")
             vars(target).update(state)
         else:  # torch keeps versions of modules (_metadata) in the attributes of a state dict: not needed
-            _require(type(target) is collections.OrderedDict and type(state) is dict, "a state for something strange")
+            require(type(target) is collections.OrderedDict and type(state) is dict, "a state for something strange")
 
     dispatch[b"b"[0]] = load_build
 
     def _set_array(self, array: np.ndarray, state: Any) -> None:
-        _require(isinstance(state, tuple) and len(state) == 5, "a broken array")
+        require(isinstance(state, tuple) and len(state) == 5, "a broken array")
         _, shape, dtype, fortran, raw = state
-        _require(array.shape == (0,) and array.dtype == np.int8, "an array that is given its contents twice")
-        _require(_is_sizes(shape) and isinstance(dtype, DType) and isinstance(fortran, (bool, int)), "a broken array")
+        require(array.shape == (0,) and array.dtype == np.int8, "an array that is given its contents twice")
+        require(_is_sizes(shape) and isinstance(dtype, DType) and isinstance(fortran, (bool, int)), "a broken array")
         raw = _bytes_of(raw, "an array of objects")
-        _require(math.prod(shape) * dtype.dtype.itemsize == len(raw), f"{len(raw)} bytes for an array {shape}")
+        require(math.prod(shape) * dtype.dtype.itemsize == len(raw), f"{len(raw)} bytes for an array {shape}")
         self.charge(len(raw))
         array.__setstate__((1, shape, dtype.dtype, bool(fortran), raw))
 
     def load_append(self) -> None:
         value = self.stack.pop()
-        _require(type(self.stack[-1]) is list, "an item for something that is no list")
+        require(type(self.stack[-1]) is list, "an item for something that is no list")
         self.stack[-1].append(value)
 
     dispatch[b"a"[0]] = load_append
 
     def load_appends(self) -> None:
         items = self.pop_mark()
-        _require(type(self.stack[-1]) is list, "items for something that is no list")
+        require(type(self.stack[-1]) is list, "items for something that is no list")
         self.stack[-1].extend(items)
 
     dispatch[b"e"[0]] = load_appends
 
     def _set_items(self, items: list) -> None:
         target = self.stack[-1]
-        _require(isinstance(target, dict) and len(items) % 2 == 0, "entries for something that is no dict")
-        _require(all(type(key) in (str, int) for key in items[::2]), "a dict whose keys are no strings or integers")
+        require(isinstance(target, dict) and len(items) % 2 == 0, "entries for something that is no dict")
+        require(all(type(key) in (str, int) for key in items[::2]), "a dict whose keys are no strings or integers")
         target.update(zip(items[::2], items[1::2]))
 
     def load_setitem(self) -> None:
@@ -289,14 +285,14 @@ class Unpickler(pickle._Unpickler):  # the form in Python: its table of instruct
 
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))
-        _require(size <= self.size, "a buffer longer than the file")
+        require(size <= self.size, "a buffer longer than the file")
         self.stack.append(bytes(self.read(size)))
 
     dispatch[b"\x96"[0]] = load_bytearray8
 
     def load_additems(self) -> None:
         items = self.pop_mark()
-        _require(type(self.stack[-1]) is set, "items for something that is no set")
+        require(type(self.stack[-1]) is set, "items for something that is no set")
         self.stack[-1].update(_scalars(items))
 
     dispatch[b"\x90"[0]] = load_additems
@@ -323,18 +319,18 @@ def _array_from_buffer(loader: Unpickler, raw: Any, dtype: Any, shape: Any, orde
 
 def _scalar(loader: Unpickler, dtype: Any, raw: Any = b"") -> Any:
     raw = _bytes_of(raw, "a broken scalar")
-    _require(isinstance(dtype, DType) and len(raw) == dtype.dtype.itemsize, "a broken scalar")
+    require(isinstance(dtype, DType) and len(raw) == dtype.dtype.itemsize, "a broken scalar")
     return np.frombuffer(raw, dtype.dtype)[0]
 
 
 def _encode(loader: Unpickler, text: Any, encoding: Any = "latin1") -> bytes:
-    _require(type(text) is str and encoding == "latin1", "a strange encoding")
+    require(type(text) is str and encoding == "latin1", "a strange encoding")
     loader.charge(len(text))
     return text.encode("latin1")
 
 
 def _bytes(loader: Unpickler, *arguments: Any) -> bytes:
-    _require(not arguments, "bytes made from something")
+    require(not arguments, "bytes made from something")
     return b""
 
 
@@ -342,12 +338,12 @@ def _ordered(loader: Unpickler, pairs: Any = ()) -> collections.OrderedDict:
     """With the entries that Python 2 gave at once."""
     pairs = pairs if type(pairs) is list else [pairs] if pairs != () else []
     fits = all(type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in (str, int) for pair in pairs)
-    _require(fits, "an OrderedDict made from something")
+    require(fits, "an OrderedDict made from something")
     return collections.OrderedDict(pairs)
 
 
 def _scalars(items: Any) -> list:
-    _require(type(items) is list and all(type(item) in SCALARS for item in items), "a set of something strange")
+    require(type(items) is list and all(type(item) in SCALARS for item in items), "a set of something strange")
     return items
 
 
@@ -360,44 +356,44 @@ def _frozenset(loader: Unpickler, items: Any = None) -> frozenset:
 
 
 def _text(loader: Unpickler, text: Any) -> str:
-    _require(type(text) is str, "text made from something")
+    require(type(text) is str, "text made from something")
     return text
 
 
 def _reconstructor(loader: Unpickler, cls: Any, base: Any, state: Any) -> argparse.Namespace:
     """How protocols 0 and 1 make an object that has nothing yet."""
     fits = cls == Global("argparse", "Namespace") and base == Global("builtins", "object") and state is None
-    _require(fits, "a strange object")
+    require(fits, "a strange object")
     return argparse.Namespace()
 
 
 def _default(loader: Unpickler, factory: Any = None) -> collections.defaultdict:
     known = {Global("builtins", kind.__name__): kind for kind in (list, dict, int, float)}
-    _require(factory is None or factory in known, "a defaultdict of something strange")
+    require(factory is None or factory in known, "a defaultdict of something strange")
     return collections.defaultdict(known.get(factory))
 
 
 def _namespace(loader: Unpickler, *arguments: Any) -> argparse.Namespace:
-    _require(not arguments, "a Namespace made from something")
+    require(not arguments, "a Namespace made from something")
     return argparse.Namespace()
 
 
 def _device(loader: Unpickler, *words: Any) -> str:
-    _require(all(isinstance(word, (str, int)) for word in words), "a strange device")
+    require(all(isinstance(word, (str, int)) for word in words), "a strange device")
     return ":".join(map(str, words))
 
 
 def _from_numpy(loader: Unpickler, array: Any) -> Any:
-    _require(type(array) is np.ndarray, "a tensor made of something that is no array")
+    require(type(array) is np.ndarray, "a tensor made of something that is no array")
     return loader.tensor(array)
 
 
 def _tensor(loader: Unpickler, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
     fits = type(storage) is np.ndarray and storage.ndim == 1 and type(offset) is int and offset >= 0
-    _require(fits and _is_sizes(size) and _is_sizes(stride) and len(size) == len(stride), "a broken tensor")
+    require(fits and _is_sizes(size) and _is_sizes(stride) and len(size) == len(stride), "a broken tensor")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if count else offset - 1
-    _require(last < len(storage) and count <= len(storage), f"a tensor {size} that its storage does not hold")
+    require(last < len(storage) and count <= len(storage), f"a tensor {size} that its storage does not hold")
     steps = tuple(step * storage.itemsize for step in stride)
     return loader.tensor(np.lib.stride_tricks.as_strided(storage[offset:], size, steps if count else None))
 
@@ -407,7 +403,7 @@ def _parameter(loader: Unpickler, data: Any, *_: Any) -> Any:
 
 
 def _storage_from_bytes(loader: Unpickler, content: Any) -> Any:
-    _require(type(content) is bytes, "a storage made of something that is no bytes")
+    require(type(content) is bytes, "a storage made of something that is no bytes")
     loader.charge(len(content))
     return _read_torch_stream(io.BytesIO(content), loader)
 
@@ -456,23 +452,23 @@ def _read_torch_stream(stream: io.BytesIO, parent: Unpickler) -> Any:
 
     def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
         if key not in storages:
-            _require(count * dtype.itemsize <= len(stream.getbuffer()), "a storage larger than the file")
+            require(count * dtype.itemsize <= len(stream.getbuffer()), "a storage larger than the file")
             parent.charge(count * dtype.itemsize)
             storages[key] = np.zeros(count, dtype)
         return storages[key]
 
-    _require(load() == TORCH_MAGIC and load() == 1001, "not torch's old format")
+    require(load() == TORCH_MAGIC and load() == 1001, "not torch's old format")
     system = load()
-    _require(isinstance(system, dict) and system.get("little_endian") is True, "not a little-endian record")
+    require(isinstance(system, dict) and system.get("little_endian") is True, "not a little-endian record")
     result, keys = load(storage), load()
-    _require(
+    require(
         isinstance(keys, list) and all(key in storages for key in keys if isinstance(key, str)), "strange storages"
     )
     for key in keys:
         target = storages[key]
         (count,) = struct.unpack("<q", stream.read(8).ljust(8, b"\xff"))
-        _require(count == len(target), f"a storage of {count} elements where {len(target)} are due")
-        _require(stream.readinto(target.view(np.uint8).data if count else bytearray()) == target.nbytes, "cut short")
+        require(count == len(target), f"a storage of {count} elements where {len(target)} are due")
+        require(stream.readinto(target.view(np.uint8).data if count else bytearray()) == target.nbytes, "cut short")
     return result
 
 
@@ -483,23 +479,23 @@ def _read_zip(file: Any, size: int, tensor: Callable, names: set[Global]) -> Any
             entries = {entry.filename: entry for entry in archive.infolist()}
             for entry in entries.values():
                 plain = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-                _require(plain and not entry.flag_bits & 1, f"{entry.filename[:80]!r} is compressed or encrypted")
-            _require(sum(entry.file_size for entry in archive.infolist()) <= size, "entries larger than the archive")
+                require(plain and not entry.flag_bits & 1, f"{entry.filename[:80]!r} is compressed or encrypted")
+            require(sum(entry.file_size for entry in archive.infolist()) <= size, "entries larger than the archive")
             pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-            _require(len(pickles) == 1, "no torch archive: it must hold one NAME/data.pkl")
+            require(len(pickles) == 1, "no torch archive: it must hold one NAME/data.pkl")
             root = pickles[0][: -len("data.pkl")]
             if root + "byteorder" in entries:
-                _require(archive.read(root + "byteorder") == b"little", "not a little-endian record")
+                require(archive.read(root + "byteorder") == b"little", "not a little-endian record")
             storages: dict[str, np.ndarray] = {}
 
             def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
                 entry = entries.get(f"{root}data/{key}")
-                _require(entry is not None, f"there is no storage {key[:80]!r}")
-                _require(count * dtype.itemsize == entry.file_size, f"storage {key[:80]!r} has another size")
+                require(entry is not None, f"there is no storage {key[:80]!r}")
+                require(count * dtype.itemsize == entry.file_size, f"storage {key[:80]!r} has another size")
                 if key not in storages:
                     content = bytearray(entry.file_size)
                     with archive.open(entry) as member:
-                        _require(io.BufferedReader(member).readinto(content) == len(content), "cut short")
+                        require(io.BufferedReader(member).readinto(content) == len(content), "cut short")
                     storages[key] = np.frombuffer(content, np.uint8)
                 return storages[key].view(dtype)
 
@@ -508,7 +504,7 @@ def _read_zip(file: Any, size: int, tensor: Callable, names: set[Global]) -> Any
             names |= loader.globals
             return result
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error, OverflowError) as error:
-        raise ValueError(f"broken archive: {error}") from None
+        raise DataError(f"broken archive: {error}") from None
 
 
 def read_record(
@@ -539,7 +535,7 @@ def read_record(
             names |= loader.globals
             return result
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise DataError(f"{path}: {error}") from None
 
 
 def sequences_file(path: PathLike) -> Path | None:

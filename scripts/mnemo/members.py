@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import curves
-import mnemo_io
 import numpy as np
 
-# {"name": str, "paths": [Path, ...], "config": {...}, "facts": {...}, "state": str or None once done,
-#  "copies": [(Path, Path), ...]}
-Member = dict
+from mnemo import curves
+from mnemo.files import PathLike
+from mnemo.runs import Run, differing, find_runs, flat
 
+MAX_OPEN = 32  # runs whose arrays stay in memory, and whose mapped files stay open
 APART = {"seed", "run", "threads", "device", "output", "slurm"}  # keys that do not make two runs different experiments
+
+
+@dataclass(eq=False)
+class Member:
+    """One experiment: the runs of its seeds. `state` is None once they are done; `copies` repeat a run: (it, that)."""
+
+    name: str
+    runs: list[Run]
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    state: str | None = None
+    copies: list[tuple[Path, Path]] = field(default_factory=list)
 
 
 def experiment(config: Any) -> Any:
@@ -34,18 +46,16 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part[-depth:]) for part in parts]
 
 
-def runs_in(folder: mnemo_io.PathLike) -> list[Path]:
+def runs_in(folder: PathLike) -> list[Path]:
     """The run in this folder, or the runs one level below; FileNotFoundError where there is none."""
-    found = mnemo_io.find_runs(folder)
+    found = find_runs(folder)
     if not found:
         reason = "holds no run (no config.yaml in it or one level below)"
         raise FileNotFoundError(2, reason if Path(folder).exists() else "no such directory", str(folder))
     return found
 
 
-def find(
-    arguments: Sequence[mnemo_io.PathLike], each: bool = False, beside: Sequence[mnemo_io.PathLike] = ()
-) -> list[Member]:
+def find(arguments: Sequence[PathLike], each: bool = False, beside: Sequence[PathLike] = ()) -> list[Member]:
     """Runs, and the runs inside folders of runs, in the order given; seeds of one experiment together unless `each`.
 
     A run that is not done is a member of its own: another step is no other seed. Nor is a run with the data and weights
@@ -58,62 +68,54 @@ def find(
     originals: dict[Any, Path] = {}
     others = [path for argument in beside for path in runs_in(argument)]
     for path, name in zip(paths, short_names([*paths, *others])):
-        config, facts = mnemo_io.read_run_json(path)
-        state = unfinished(path)
-        key = name if each or state else json.dumps(experiment(config), sort_keys=True)
-        new = {"name": name, "paths": [], "config": config, "facts": facts, "state": state, "copies": []}
-        member = result.setdefault(key, new)
-        original = originals.setdefault((key, random_numbers(facts, path)), path)
+        run = Run(path)
+        state = unfinished(run)
+        key = name if each or state else json.dumps(experiment(run.config), sort_keys=True)
+        member = result.setdefault(key, Member(name, [], run.config, run.facts, state))
+        original = originals.setdefault((key, random_numbers(run)), path)
         if original is path:
-            member["paths"].append(path)
+            member.runs.append(run)
         else:
-            member["copies"].append((path, original))
+            member.copies.append((path, original))
     for member in result.values():
-        count = len(member["paths"])
-        member["name"] += f" ({member['state']})" if member["state"] else f" ({count} seeds)" if count > 1 else ""
+        count = len(member.runs)
+        member.name += f" ({member.state})" if member.state else f" ({count} seeds)" if count > 1 else ""
     return list(result.values())
 
 
-def unfinished(path: Path) -> str | None:
+def unfinished(run: Run) -> str | None:
     """None for a run that is done, else `stopped at step 2351 of 6000`."""
-    status = mnemo_io.read_json(path / "status.json") if (path / "status.json").is_file() else {}
-    state, step, steps = (str(status.get(key, "unknown")).replace("_", " ") for key in ("state", "step", "steps"))
+    state, step, steps = (str(run.status.get(key, "unknown")).replace("_", " ") for key in ("state", "step", "steps"))
     return None if state == "done" else f"{state} at step {step} of {steps}"
 
 
-def random_numbers(facts: dict[str, Any], path: Path) -> Any:
+def random_numbers(run: Run) -> Any:
     """The seeds of data and of weights; the path where they are not known."""
-    seeds = tuple(facts["seeds"].get(key) for key in ("data", "model"))
-    return path if None in seeds else seeds
+    seeds = tuple(run.facts["seeds"].get(key) for key in ("data", "model"))
+    return run.path if None in seeds else seeds
 
 
 def begun(compared: Sequence[Member]) -> tuple[list[Member], list[str]]:
     """The members that were evaluated at all, and what to say of the others; all of them where none was."""
 
-    def is_scored(path: Path) -> bool:
-        run = mnemo_io.read_run(path)
-        return any(curves.phase_columns(run["sets"], phase) for phase in range(len(run["switches"]) + 1))
+    def is_scored(run: Run) -> bool:
+        return any(curves.phase_columns(run.sets, phase) for phase in range(len(run.switches) + 1))
 
-    found = [member for member in compared if all(is_scored(path) for path in member["paths"])]
-    others = (member["name"] for member in compared if member not in found)
+    scored = {run for run in in_turn(all_runs(compared)) if is_scored(run)}
+    found = [member for member in compared if scored.issuperset(member.runs)]
+    others = (member.name for member in compared if member not in found)
     left_out = [f"left out: {name}: nothing has been evaluated yet" for name in others]
     return (found, left_out) if found else (list(compared), [])
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        elif not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
-            yield prefix + key, value
+def settings(member: Member) -> dict[str, Any]:
+    """What tells a member from others: its settings by dotted names, but for those of `APART`."""
+    return flat(experiment({key: value for key, value in member.config.items() if key not in ("name", "group")}))
 
 
 def differing_settings(compared: Sequence[Member]) -> list[str]:
     """Names of the settings that tell the members apart."""
-    settings = [dict(flat(experiment(member["config"]))) for member in compared]
-    names = dict.fromkeys(name for setting in settings for name in setting if name not in ("name", "group"))
-    return [name for name in names if any(setting.get(name) != settings[0].get(name) for setting in settings)]
+    return differing([settings(member) for member in compared])
 
 
 class Scope(NamedTuple):
@@ -121,6 +123,8 @@ class Scope(NamedTuple):
 
     ranks: dict[int, np.ndarray]
     bins: dict[int, list[curves.Bin]]
+    most: dict[int, int]  # ranks that some run has scored
+    never: dict[Path, int]  # ranks of a run that are never drawn
 
     def labels(self, phase: int) -> Iterator[dict[str, int]]:
         """Of each bin: first_rank, last_rank, and how many ranks of it were scored."""
@@ -129,34 +133,44 @@ class Scope(NamedTuple):
             yield {"first_rank": int(first), "last_rank": int(end) - 1, "ranks": int(inside[1] - inside[0])}
 
 
-def scope_of(compared: Sequence[Member], edges: Sequence[int] | None) -> Scope:
-    """The scope of members, in bins of the smallest K or of --bins. A run says nothing of a phase it never reached.
+def scope_of(runs: Sequence[Run], edges: Sequence[int] | None) -> Scope:
+    """The scope of runs, in bins of the smallest K or of --bins. A run says nothing of a phase it never reached.
 
     A rank that some run never draws is in no number.
     """
     common: dict[int, np.ndarray] = {}
-    size: dict[int, int] = {}
-    for path in all_paths(compared):
-        run = curves.only_drawn(mnemo_io.read_run(path))
-        for phase in range(len(run["switches"]) + 1):
-            columns = curves.phase_columns(run["sets"], phase)
+    size, most, never = {}, {}, {}
+    for whole in in_turn(runs):
+        run = curves.only_drawn(whole)
+        never[run.path] = run.num_sequences - curves.num_drawn(run)
+        for phase in range(len(run.switches) + 1):
+            columns = curves.phase_columns(run.sets, phase)
             if columns is not None:
                 common[phase] = np.intersect1d(common.get(phase, columns["rank"]), columns["rank"])
-                size[phase] = min(size.get(phase, mnemo_io.num_sequences(run)), mnemo_io.num_sequences(run))
+                size[phase] = min(size.get(phase, run.num_sequences), run.num_sequences)
+                most[phase] = max(most.get(phase, 0), len(columns["rank"]))
     bins = {phase: curves.rank_bins(size[phase], edges) for phase in common}
     for phase, rank in common.items():
         scored = [ranks for ranks in bins[phase] if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
         bins[phase] = scored or bins[phase]
-    return Scope(common, bins)
+    return Scope(common, bins, most, never)
 
 
-def all_paths(compared: Sequence[Member]) -> list[Path]:
-    return [path for member in compared for path in member["paths"]]
+def all_runs(compared: Sequence[Member]) -> list[Run]:
+    return [run for member in compared for run in member.runs]
+
+
+def in_turn(runs: Sequence[Run], among: int | None = None) -> Iterator[Run]:
+    """Runs one after another; where they are many (`among` so many), each forgets then what was read of it."""
+    for run in runs:
+        yield run
+        if (among or len(runs)) > MAX_OPEN:
+            run.release()
 
 
 def same_task(a: Member, b: Member) -> bool:
     """Whether accuracies of both are of the same thing: of bits, or of whole sequences."""
-    return a["facts"]["model"]["task"] == b["facts"]["model"]["task"]
+    return a.facts["model"]["task"] == b.facts["model"]["task"]
 
 
 def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]:
@@ -164,9 +178,9 @@ def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]
     told = f"the last evaluation at which a bin's mean accuracy is below {threshold} to the first at which it is not"
     result = [f"presentations: mean over the ranks of a bin, from {told} (> x: not by x)"]
     for member in compared:
-        if member["state"]:
-            result.append(f"{member['name']}: not done, so no seed among others; its end is the last evaluation it has")
-        for path, original in member["copies"]:
+        if member.state:
+            result.append(f"{member.name}: not done, so no seed among others; its end is the last evaluation it has")
+        for path, original in member.copies:
             reason = f"data and weights are those of {original} (equal data.seed, model.seed)"
             result.append(f"{path}: left out, no other seed: {reason}")
     apart = "compared by presentations, each against its own ceiling"
@@ -177,27 +191,21 @@ def notes(compared: Sequence[Member], scope: Scope, threshold: str) -> list[str]
         ("train", "steps", "the number of steps", "the end is the last evaluation of each"),
         ("eval", "every", "eval.every", often),
     ):  # fmt: skip
-        values = list(dict.fromkeys(member["config"].get(block, {}).get(key) for member in compared))
+        values = list(dict.fromkeys(member.config.get(block, {}).get(key) for member in compared))
         if len(values) > 1:
             result.append(f"{what} differs ({', '.join(map(str, values))}): {so}")
-    result += _cut_ranks(compared, scope)
+    result += _cut_ranks(scope)
     for member in compared:
-        if curves.names_sequences(member["facts"]):
-            result.append(f"{member['name']}: names whole sequences: chance is 1/K; no stored bits")
+        if curves.names_sequences(member.facts):
+            result.append(f"{member.name}: names whole sequences: chance is 1/K; no stored bits")
     return result
 
 
-def _cut_ranks(compared: Sequence[Member], scope: Scope) -> Iterator[str]:
+def _cut_ranks(scope: Scope) -> Iterator[str]:
     """In which phases numbers are over fewer ranks than some run has scored, and which ranks are in none."""
-    most = dict.fromkeys(scope.ranks, 0)
-    for path in all_paths(compared):
-        run = mnemo_io.read_run(path)
-        if never := mnemo_io.num_sequences(run) - curves.num_drawn(run):
+    for path, never in scope.never.items():
+        if never:
             yield f"{path}: {never} ranks have probability 0 and are never drawn: they are in no number"
-        sets = curves.only_drawn(run)["sets"]
-        for phase in most:
-            columns = curves.phase_columns(sets, phase)
-            most[phase] = max(most[phase], 0 if columns is None else len(columns["rank"]))
     for phase, rank in scope.ranks.items():
-        if len(rank) < most[phase]:
+        if len(rank) < scope.most[phase]:
             yield f"phase {phase}: numbers are over the {len(rank)} ranks that every run in it has scored"

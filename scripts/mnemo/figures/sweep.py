@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mnemo_io
 import numpy as np
-import plot_run
-import sweep_runs
-from sweep_runs import Axis, Measure, Run
+
+from mnemo import sweeps
+from mnemo.errors import UsageError
+from mnemo.figures import style
+from mnemo.runs import Run
+from mnemo.sweeps import Axis, Measure, Outcome
 
 MAX_LINES = 12
 MAX_WRITTEN = (9, 16)  # columns and rows of a heat map in whose cells the values are written
@@ -41,8 +43,8 @@ class View(NamedTuple):
 
     name: str  # of the sweep
     set_name: str
-    first: dict[str, Any]  # a finished run, as sweep_runs.read_last gives it
-    runs: list[Run]
+    first: Run  # a finished run, as sweeps.read_last gives it
+    runs: list[Outcome]
     x: Axis
     y: Axis | None  # heat maps
     others: list[Axis]
@@ -53,31 +55,31 @@ class View(NamedTuple):
         return self.x.numbers() is not None and "seed" not in self.x.keys
 
 
-def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any] | int:
-    """What draws a sweep as the options `set`, `over`, `x`, `y` and `log` ask, or an exit code."""
-    runs = sweep_runs.read_states(folder)
-    known = sweep_runs.known_sets(folder, runs)
+def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any]:
+    """What draws a sweep as the options `set`, `over`, `x`, `y` and `log` ask; UsageError where that cannot be."""
+    runs = sweeps.read_states(folder)
+    known = sweeps.known_sets(folder, runs)
     set_name = options.set or known[0]
     if set_name not in known:
-        return mnemo_io.usage_error(f"{folder} has no set {set_name!r}; it has: {', '.join(known)}")
+        raise UsageError(f"{folder} has no set {set_name!r}; it has: {', '.join(known)}")
     wanted = [key for key in (options.x, options.y) if key]
     over = [key for key in options.over or ["seed"] if key not in wanted]
-    varying = sweep_runs.varying_keys(runs)
+    varying = sweeps.varying_keys(runs)
     for key in wanted + [key for key in over if key != "seed"]:
         if key not in varying:
-            return mnemo_io.usage_error(f"{key} does not vary in {folder}; {', '.join(varying) or 'nothing'} does")
+            raise UsageError(f"{key} does not vary in {folder}; {', '.join(varying) or 'nothing'} does")
     if set(varying) <= set(over):  # of seeds alone each is its own point
         over = []
-    axes = sweep_runs.axes_of(runs, over)
+    axes = sweeps.axes_of(runs, over)
     if not axes:
-        return mnemo_io.usage_error(f"{folder} is a sweep of one run; plot that: {folder / runs[0].name}")
+        raise UsageError(f"{folder} is a sweep of one run; plot that: {folder / runs[0].name}")
     x, y, others = _arrange(axes, options.x, options.y)
     if x is None:
-        return mnemo_io.usage_error(f"beside {options.y} no other setting varies that --x could name")
+        raise UsageError(f"beside {options.y} no other setting varies that --x could name")
     lines = math.prod(len(axis.values) for axis in others)
     if y is None and lines > MAX_LINES:
-        return mnemo_io.usage_error(f"at most {MAX_LINES} lines can be told apart, got {lines}; give --y KEY, too")
-    runs, first = sweep_runs.read_results(folder, runs, set_name)
+        raise UsageError(f"at most {MAX_LINES} lines can be told apart, got {lines}; give --y KEY, too")
+    runs, first = sweeps.read_results(folder, runs, set_name)
     means = [key for key in over if key in varying]
     view = View(folder.resolve().name, set_name, first, runs, x, y, others, means)
     return lambda: (draw_maps if y else draw_lines)(view, options.log)
@@ -99,8 +101,8 @@ def _arrange(axes: Sequence[Axis], x_key: str | None, y_key: str | None) -> tupl
 def _title(figure: Any, view: View, *remarks: str) -> None:
     if view.over:
         remarks = (*remarks, f"mean over {', '.join(view.over)}")
-    words = [sweep_runs.counts_text(view.runs), *remarks, *sweep_runs.common_settings(view.runs)]
-    plot_run.title(figure, view.name, " · ".join(words))
+    words = [sweeps.counts_text(view.runs), *remarks, *sweeps.common_settings(view.runs)]
+    style.title(figure, view.name, " · ".join(words))
 
 
 # Against one setting --------------------------------------------------------------------------------------------------
@@ -108,41 +110,41 @@ def _title(figure: Any, view: View, *remarks: str) -> None:
 
 def draw_lines(view: View, log: bool = False) -> Any:
     """Loss over accuracy against `view.x`."""
-    figure, panels = plot_run.panels()
+    figure, panels = style.panels()
     axes = [view.x, *view.others]
-    points = sweep_runs.points_of(view.runs, axes)
+    points = sweeps.points_of(view.runs, axes)
     lines = sorted({place[1:] for place in points})
-    colors = dict(zip(lines, plot_run.bin_colors(len(lines))))
+    colors = dict(zip(lines, style.bin_colors(len(lines))))
     positions = view.x.numbers() or list(range(len(view.x.values)))
     _lay_out_x(panels["accuracy"], view.x, positions)
     top = math.inf if log else _top(view.runs)
     has_means = any(len(runs) > 1 for runs in points.values())
-    style = MEAN if view.is_line() else BAR if has_means else None
+    look = MEAN if view.is_line() else BAR if has_means else None
     for line, color in reversed(colors.items()):  # the first on top
         here = {positions[place[0]]: runs for place, runs in points.items() if place[1:] == line}
         for key, panel in panels.items():
-            _draw_line(panel, key, here, color, style, top)
+            _draw_line(panel, key, here, color, look, top)
     if len(lines) == 1 and len(positions) <= MAX_WRITTEN[0]:
         _count_diverged(panels["loss"], here)
     best = []
     for key, panel in panels.items():
-        means = sweep_runs.means_of(points, key)
-        place = sweep_runs.best_place(means, key)
+        means = sweeps.means_of(points, key)
+        place = sweeps.best_place(means, key)
         panel.axvline(positions[place[0]], **BEST)
         _note(panel, positions[place[0]], "best", (0, 3), ha="center", fontsize=8)
         best.append(_narrow([f"best {key} {means[place].value:.4f}", *_settings(axes, place)]))
-    plot_run.finish_values(panels, log, 1.15 * top)
+    style.finish_values(panels, log, 1.15 * top)
     _title(figure, view)
     handles = [_handle(_narrow(_settings(view.others, line)), color=colors[line], linewidth=2.2)
                for line in lines if line]  # fmt: skip
     handles += [_handle(" ", linestyle="none")] if handles else []
-    plot_run.legend(figure, view.first, view.set_name, [*handles, *_marks(view, points, top, best)])
+    style.legend(figure, view.first, view.set_name, [*handles, *_marks(view, points, top, best)])
     return figure
 
 
 def _settings(axes: Sequence[Axis], place: Sequence[int]) -> list[str]:
     """A line for each setting of a point."""
-    short = sweep_runs.short_keys([key for axis in axes for key in axis.keys])
+    short = sweeps.short_keys([key for axis in axes for key in axis.keys])
     return [
         f"{short[key]} = {value}"
         for axis, index in zip(axes, place)
@@ -155,30 +157,30 @@ def _narrow(lines: Sequence[str]) -> str:
     return "\n".join(part for line in lines for part in textwrap.wrap(line, MAX_LABEL, break_on_hyphens=False))
 
 
-def _top(runs: Sequence[Run]) -> float:
+def _top(runs: Sequence[Outcome]) -> float:
     """The largest loss that is drawn where it is."""
     losses = [run.measures["loss"] for run in runs if run.measures]
     chance = max(loss.chance for loss in losses)
     return max(chance, *(loss.value for loss in losses if loss.value <= OFF_SCALE * chance), 0.0)
 
 
-def _draw_line(panel: Any, key: str, points: dict[float, list[Run]], color: Any, style: Any, top: float) -> None:
-    """The runs of one combination of other settings by x: limits, means in a style unless it is None, and dots."""
-    means = sweep_runs.means_of(points, key)
+def _draw_line(panel: Any, key: str, points: dict[float, list[Outcome]], color: Any, look: Any, top: float) -> None:
+    """The runs of one combination of other settings by x: limits, means in a look unless it is None, and dots."""
+    means = sweeps.means_of(points, key)
     if means:
         low, high = panel.get_xlim()
         value, limit, chance = zip(*means.values())
         x = [low, *means, high]  # levels go from edge to edge
-        panel.plot(x, [limit[0], *limit, limit[-1]], color=color, zorder=2, **plot_run.DOTTED)
-        panel.plot(x, [chance[0], *chance, chance[-1]], color=plot_run.FAINT, zorder=0.5, linewidth=1.0)
-        if style:
+        panel.plot(x, [limit[0], *limit, limit[-1]], color=color, zorder=2, **style.DOTTED)
+        panel.plot(x, [chance[0], *chance, chance[-1]], color=style.FAINT, zorder=0.5, linewidth=1.0)
+        if look:
             shown = [mean if key == "accuracy" or _is_on_scale(mean, top) else np.nan for mean in value]
-            panel.plot(list(means), shown, color=color, **style)
+            panel.plot(list(means), shown, color=color, **look)
     for at, runs in points.items():
         _draw_runs(panel, key, at, runs, color, top)
 
 
-def _draw_runs(panel: Any, key: str, x: float, runs: Sequence[Run], color: Any, top: float) -> None:
+def _draw_runs(panel: Any, key: str, x: float, runs: Sequence[Outcome], color: Any, top: float) -> None:
     """A point's runs: dots, and over the loss what diverged or is off the scale."""
     values = [run.measures[key].value for run in runs if run.measures]
     inside = [value for value in values if key == "accuracy" or _is_on_scale(value, top)]
@@ -190,31 +192,31 @@ def _draw_runs(panel: Any, key: str, x: float, runs: Sequence[Run], color: Any, 
         panel.plot([x], [1.0], marker="x", **edge)
 
 
-def _diverged(runs: Sequence[Run]) -> int:
+def _diverged(runs: Sequence[Outcome]) -> int:
     return sum(run.state == "diverged" for run in runs)
 
 
-def _count_diverged(panel: Any, points: dict[float, list[Run]]) -> None:
+def _count_diverged(panel: Any, points: dict[float, list[Outcome]]) -> None:
     """`2 of 3` beside the mark of what diverged."""
     for x, runs in points.items():
         if _diverged(runs) and len(runs) > 1:
             _note(panel, x, f"{_diverged(runs)} of {len(runs)}", (-5, 0), ha="right", fontsize=7)
 
 
-def _note(panel: Any, x: float, text: str, shift: tuple[float, float], **style: Any) -> None:
+def _note(panel: Any, x: float, text: str, shift: tuple[float, float], **look: Any) -> None:
     """A text over the top edge of a panel, shifted by so many points."""
     panel.annotate(text, (x, 1.0), shift, xycoords=panel.get_xaxis_transform(), textcoords="offset points",
-                   va="bottom", color=BEST["color"], **style)  # fmt: skip
+                   va="bottom", color=BEST["color"], **look)  # fmt: skip
 
 
 def _is_on_scale(loss: float, top: float) -> bool:
     return math.isfinite(loss) and loss <= top
 
 
-def _marks(view: View, points: sweep_runs.Points, top: float, best: Sequence[str]) -> list[Any]:
+def _marks(view: View, points: sweeps.Points, top: float, best: Sequence[str]) -> list[Any]:
     """Legend entries of all but the lines."""
     losses = [run.measures["loss"] for run in view.runs if run.measures]
-    ink = {"color": plot_run.INK}
+    ink = {"color": style.INK}
     handles = [_handle("a run", **ink, **DOT)]
     if any(len(runs) > 1 for runs in points.values()):
         handles.append(_handle("mean", **ink, **(MEAN if view.is_line() else {**BAR, "markersize": 14.0})))
@@ -223,15 +225,15 @@ def _marks(view: View, points: sweep_runs.Points, top: float, best: Sequence[str
     if not all(_is_on_scale(loss.value, top) for loss in losses):
         handles.append(_handle("loss off the scale", **ink, **OFF, **EDGE))
     if not all(math.isnan(loss.limit) for loss in losses):
-        handles.append(_handle("Bayes limit,\nunweighted mean\nover the same ranks", **ink, **plot_run.DOTTED))
-    handles.append(_handle("chance", color=plot_run.FAINT, linewidth=1.0))
+        handles.append(_handle("Bayes limit,\nunweighted mean\nover the same ranks", **ink, **style.DOTTED))
+    handles.append(_handle("chance", color=style.FAINT, linewidth=1.0))
     return [*handles, *(_handle(text, **BEST) for text in best)]
 
 
-def _handle(label: str, **style: Any) -> Any:
+def _handle(label: str, **look: Any) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=label, **style)
+    return Line2D([], [], label=label, **look)
 
 
 # Labels of settings ---------------------------------------------------------------------------------------------------
@@ -259,7 +261,7 @@ def _label_x(panels: Sequence[Any], axis: Axis, positions: Sequence[float], frac
     from matplotlib.ticker import NullLocator
 
     texts = _texts(axis)
-    figure, (width, height) = panels[0].figure, plot_run.SIZE_INCHES
+    figure, (width, height) = panels[0].figure, style.SIZE_INCHES
     inches = panels[0].get_position().width * width * np.asarray(fractions)
     kept = _with_room(inches, [CHARACTER * _longest([text]) for text in texts])
     is_turned = axis.numbers() is None and not all(kept)
@@ -287,9 +289,9 @@ def _longest(texts: Sequence[str]) -> int:
 def _texts(axis: Axis) -> list[str]:
     """What an axis has at its values: a value alone, or a line for each setting of a zip."""
     if len(axis.keys) == 1:
-        return [plot_run.cut(value, MAX_LABEL) for (value,) in axis.values]
+        return [style.cut(value, MAX_LABEL) for (value,) in axis.values]
     return [
-        "\n".join(plot_run.cut(line, MAX_LABEL) for line in _settings([axis], [place]))
+        "\n".join(style.cut(line, MAX_LABEL) for line in _settings([axis], [place]))
         for place in range(len(axis.values))
     ]
 
@@ -311,18 +313,18 @@ def draw_maps(view: View, log: bool = False) -> Any:
     from matplotlib.figure import Figure
 
     shape = rows, columns = len(view.y.values), len(view.x.values)
-    left = (0.5 + CHARACTER * _longest(_texts(view.y))) / plot_run.SIZE_INCHES[0]
-    figure = Figure(figsize=plot_run.SIZE_INCHES, dpi=plot_run.DPI, facecolor="white")
+    left = (0.5 + CHARACTER * _longest(_texts(view.y))) / style.SIZE_INCHES[0]
+    figure = Figure(figsize=style.SIZE_INCHES, dpi=style.DPI, facecolor="white")
     figure.subplots_adjust(left=left, right=0.93, top=0.845, bottom=0.165, wspace=0.2)
-    panels = dict(zip(sweep_runs.BETTER, figure.subplots(1, 2, sharey=True)))
+    panels = dict(zip(sweeps.BETTER, figure.subplots(1, 2, sharey=True)))
     axes = [view.x, view.y, *view.others]
-    points = sweep_runs.points_of(view.runs, axes)
+    points = sweeps.points_of(view.runs, axes)
     framed = []
     for key, panel in panels.items():
-        means = sweep_runs.means_of(points, key)
+        means = sweeps.means_of(points, key)
         cells = _cells(means, key)
         image = _draw_map(panel, cells, key, shape, _colors(key, cells, view.runs, log))
-        best = sweep_runs.best_place(means, key)
+        best = sweeps.best_place(means, key)
         panel.add_patch(_frame(best[:2]))
         framed.append(f"{key} {means[best].value:.4f} at {', '.join(_settings(axes, best))}")
         if columns <= MAX_WRITTEN[0] and rows <= MAX_WRITTEN[1]:
@@ -330,14 +332,14 @@ def draw_maps(view: View, log: bool = False) -> Any:
                 remark = "" if view.others else _unfinished(points[cell])
                 _write(panel, image, cell, mean.value, remark, "bold" if cell == best[:2] else "normal")
         _mark_diverged(panel, points, cells, columns)
-        panel.set_title(_heading(key, cells), loc="left", color=plot_run.INK)
+        panel.set_title(_heading(key, cells), loc="left", color=style.INK)
         panel.tick_params(length=0)
         panel.spines[:].set_visible(False)
     _label_x(list(panels.values()), view.x, range(columns), (np.arange(columns) + 0.5) / columns)
     _label_rows(panels["loss"], view.y)
     _title(figure, view, *(f"each cell at its best {', '.join(axis.keys)}" for axis in view.others))
-    scored = plot_run.sampling(view.first, view.set_name)
-    notes = [plot_run.cut(f"Best, framed: {'; '.join(framed)}", 130)]
+    scored = style.sampling(view.first, view.set_name)
+    notes = [style.cut(f"Best, framed: {'; '.join(framed)}", 130)]
     notes += [f"Unweighted means over set {view.set_name} ({scored}); Bayes limit: of the same ranks, unweighted too"]
     figure.text(0.014, 0.014, "\n".join(notes), va="bottom", fontsize=8, color=BEST["color"])
     return figure
@@ -357,7 +359,7 @@ def _draw_map(panel: Any, cells: Cells, key: str, shape: tuple[int, int], colors
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=3, width=0.8, labelsize=8)
     if isinstance(image.norm, LogNorm):
-        plot_run.log_ticks(bar.ax.yaxis, lambda value: f"{value:g}")
+        style.log_ticks(bar.ax.yaxis, lambda value: f"{value:g}")
     else:
         bar.ax.yaxis.set_major_locator(MaxNLocator(6))
     return image
@@ -368,11 +370,11 @@ def _cells(means: dict[tuple[int, ...], Measure], key: str) -> Cells:
     cells: Cells = {}
     for place, mean in means.items():
         cell = cells.setdefault(place[:2], mean)
-        cells[place[:2]] = sweep_runs.BETTER[key](cell, mean, key=lambda measure: measure.value)
+        cells[place[:2]] = sweeps.BETTER[key](cell, mean, key=lambda measure: measure.value)
     return cells
 
 
-def _colors(key: str, cells: Cells, runs: Sequence[Run], log: bool) -> dict[str, Any]:
+def _colors(key: str, cells: Cells, runs: Sequence[Outcome], log: bool) -> dict[str, Any]:
     """Bright is good; a loss off the scale has the darkest colour."""
     from matplotlib.colors import LogNorm, Normalize
 
@@ -395,10 +397,10 @@ def _frame(cell: tuple[int, int]) -> Any:
     from matplotlib.patches import Rectangle
 
     corner = (cell[0] - 0.5, cell[1] - 0.5)
-    return Rectangle(corner, 1, 1, fill=False, edgecolor=plot_run.INK, linewidth=2.0, clip_on=False, zorder=3)
+    return Rectangle(corner, 1, 1, fill=False, edgecolor=style.INK, linewidth=2.0, clip_on=False, zorder=3)
 
 
-def _unfinished(runs: Sequence[Run]) -> str:
+def _unfinished(runs: Sequence[Outcome]) -> str:
     """`2 of 3` where not all runs of a point are finished."""
     finished = sum(bool(run.measures) for run in runs)
     return "" if finished == len(runs) else f"{finished} of {len(runs)}"
@@ -407,23 +409,23 @@ def _unfinished(runs: Sequence[Run]) -> str:
 def _write(panel: Any, image: Any, cell: tuple[int, int], value: float, remark: str, weight: str) -> None:
     """A value, and below it a remark, in a cell."""
     red, green, blue, _ = image.cmap(image.norm(value))
-    ink = plot_run.INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
-    style = {"ha": "center", "color": ink, "xycoords": "data", "textcoords": "offset points"}
-    panel.annotate(f"{value:.3f}", cell, (0, 0), va="center", fontsize=8, fontweight=weight, **style)
-    panel.annotate(remark, cell, (0, -6), va="top", fontsize=7, **style)
+    ink = style.INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+    look = {"ha": "center", "color": ink, "xycoords": "data", "textcoords": "offset points"}
+    panel.annotate(f"{value:.3f}", cell, (0, 0), va="center", fontsize=8, fontweight=weight, **look)
+    panel.annotate(remark, cell, (0, -6), va="top", fontsize=7, **look)
 
 
-def _mark_diverged(panel: Any, points: sweep_runs.Points, cells: Cells, columns: int) -> None:
+def _mark_diverged(panel: Any, points: sweeps.Points, cells: Cells, columns: int) -> None:
     """A cross where all that ended diverged; cells without a finished run stay white."""
     diverged = {place[:2] for place, runs in points.items() if _diverged(runs)}
     size = min(6.0, 120.0 / columns)  # points: half a cell
     for cell in sorted(diverged - set(cells)):
-        panel.plot(*cell, marker="x", color=plot_run.GREY, markersize=size)
+        panel.plot(*cell, marker="x", color=style.GREY, markersize=size)
 
 
 def _label_rows(panel: Any, axis: Axis) -> None:
     texts = _texts(axis)
-    height = panel.get_position().height * plot_run.SIZE_INCHES[1]
+    height = panel.get_position().height * style.SIZE_INCHES[1]
     centres = (np.arange(len(texts)) + 0.5) / len(texts) * height
     kept = _with_room(centres, [LINE * (text.count("\n") + 1) for text in texts])
     panel.yaxis.set_ticks(range(len(texts)), [text if keep else "" for text, keep in zip(texts, kept)])

@@ -1,0 +1,127 @@
+"""`mnemo plot`: the figure of a run, by step or by position, or of a sweep."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnemo import command, curves, sweeps
+from mnemo.errors import UsageError
+from mnemo.figures import style
+from mnemo.runs import Run, find_runs, open_run
+
+MAX_BINS = 20
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mnemo plot",
+        usage="%(prog)s [options] RUN\n       %(prog)s [options] SWEEP",
+        description="Draw a run: loss and accuracy against step, by rank bin, with switches and Bayes limits.\n"
+        "Draw a sweep: final loss and accuracy against the settings that it varies.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
+  mnemo plot cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
+  mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
+  mnemo plot cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
+  mnemo plot cache/zipf/zipf --by-position              loss and accuracy against the position in a sequence
+  mnemo plot cache/sweep_lr                             writes cache/sweep_lr/figure.png; two settings: heat maps
+  mnemo plot cache/sweep_lr_width --x train.lr          a line for each combination of the other settings
+
+The run or sweep may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
+exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
+    )
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=command.path_argument,
+        help="run directory, such as cache/GROUP/RUN, or a sweep's, cache/GROUP",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=command.path_argument,
+        help=".png, .pdf or .svg (default RUN/figure.png, RUN/by_position.png)",
+    )
+    parser.add_argument(
+        "--set", metavar="NAME", help="set to draw (default current: phase_0, phase_1, ... in turn; of a sweep train)"
+    )
+    bin_edges = command.argument(lambda text: curves.parse_edges(text, MAX_BINS))
+    parser.add_argument("--bins", metavar="A,B,...", type=bin_edges, help="edges of rank bins (default 0,10,100,...)")
+    parser.add_argument("--log", action="store_true", help="logarithmic loss axis")
+    parser.add_argument(
+        "--by-position", action="store_true", help="against the predicted bit, of a run with eval.by_position"
+    )
+    sweep = parser.add_argument_group("of a sweep")
+    sweep.add_argument(
+        "--over",
+        metavar="KEY,...",
+        type=lambda text: text.split(","),
+        help="settings whose values are averaged over (default seed)",
+    )
+    sweep.add_argument("--x", metavar="KEY", help="setting along the horizontal axis; without --y a line each")
+    sweep.add_argument("--y", metavar="KEY", help="setting along the vertical axis of heat maps")
+    return parser
+
+
+def _by_position(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
+    """What draws it."""
+    from mnemo.figures import positions
+
+    name = arguments.set or positions.default_set(run)
+    if arguments.bins:
+        raise UsageError("--bins does not go with --by-position, whose bins are those of the run's files")
+    if name not in run.by_position:
+        raise UsageError(f"{arguments.run} has no set {name!r} by position; it has: {', '.join(run.by_position)}")
+    return lambda: positions.draw(run, name, arguments.log)
+
+
+def _by_step(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
+    """What draws it."""
+    from mnemo.figures import steps
+
+    current = curves.current_sequences(run.sets)
+    if current is not None:
+        run = run.replace(sets={**run.sets, "current": current})
+    name = arguments.set or steps.default_set(run)
+    if name not in run.sets:
+        raise UsageError(f"{arguments.run} has no set {name!r}; it has: {', '.join(run.sets)}")
+    size = style.num_ranks(run, name)
+    bins = curves.rank_bins(size, arguments.bins)
+    if not bins:
+        raise UsageError(f"no bin of --bins holds a rank below {size}")
+    return lambda: steps.draw(run, name, bins, arguments.log)
+
+
+def _of_run(arguments: argparse.Namespace) -> Callable[[], Any]:
+    """What draws it."""
+    if arguments.over or arguments.x or arguments.y:
+        raise UsageError(f"--over, --x and --y are for the folder of a sweep, which {arguments.run} is not")
+    run = curves.only_drawn(open_run(arguments.run))
+    return (_by_position if arguments.by_position else _by_step)(run, arguments)
+
+
+def _of_sweep(arguments: argparse.Namespace) -> Callable[[], Any]:
+    """What draws it."""
+    from mnemo.figures import sweep
+
+    if arguments.bins or arguments.by_position:
+        raise UsageError(f"--bins and --by-position are for one run; {arguments.run} is a sweep")
+    return sweep.choose(arguments.run, arguments)
+
+
+def act(arguments: argparse.Namespace) -> None:
+    output = arguments.output or Path(arguments.run) / ("by_position.png" if arguments.by_position else "figure.png")
+    style.check_format(output)
+    draw = (_of_sweep if sweeps.manifest(arguments.run).is_file() else _of_run)(arguments)
+    with style.matplotlib_style():
+        style.save(draw(), output, list(map(Run, find_runs(arguments.run))))
+    print(output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.carry_out(_parser(), act, argv)

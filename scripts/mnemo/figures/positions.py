@@ -1,0 +1,69 @@
+"""The figure of `mnemo plot --by-position`: loss and accuracy by rank bin against the position of the predicted bit.
+
+Solid: the last evaluation while the set's phase was current; dashed: the last of the run, where a switch came between;
+dotted: the Bayes predictor. Needs Matplotlib; the same run gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mnemo import curves
+from mnemo.errors import DataError
+from mnemo.figures import style
+from mnemo.runs import Run, set_phase
+
+LIMITS = {"loss": "floor_by_position", "accuracy": "ceiling_by_position"}  # in Run.theory
+
+
+def default_set(run: Run) -> str:
+    """The sequences of the last phase, else the first set that was scored by position; DataError without any."""
+    names = list(run.by_position)
+    if not names:
+        raise DataError(f"{run.path}: nothing was scored by position (train with eval.by_position=true)")
+    return f"phase_{len(run.switches)}" if f"phase_{len(run.switches)}" in names else names[0]
+
+
+def rows_of(run: Run, name: str) -> dict[int, dict[str, Any]]:
+    """{row: look} of the evaluations to draw: while the phase was current on top."""
+    columns, phase = run.by_position[name], set_phase(name, len(run.switches))
+    last = len(columns["step"]) - 1
+    _, before, end = (None, last, last) if phase is None else curves.moments(columns, phase, run.switches)
+    return {row: look for row, look in ((end, style.DASHED), (before, style.SOLID)) if row is not None}
+
+
+def draw(run: Run, name: str, log: bool = False) -> Any:
+    """The figure of one set of `run.by_position`."""
+    from matplotlib.lines import Line2D
+
+    columns, rows = run.by_position[name], rows_of(run, name)
+    position, chance = columns["position"], curves.chance(run)
+    theory = run.theory.get(set_phase(name, len(run.switches)), {})
+    bins = [tuple(ranks) for ranks in columns["bins"].tolist()]
+    colors = dict(zip(bins, style.bin_colors(len(bins))))
+    marker = {"marker": "o", "markersize": 3.2} if len(position) <= style.FEW_ROWS else {}
+    figure, axes = style.panels()
+    for key, panel in axes.items():
+        limit = theory.get(LIMITS[key], np.empty(0))
+        panel.axhline(chance[style.POSITION[key]], color=style.FAINT, linewidth=1.0, zorder=0.5)
+        for index, color in reversed(list(enumerate(colors.values()))):  # the first bin on top
+            if limit.shape == columns[key].shape[1:]:
+                panel.plot(position, style.finite(limit[index]), color=color, zorder=2, **style.DOTTED)
+            for row, look in rows.items():
+                values = style.finite(columns[key][row, index])
+                panel.plot(position, values, color=color, zorder=3, **{**marker, **look})
+    highest = max([chance[0], *(np.nan_to_num(columns["loss"][row], posinf=0.0).max(initial=0.0) for row in rows)])
+    style.finish_axes(
+        axes, (int(position[0]), int(position[-1])), "position of the predicted bit", log, 1.15 * highest
+    )
+    style.draw_title(figure, run)
+    handles = style.bin_handles(style.drawn(axes, colors))
+    steps = {f"step {columns['step'][row]:,}": look for row, look in reversed(rows.items())}
+    handles += [Line2D([], [], color=style.INK, label=label, **look) for label, look in steps.items()]
+    if any(limit in theory for limit in LIMITS.values()):
+        handles.append(Line2D([], [], color=style.INK, label="Bayes limit, all ranks", **style.DOTTED))
+    handles.append(Line2D([], [], color=style.FAINT, linewidth=1.0, label="chance"))
+    style.legend(figure, run, name, handles)
+    return figure
