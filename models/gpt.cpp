@@ -71,8 +71,8 @@ ModelFacts facts_of(const GptConfig& config, std::int64_t length) {
 
 namespace {
 
-/// MATHS 3. logits() is the plain LibTorch composition over all rows and positions. On the CPU gradient() goes over distinct cells, as predict() does
-/// everywhere; on a GPU a step is recorded as the plain composition, whose buffers have room for a batch without repeats anyway.
+/// MATHS 3. logits() is the plain LibTorch composition over all rows and positions. On the CPU gradient() and predict() go over distinct cells; on a
+/// GPU a step is recorded as the plain composition, whose buffers have room for a batch without repeats anyway.
 class Gpt final : public Model {
  public:
   Gpt(const GptConfig& config, ModelFacts f, Parameters p) : Model(std::move(f), std::move(p)), config_(config) {}
@@ -190,7 +190,7 @@ std::int64_t Gpt::activation_width(std::int64_t length) const {
 }
 
 Tensor Gpt::predict(const CellBatch& batch) {
-  if (!forms.kernels || batch.on_gpu() != nullptr) return Model::predict(batch);
+  if (!forms.kernels || !parameters.flat_RP().is_cpu()) return Model::predict(batch);
   torch::NoGradGuard no_grad;
   const auto logits_RN = torch::zeros({batch.num_replicas(), batch.num_cells()}, parameters.flat_RP().options());
   for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {

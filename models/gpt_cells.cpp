@@ -147,18 +147,11 @@ Tensor GptCells::queries_keys_values(const GptTensors::Block& block, const Tenso
 }
 
 void GptCells::attend(Kept& kept, const Tensor& input_T) const {
-  const bool on_cpu = kept.qkv_M3C.is_cpu();
   kept.attended_NC = torch::empty({place_N_.size(0), width_}, kept.qkv_M3C.options());
   for_rows([&](auto first, auto end) {
     const auto qkv = of_rows(kept.qkv_M3C, input_T, first, end);
-    Tensor o_UHPF;
-    if (on_cpu) {
-      const auto [o, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(qkv[0], qkv[1], qkv[2], 0, /*is_causal=*/true);
-      o_UHPF = o;
-      if (keep_) kept.log_sums.push_back(log_sum);
-    } else {
-      o_UHPF = at::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], {}, 0, /*is_causal=*/true);
-    }
+    const auto [o_UHPF, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(qkv[0], qkv[1], qkv[2], 0, /*is_causal=*/true);
+    if (keep_) kept.log_sums.push_back(log_sum);
     const auto o_of_rows = o_UHPF.transpose(1, 2).reshape({(end - first) * positions_, width_});
     const auto from = first_cell_[static_cast<std::size_t>(first)], to = first_cell_[static_cast<std::size_t>(end)];
     kept.attended_NC.slice(0, from, to).copy_(o_of_rows.index_select(0, places(first, end)));

@@ -20,11 +20,11 @@ struct GptTensors {
   Affine ln_f, lm_head;
 };
 
-/// A forward pass of a gpt over the distinct cells of one replica (MATHS 2.2, 3), and its derivative by hand. Rows that share a prefix share every
-/// activation of it in every block, so that only attention sees rows: queries, keys and values are copied from cells to the rows that hold them, and
-/// what a cell attends to is taken from its own row. The first block knows 2P inputs alone, the tokens. Work goes over groups of rows or cells that
-/// stay in cache. The numbers are those of Gpt::logits() but for the order of sums.
-/// Shapes: U rows, P = L-1 positions, T = U P, N cells, C width, M inputs of a block: 2P tokens in the first, then N.
+/// A forward pass of a gpt over the distinct cells of one replica (MATHS 2.2, 3), on the CPU, and its derivative by hand. Rows that share a prefix
+/// share every activation of it in every block, so that only attention sees rows: queries, keys and values are copied from cells to the rows that
+/// hold them, and what a cell attends to is taken from its own row. The first block knows 2P inputs alone, the tokens. Work goes over groups of rows
+/// or cells that stay in cache. The numbers are those of Gpt::logits() but for the order of sums. Shapes: U rows, P = L-1 positions, T = U P, N
+/// cells, C width, M inputs of a block: 2P tokens in the first, then N.
 class GptCells {
  public:
   /// The weights, without R, must outlive it. `keep`: gradient() will be called.
@@ -32,7 +32,7 @@ class GptCells {
 
   /// [N].
   torch::Tensor logits();
-  /// Adds to the gradients of the weights those that follow from the gradient of the logits [N]. Once, after logits(), on the CPU.
+  /// Adds to the gradients of the weights those that follow from the gradient of the logits [N]. Once, after logits().
   void gradient(const torch::Tensor& dlogits_N, const GptTensors& gradient);
 
  private:
