@@ -20,6 +20,7 @@ struct ModelFacts {
   std::int64_t first_predicted_bit = 1;  ///< position c predicts bit c + first_predicted_bit (0-based) from the bits before it
   Task task = Task::bits;
   std::int64_t attention_layers = 0, attention_heads = 0;  ///< 0: it has no attention maps
+  bool attention_by_layer = false;                         ///< measures of attention have an axis of layers, the first
   std::vector<std::int64_t> hidden_widths;                 ///< of the layers that Model::hidden_layers() returns; empty: none
   bool has_memory = false;                                 ///< it stores what it has seen; a switch may clear that
 

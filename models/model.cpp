@@ -30,7 +30,7 @@ void score_cells(const Cells& cells, const SequenceTable& table, double max_loss
 
 std::vector<torch::Tensor> Model::hidden_layers(const CellBatch&) const { throw std::logic_error("[hidden_layers] this model has none"); }
 
-torch::Tensor Model::attention_maps(const torch::Tensor&) const { throw std::logic_error("[attention_maps] this model has none"); }
+std::vector<torch::Tensor> Model::attention_maps(const torch::Tensor&) const { throw std::logic_error("[attention_maps] this model has none"); }
 
 torch::Tensor Model::predict(const CellBatch& batch) {
   torch::NoGradGuard no_grad;

@@ -111,10 +111,11 @@ class Model {
 
   // Of the plain form. Models that have none, as their facts say, throw std::logic_error.
 
-  /// Hidden layers for every cell, [R, N, width] each, the input of the MLP first.
+  /// Hidden layers for every cell, [R, N, width] each, in order of depth.
   virtual std::vector<torch::Tensor> hidden_layers(const CellBatch& batch) const;
-  /// What each position pays attention to, [R, U, H, L, L] for bits uint8 [R, U, L] on the parameters' device. Rows sum to 1, later keys get 0.
-  virtual torch::Tensor attention_maps(const torch::Tensor& bits_RUL) const;
+  /// What each position pays attention to, by layer, [R, U, H, L, L] each for bits uint8 [R, U, L] on the parameters' device. Rows sum to 1, later
+  /// keys get 0.
+  virtual std::vector<torch::Tensor> attention_maps(const torch::Tensor& bits_RUL) const;
 
   const ModelFacts facts;
   Parameters parameters;

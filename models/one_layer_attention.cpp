@@ -3,6 +3,7 @@
 #include "core/device_batch.h"
 #include "core/error.h"
 #include "core/gpu.h"
+#include "models/layers.h"
 #include "models/model.h"
 #include "models/ops/one_layer_cuda.h"
 #include "models/ops/one_layer_step.h"
@@ -11,7 +12,6 @@
 #include <torch/torch.h>
 
 #include <cmath>
-#include <limits>
 #include <variant>
 
 // Shapes: R replicas, U rows, L bits, P = L-1 positions with a prediction, N cells, C = H F width, D MLP width.
@@ -91,7 +91,7 @@ class OneLayerAttention final : public Model {
 
   /// The output of ln_f [R, N, C], then of each MLP layer [R, N, D].
   std::vector<Tensor> hidden_layers(const CellBatch& batch) const override;
-  Tensor attention_maps(const Tensor& bits_RUL) const override;
+  std::vector<Tensor> attention_maps(const Tensor& bits_RUL) const override;
 
  private:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
@@ -114,42 +114,24 @@ class OneLayerAttention final : public Model {
   Losses on_gpu_;
 };
 
-/// x W^T + b for each replica: x [R, N, in], W [R, out, in], b [R, out].
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) { return torch::baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)); }
+Affine affine(const Parameters& parameters, const std::string& name) { return {parameters[name + ".weight"], parameters[name + ".bias"]}; }
 
 /// Queries, keys and values of every position, [3, R, U, H, P, F].
 Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
-  const auto R = bits_RUP.size(0), U = bits_RUP.size(1), P = bits_RUP.size(2);
-  const auto H = config.heads, F = config.head_dim, C = config.width();
-  const auto& wte = parameters["wte.weight"];  // [R, 2, C]
-  const auto is_one = bits_RUP.to(torch::kBool).unsqueeze(-1);
-  const auto token = [&](std::int64_t bit) { return wte.select(1, bit).view({R, 1, 1, C}); };
-  const auto x = torch::where(is_one, token(1), token(0)) + parameters["wpe.weight"].slice(1, 0, P).unsqueeze(1);
-
-  const auto qkv = linear(x.reshape({R, U * P, C}), parameters["c_attn.weight"], parameters["c_attn.bias"]);
-  return qkv.view({R, U, P, 3, H, F}).permute({3, 0, 1, 4, 2, 5});
-}
-
-/// Causal softmax(q k^T / sqrt(F)), the diagonal included.
-Tensor causal_attention(const Tensor& q, const Tensor& k) {
-  const auto P = q.size(-2);
-  const auto future = torch::ones({P, P}, q.options().dtype(torch::kBool)).triu(1);
-  return (torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1))))
-      .masked_fill(future, -std::numeric_limits<double>::infinity())
-      .softmax(-1);
+  const auto x_RUPC = embedded(bits_RUP, parameters["wte.weight"], parameters["wpe.weight"]);
+  return split_heads(linear(x_RUPC.flatten(1, 2), affine(parameters, "c_attn")), bits_RUP.size(1), config.heads);
 }
 
 }  // namespace
 
-Tensor OneLayerAttention::attention_maps(const Tensor& bits_RUL) const {
+std::vector<Tensor> OneLayerAttention::attention_maps(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL);
-  return causal_attention(qkv[0], qkv[1]);
+  return {causal_attention(qkv[0], qkv[1])};
 }
 
 Tensor OneLayerAttention::attention(const Tensor& bits_RUL) const {
   const auto qkv = queries_keys_values(config_, parameters, bits_RUL.slice(2, 0, bits_RUL.size(2) - 1));
-  const auto o_RUHPF = torch::matmul(causal_attention(qkv[0], qkv[1]), qkv[2]);
-  return o_RUHPF.transpose(2, 3).flatten(3);
+  return join_heads(torch::matmul(causal_attention(qkv[0], qkv[1]), qkv[2]));
 }
 
 std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& batch) const {
@@ -160,17 +142,16 @@ std::vector<Tensor> OneLayerAttention::hidden_layers(const CellBatch& batch) con
   const auto first = torch::arange(R, cell_RN.options()).unsqueeze(1) * positions;
   const auto o = attention(bits_RUL).view({R * positions, C}).index_select(0, (cell_RN + first).view(-1)).view({R, -1, C});
 
-  std::vector<Tensor> layers{torch::layer_norm(o, {C}, {}, {}, 1e-5) * parameters["ln_f.weight"].unsqueeze(1) + parameters["ln_f.bias"].unsqueeze(1)};
+  std::vector<Tensor> layers{layer_norm(o, affine(parameters, "ln_f"))};
   for (std::int64_t j = 0; j < config_.mlp_layers; ++j) {
-    const auto name = fmt::format("linear_modules.{}.", j);
-    const auto layer = linear(layers.back(), parameters[name + "weight"], parameters[name + "bias"]).relu();
+    const auto layer = linear(layers.back(), affine(parameters, fmt::format("linear_modules.{}", j))).relu();
     layers.push_back(j == 0 ? layer : layer + layers.back());
   }
   return layers;
 }
 
 Tensor OneLayerAttention::logits(const CellBatch& batch) {
-  const auto z = linear(hidden_layers(batch).back(), parameters["lm_head.weight"], parameters["lm_head.bias"]);  // [R, N, 2]
+  const auto z = linear(hidden_layers(batch).back(), affine(parameters, "lm_head"));  // [R, N, 2]
   return z.select(2, 1) - z.select(2, 0);
 }
 

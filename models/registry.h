@@ -1,6 +1,7 @@
 #pragma once
 
 #include "models/dam.h"
+#include "models/gpt.h"
 #include "models/one_layer_attention.h"
 #include "models/prefix_readout.h"
 
@@ -14,7 +15,7 @@ namespace mnemo {
 
 /// The only list of models; a new one adds a line here. Its own pair of files has: a config struct with `kKind`, `fields`, `seed`, problems() and
 /// nanoseconds_of_prediction(); facts_of(); construct(). Their headers know no LibTorch, and so a configuration does not.
-using ModelConfig = std::variant<OneLayerAttentionConfig, DamConfig, PrefixReadoutConfig>;
+using ModelConfig = std::variant<OneLayerAttentionConfig, GptConfig, DamConfig, PrefixReadoutConfig>;
 
 ModelFacts facts_of(const ModelConfig& config, std::int64_t length);
 /// About how many nanoseconds of one core a prediction of a training step takes: decides the number of threads.

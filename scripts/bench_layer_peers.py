@@ -24,9 +24,12 @@ def num_layers(weights: dict) -> int:
     return sum(name.startswith("linear_modules") for name in weights) // 2
 
 
-@functools.cache
-def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
-    """Mean loss of the next bit: loss_of(weights, ids, sequences).
+def num_replicas(data: Data) -> int:
+    return len(next(iter(data["weights"].values())))
+
+
+def torch_attention(batched_attention: bool) -> Callable:
+    """Causal attention(q, k, v), (B, heads, L, F) each.
 
     Under vmap fused attention goes one by one: on a GPU products over all (`batched_attention`) are faster.
     """
@@ -39,6 +42,16 @@ def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
         later = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool, device=q.device).triu(1)
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+
+    return attention
+
+
+@functools.cache
+def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
+    """Mean loss of the next bit: loss_of(weights, ids, sequences)."""
+    import torch.nn.functional as nn
+
+    attention = torch_attention(batched_attention)
 
     def logits(weights: dict, bits: Any) -> Any:
         batch, length = bits.shape
@@ -61,15 +74,20 @@ def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
 
 
 def torch_peer(
-    data: Data, device: str, rate: float | Sequence[float] = RATE, compiles: bool = False, captured: bool = False
+    data: Data,
+    device: str,
+    rate: float | Sequence[float] = RATE,
+    compiles: bool = False,
+    captured: bool = False,
+    loss: Callable = torch_loss,
 ) -> Run:
-    """PyTorch: all replicas as one (bench_steps.torch_train), or the evaluation of one."""
+    """PyTorch: all replicas as one (bench_steps.torch_train), or the evaluation of one. `loss`: as torch_loss."""
     import torch
 
     bench_steps.set_up_torch(device, data["precision"])
     sequences = torch.from_numpy(data["sequences"]).to(device)
-    packed = len(data["weights"]["wte.weight"]) > 1
-    loss_of = torch_loss(data["heads"], batched_attention=packed and device == "cuda")
+    packed = num_replicas(data) > 1
+    loss_of = loss(data["heads"], batched_attention=packed and device == "cuda")
     if data["trains"]:
         return bench_steps.torch_train(
             loss_of, data["weights"], data["batches"], [sequences], device, rate, None, compiles, captured
@@ -97,14 +115,14 @@ def in_turn(make: Callable[..., Run], data: Data, device: str) -> Run:
     """The replicas one after another, each as if it were alone."""
     own_ids = data["batches"].ndim == 3
     runs = []
-    for r in range(len(data["weights"]["wte.weight"])):
+    for r in range(num_replicas(data)):
         weights = {name: array[r : r + 1] for name, array in data["weights"].items()}
         batches = np.ascontiguousarray(data["batches"][:, r]) if own_ids else data["batches"]
         runs.append(make({**data, "weights": weights, "batches": batches}, device))
     return lambda steps: np.transpose([run(steps) for run in runs]).tolist()
 
 
-def _jax_loss(heads: int) -> Callable:
+def jax_loss(heads: int) -> Callable:
     """As torch_loss: loss_of(weights, ids, sequences, memory)."""
     import jax
     import jax.numpy as jnp
@@ -132,13 +150,13 @@ def _jax_loss(heads: int) -> Callable:
     return loss_of
 
 
-def jax_peer(data: Data, device: str, rate: float | Sequence[float] = RATE) -> Run:
+def jax_peer(data: Data, device: str, rate: float | Sequence[float] = RATE, loss: Callable = jax_loss) -> Run:
     """JAX: all replicas as one (bench_steps.jax_train), or the evaluation of one, jit of a map over blocks."""
     import jax
     import jax.numpy as jnp
 
     bench_steps.set_up_jax(device, data["precision"])
-    loss_of = _jax_loss(data["heads"])
+    loss_of = loss(data["heads"])
     if data["trains"]:
         return bench_steps.jax_train(loss_of, data["weights"], data["batches"], data["sequences"], device, rate)
     weights = {name: jnp.asarray(array[0]) for name, array in data["weights"].items()}
@@ -158,13 +176,18 @@ def jax_peer(data: Data, device: str, rate: float | Sequence[float] = RATE) -> R
     return run
 
 
-# By name: functions of (data, device). On a CPU a captured step is an eager one.
-PEERS = {
-    "torch eager": torch_peer,
-    "torch graph": functools.partial(torch_peer, captured=True),
-    "torch compile": functools.partial(torch_peer, compiles=True),
-    "torch compile graph": functools.partial(torch_peer, compiles=True, captured=True),
-    "jax": jax_peer,
-}
+def peers(of_torch: Callable, of_jax: Callable) -> dict[str, Callable[..., Run]]:
+    """By name: functions of (data, device), of a model's losses. On a CPU a captured step is an eager one."""
+    torch_run = functools.partial(torch_peer, loss=of_torch)
+    return {
+        "torch eager": torch_run,
+        "torch graph": functools.partial(torch_run, captured=True),
+        "torch compile": functools.partial(torch_run, compiles=True),
+        "torch compile graph": functools.partial(torch_run, compiles=True, captured=True),
+        "jax": functools.partial(jax_peer, loss=of_jax),
+    }
+
+
+PEERS = peers(torch_loss, jax_loss)
 PACK_PEERS = {"torch eager, in turn": functools.partial(in_turn, torch_peer)}
 PACK_PEERS.update({f"{name}, pack": peer for name, peer in PEERS.items()})

@@ -5,6 +5,7 @@
     scripts/bench_peers.py one_layer --config A C --threads 2
     scripts/bench_peers.py evaluate --out results.json
     scripts/bench_peers.py dam --config S
+    scripts/bench_peers.py gpt --config A
     scripts/bench_peers.py sweep --threads 2                   # 16 learning rates of A and of C: run-steps per second
     scripts/bench_peers.py --device cuda --precision tf32 --replicas 1 8 64
 
@@ -32,6 +33,7 @@ from time import monotonic, perf_counter
 from typing import NamedTuple
 
 import bench_dam_peers
+import bench_gpt_peers
 import bench_layer_peers
 import bench_machine
 import bench_race
@@ -46,11 +48,23 @@ import numpy as np
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-2}
 DAM_TOLERANCE = {"fp32": 5e-4, "tf32": 2e-2}
 CONFIGS = {
-    "cpu": {"one_layer": ["A", "B", "C"], "evaluate": ["A", "B", "L16"], "dam": ["S", "T"], "sweep": ["A", "C"]},
-    "cuda": {"one_layer": ["A", "D", "B", "C", "E"], "evaluate": ["D", "L16"], "dam": ["S", "U", "W", "V"]},
+    "cpu": {
+        "one_layer": ["A", "B", "C"],
+        "gpt": ["A", "C"],
+        "evaluate": ["A", "B", "L16"],
+        "dam": ["S", "T"],
+        "sweep": ["A", "C"],
+    },
+    "cuda": {
+        "one_layer": ["A", "D", "B", "C", "E"],
+        "gpt": ["A", "C"],
+        "evaluate": ["D", "L16"],
+        "dam": ["S", "U", "W", "V"],
+    },
 }
 OWN_FORMS = {"mnemo": [], "mnemo, all units": ["--all-units"], "mnemo, all cells": ["--plain-cells"]}
 HEADS = {"A": 1, "B": 2, "C": 4, "D": 1, "E": 18, "L16": 4}
+GPT_HEADS = 4
 DISTINCT = ("W",)  # memories of all but distinct sequences: counts save nothing, and rare probabilities are near 0
 TOGETHER = {"cpu": 1, "cuda": 3}  # configurations whose contestants start while others do; all are measured in turn
 PATIENCE = 240.0  # seconds on a GPU until a contestant must be ready
@@ -70,7 +84,8 @@ class Job(NamedTuple):
 def peers_of(benchmark: str, device: str = "cpu", replicas: int = 1) -> dict:
     """By name: functions of (data, device)."""
     known = bench_layer_peers.PEERS if replicas == 1 else bench_layer_peers.PACK_PEERS
-    known = {"dam": bench_dam_peers.PEERS, "sweep": bench_sweep_peers.PEERS}.get(benchmark, known)
+    own = {"dam": bench_dam_peers.PEERS, "gpt": bench_gpt_peers.PEERS, "sweep": bench_sweep_peers.PEERS}
+    known = own.get(benchmark, known)
     if device == "cuda":
         return {name: peer for name, peer in known.items() if "loop" not in name}  # as many kernels as positions
     return {name: peer for name, peer in known.items() if not any(word in name for word in ("graph", "folded"))}
@@ -91,7 +106,7 @@ def read_data(job: Job, folder: Path) -> dict:
         "batches": np.load(folder / "batches.npy").astype(np.int64),
         "trains": known > 1,
         "known": known,
-        "heads": HEADS.get(job.config, 0),
+        "heads": GPT_HEADS if job.name == "gpt" else HEADS.get(job.config, 0),
         "precision": job.precision,
     }
     if job.name == "dam":

@@ -39,6 +39,10 @@ const std::vector<Form> kForms{{"{kind: one_layer_attention, heads: 2, head_dim:
                                {"{kind: prefix_readout, features: 3}", "A", 2e-5},
                                {"{kind: prefix_readout, features: 3, readout: per_position}", "A", 2e-5},
                                {"{kind: one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 2}", "c_attn", 1e-4},
+                               {"{kind: gpt, layers: 2, heads: 2, head_dim: 4}", "c_proj", 1e-4,
+                                ", attention: [vertical_bars, decorrelation, attn_reps], by_position: true, completion: {prefix: 3}",
+                                "  - {kind: features, at: 18, sequences: 5, stride: 2}\n"},
+                               {"{kind: gpt, layers: 2, heads: 2, head_dim: 4, position: rope}", "ln", 1e-4},
                                {"{kind: one_layer_attention, heads: 3, head_dim: 5, mlp_layers: 3, mlp_width: 9}", "mlp", 1e-4}};
 
 std::string tiny(const Form& form) {
@@ -150,7 +154,7 @@ TEST(FarRun, LeavesWhatThePlainFormOfTheCpuLeaves) {
 }
 
 TEST(FarRun, StoppedAnywhereItGoesOnToTheSameBytes) {
-  for (const std::size_t i : {0, 2, 4, 7}) {
+  for (const std::size_t i : {0, 2, 4, 7, 8}) {
     SCOPED_TRACE(kForms[i].model);
     const Place whole(tiny(kForms[i]));
     ASSERT_EQ(whole.train({"device=cuda:1"}).code, ExitCode::done);

@@ -29,6 +29,15 @@ inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
   tiny.mlp_layers = 8;
   dense = narrow;
   dense.attention = "dense";
+  GptConfig learned, rope, tiny_gpt;
+  learned.layers = 2;
+  learned.heads = 2;
+  learned.head_dim = 4;
+  rope = learned;
+  rope.heads = 3;
+  rope.position = "rope";
+  tiny_gpt.layers = tiny_gpt.heads = 1;
+  tiny_gpt.head_dim = 3;
   DamConfig dam, first_bit, one_head, retrieval;
   dam.heads = 3;
   dam.eta = 4;
@@ -48,6 +57,9 @@ inline std::vector<std::pair<std::string, ModelConfig>> small_models() {
           {"one_layer_attention 2x4, dense", dense},
           {"one_layer_attention 3x5, D=9, 1 layer", wide},
           {"one_layer_attention 1x1, 8 layers", tiny},
+          {"gpt 2 layers 2x4", learned},
+          {"gpt 2 layers 3x4, rope", rope},
+          {"gpt 1 layer 1x3", tiny_gpt},
           {"dam 3 heads", dam},
           {"dam 3 heads, from_0, clamped", first_bit},
           {"dam 1 head, 7 slots", one_head},

@@ -36,6 +36,8 @@ struct Setting {
 
   bool evaluates() const { return benchmark == "evaluate"; }
   bool is_dam() const { return benchmark == "dam"; }
+  bool is_gpt() const { return benchmark == "gpt"; }
+  bool has_dead_units() const { return !is_dam() && !is_gpt(); }
 };
 constexpr Setting kSettings[] = {
     {"one_layer", "A", 1, 16, 100, 256, 100'000},
@@ -43,6 +45,8 @@ constexpr Setting kSettings[] = {
     {"one_layer", "C", 4, 16, 20, 32, 256},
     {"one_layer", "D", 1, 64, 100, 256, 100'000},
     {"one_layer", "E", 18, 64, 100, 256, 100'000},
+    {"gpt", "A", 4, 16, 100, 256, 100'000},
+    {"gpt", "C", 4, 16, 20, 32, 256},
     {"evaluate", "A", 1, 16, 100, 10'000, 10'000},
     {"evaluate", "B", 2, 64, 100, 10'000, 10'000},
     {"evaluate", "D", 1, 64, 100, 100'000, 100'000},
@@ -150,6 +154,12 @@ class Workload {
       config.probabilities = "clamped";
       return config;
     }
+    if (setting_.is_gpt()) {
+      GptConfig config;
+      config.heads = setting_.heads;
+      config.head_dim = setting_.width;
+      return config;
+    }
     OneLayerAttentionConfig config;
     config.heads = setting_.heads;
     config.head_dim = setting_.width;
@@ -223,8 +233,8 @@ void bench_one(const Setting& setting, const BenchRequest& request, Savings savi
   peak_rss_mb();
   Workload workload(setting, request, savings);
   if (!request.dump.empty()) workload.dump(request.dump);
-  const bool trains = !setting.evaluates();
-  for (std::int64_t n = 0; trains && n < request.warmup; ++n) workload.work(false);
+  const bool gets_cheaper = !setting.evaluates() && !setting.is_gpt();
+  for (std::int64_t n = 0; gets_cheaper && n < request.warmup; ++n) workload.work(false);
   std::int64_t steps = 1;
   measure(workload, steps, request.seconds / 2);
   std::vector<double> rates;
@@ -269,7 +279,7 @@ ExitCode bench(const BenchRequest& request) {
     const bool one_by_one = request.name.empty();
     for (const auto savings :
          one_by_one ? std::vector<Savings>{{true, true}, {true, false}, {false, true}, {false, false}} : std::vector<Savings>{asked}) {
-      if (one_by_one && setting.is_dam() && !savings.dead_units) continue;  // a DAM has no units to skip
+      if (one_by_one && !setting.has_dead_units() && !savings.dead_units) continue;
       bench_one(setting, request, savings);
     }
   }
@@ -286,6 +296,7 @@ void add_bench(CLI::App& app, Command& chosen) {
       "Configurations (heads x width of a head, L bits, B rows, K sequences, 3 MLP layers, fp32):\n"
       "  one_layer   A: 1x16 L=100 B=256 K=1e5   B: 2x64, same   C: 4x16 L=20 B=32 K=256     one training step\n"
       "              D: 1x64, E: 18x64, else as A\n"
+      "  gpt         A: 4 layers of 4x16 L=100 B=256 K=1e5   C: L=20 B=32 K=256                  one training step\n"
       "  dam         S: 30 heads, M=3000, L=50 B=50 K=500, uniform   T: 8 heads, M=2048, L=20 B=32 K=256; the memory is full\n"
       "              U: 32 heads, M=1e5, L=32 B=256 K=1e3   W: K=1e6, else as U   V: 100 heads, M=5e5, L=100 B=1000 K=1e4\n"
       "  evaluate    A, B: 10,000 sequences, L=100   D: 100,000   L16: 100,000 sequences, L=16, 4x16      all of them once\n"
@@ -295,9 +306,9 @@ void add_bench(CLI::App& app, Command& chosen) {
       "  mnemo bench one_layer --json\n"
       "Beside PyTorch and JAX, on the same numbers: scripts/bench_peers.py");
   auto request = std::make_shared<BenchRequest>();
-  command->add_option("benchmark", request->benchmark, "one_layer, dam or evaluate")
+  command->add_option("benchmark", request->benchmark, "one_layer, gpt, dam or evaluate")
       ->required()
-      ->check(CLI::IsMember({"one_layer", "dam", "evaluate"}));
+      ->check(CLI::IsMember({"one_layer", "gpt", "dam", "evaluate"}));
   command->add_flag("--json", request->json, "one JSON object a line");
   command->add_option("--config", request->name, "one configuration");
   add_number(command, "--threads", request->threads, in_range(1, 1024));

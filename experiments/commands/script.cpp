@@ -24,8 +24,8 @@ constexpr Script kScripts[] = {
     {"plot", "plot_run.py", "Draw a run: loss and accuracy by rank bin; or a sweep: against its settings"},
     {"show", "mnemo_io.py", "Summary of one run; --csv, --npz"},
     {"compare", "compare.py", "Lay runs side by side by rank bin and presentations; --against, --figure"},
-    {"reproduce", "reproduce.py", "Make a figure from nothing, and say where it differs from what is expected"},
     {"report", "report.py", "Write one HTML page over runs: table, curves, learning rates, provenance; opens offline"},
+    {"reproduce", "reproduce.py", "Make a figure from nothing, and say where it differs from what is expected"},
     {"import", "import_record.py", "Turn an old notebook record into a run directory"},
 };
 

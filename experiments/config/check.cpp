@@ -133,11 +133,12 @@ class Checker {
       source_.fail("eval.completion.prefix", fmt::format("must be less than the length of a sequence ({}), got {}", length, eval.completion->prefix));
     }
     if (eval.attention.empty() || !source_.clean("model") || !source_.clean("data") || !source_.clean("eval")) return;
-    const auto heads = facts_of(config_).attention_heads;
+    const auto facts = facts_of(config_);
     if (std::set(eval.attention.begin(), eval.attention.end()).size() < eval.attention.size())
       source_.fail("eval.attention", "names a measure twice");
-    if (heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts_of(config_).kind));
-    const auto maps = static_cast<double>(heads) * static_cast<double>(length) * static_cast<double>(length) * sizeof(float);
+    if (facts.attention_heads == 0) source_.fail("eval.attention", fmt::format("{} has no attention maps", facts.kind));
+    const auto maps = static_cast<double>(facts.attention_layers * facts.attention_heads) * static_cast<double>(length) *
+                      static_cast<double>(length) * sizeof(float);
     if (maps > kMaxAttentionBytes) {
       source_.fail("eval.attention", fmt::format("the attention maps of one sequence would take {:.1e} bytes; the limit is 2^28", maps));
     }

@@ -51,6 +51,7 @@ Json model_json(const ModelFacts& facts) {
           {"first_position", facts.first_predicted_bit},
           {"attention_layers", facts.attention_layers},
           {"attention_heads", facts.attention_heads},
+          {"attention_by_layer", facts.attention_by_layer},
           {"hidden_widths", facts.hidden_widths},
           {"has_memory", facts.has_memory}};
 }

@@ -30,10 +30,15 @@ struct Transformer {
   const char* arch;
   std::int64_t layers, heads, head_dim, mlp_layers, mlp_width;
   bool attention_starts_at_zero;
+  const char* embeddings;  // what their names begin with
+  bool is_one_layer;
 };
 std::optional<Transformer> transformer_of(const OneLayerAttentionConfig& model) {
-  return Transformer{"OneLayerAttention",           1, model.heads, model.head_dim, model.mlp_layers, model.resolved_mlp_width(),
-                     model.attention_init == "zero"};
+  return Transformer{
+      "OneLayerAttention", 1, model.heads, model.head_dim, model.mlp_layers, model.resolved_mlp_width(), model.attention_init == "zero", "", true};
+}
+std::optional<Transformer> transformer_of(const GptConfig& model) {
+  return Transformer{"gpt", model.layers, model.heads, model.head_dim, 1, 4 * model.width(), false, "transformer.", false};
 }
 template <class Other>
 std::optional<Transformer> transformer_of(const Other&) {
@@ -256,8 +261,9 @@ class WeightWriter {
     out_.dict([&] { write(weights, prefix); });
   }
 
-  /// Includes the LayerNorm that the original module holds and never uses: a strict load_state_dict asks for it.
+  /// Includes the LayerNorm that the original module of one layer holds and never uses: a strict load_state_dict asks for it.
   void whole(const Safetensors& weights) {
+    if (!transformer_of_run(config_).value().is_one_layer) return group(weights, "");
     const auto width = weights.at("ln_f.bias").shape;
     const auto constant = [&]<class Real>(Real value) {
       const std::vector<Real> values(static_cast<std::size_t>(num_elements(width)), value);
@@ -354,9 +360,9 @@ class Record {
       out_.item("final_test_metrics");
       write_test_metrics(steps_);
       out_.item("positional_encoding");
-      write_float32(final_.at("wpe.weight"));
+      write_positional_encoding();
       out_.item("token_embedding");
-      write_float32(final_.at("wte.weight"));
+      write_float32(final_.at(transformer_.embeddings + std::string("wte.weight")));
       if (with_sequences_) write_sequences(out_, run_, settings_);
     });
     out_.commit();
@@ -452,34 +458,47 @@ class Record {
       if (name != "attn_reps") {
         out_.item(name + "_metric");
         write_positions(measure.view(), name == "vertical_bars");
-      } else {  // one array a layer
+      } else {
         out_.item(name);
-        out_.list([&] { out_.array(measure.view()); });
+        out_.list([&] { write_maps(measure.view()); });
       }
     }
   }
 
-  /// Bars (H, s, t), or (s, H, H), without the positions s = 0, 5, ... and t = 1, 6, ... that a sequence does not have.
+  /// One array a layer.
+  void write_maps(const ArrayView& maps) {
+    if (transformer_.is_one_layer) return out_.array(maps);
+    const Shape of_layer(maps.shape.begin() + 1, maps.shape.end());
+    const auto values = maps.as<float>();
+    for (std::int64_t layer = 0; layer < transformer_.layers; ++layer) out_.array(view_of(values.data() + layer * num_elements(of_layer), of_layer));
+  }
+
+  /// Bars (H, s, t), or (s, H, H), without the positions s = 0, 5, ... and t = 1, 6, ... that a sequence does not have; of many layers with an axis
+  /// of them, the first.
   void write_positions(const ArrayView& measure, bool bars) {
     const auto H = transformer_.heads;
     const auto below = [&](std::int64_t first) { return std::min(kAttentionPositions, (config_.data.length - first - 1) / kAttentionSpacing + 1); };
-    const Shape shape = bars ? Shape{H, below(0), below(1)} : Shape{below(0), H, H};
+    Shape shape = bars ? Shape{H, below(0), below(1)} : Shape{below(0), H, H};
     const Shape native = bars ? Shape{H, kAttentionPositions, kAttentionPositions} : Shape{kAttentionPositions, H, H};
-    if (measure.dtype != Dtype::f32 || measure.shape != native) refuse(run_.file("attention"), "does not hold what config.yaml says");
+    if (measure.dtype != Dtype::f32 || measure.shape != attention_measure_shape(bars ? "vertical_bars" : "decorrelation", facts_of(config_), 0, 0))
+      refuse(run_.file("attention"), "does not hold what config.yaml says");
     const auto values = measure.as<float>();
     std::vector<float> kept;
-    for (std::int64_t i = 0; i < shape[0]; ++i) {
-      for (std::int64_t j = 0; j < shape[1]; ++j) {
-        const auto row = values.begin() + (i * native[1] + j) * native[2];
-        kept.insert(kept.end(), row, row + shape[2]);
+    for (std::int64_t layer = 0; layer < transformer_.layers; ++layer) {
+      for (std::int64_t i = 0; i < shape[0]; ++i) {
+        for (std::int64_t j = 0; j < shape[1]; ++j) {
+          const auto row = values.begin() + ((layer * native[0] + i) * native[1] + j) * native[2];
+          kept.insert(kept.end(), row, row + shape[2]);
+        }
       }
     }
+    if (!transformer_.is_one_layer) shape.insert(shape.begin(), transformer_.layers);
     out_.array(view_of(kept.data(), shape));
   }
 
-  /// What scripts/linear_probe.py fills in: the features after ln_f and each layer of the MLP, of which none is probed yet.
+  /// What scripts/linear_probe.py fills in: the hidden layers of a `features` event, of which none is probed yet.
   void write_linear_probes() {
-    const auto layers = std::max(kProbedLayers, transformer_.mlp_layers + 1);
+    const auto layers = std::max<std::int64_t>(kProbedLayers, std::ssize(facts_of(config_).hidden_widths));
     const Shape shape{layers};
     std::vector<std::int64_t> layer(static_cast<std::size_t>(layers)), none(layer.size());
     std::iota(layer.begin(), layer.end(), 0);
@@ -551,6 +570,15 @@ class Record {
 
   // -- weights
 
+  /// (L, C); rotary positions add nothing to the embeddings: zeros.
+  void write_positional_encoding() {
+    const auto name = transformer_.embeddings + std::string("wpe.weight");
+    if (final_.contains(name)) return write_float32(final_.at(name));
+    const Shape shape{config_.data.length, transformer_.heads * transformer_.head_dim};
+    const std::vector<float> zeros(static_cast<std::size_t>(num_elements(shape)));
+    out_.array(view_of(zeros.data(), shape));
+  }
+
   void write_float32(const ArrayView& tensor) {
     if (tensor.dtype != Dtype::f64) return out_.array(tensor);
     const auto wide = tensor.as<double>();
@@ -569,6 +597,7 @@ class Record {
     const auto write_all = [&](const char* key, auto&& write_one) {
       out_.item(key);
       out_.dict([&] {
+        if (!transformer_.is_one_layer) return;  // their names are those of one layer's groups
         for (const auto& [name, path] : once) {
           out_.item(name);
           write_one(Safetensors::read(path));

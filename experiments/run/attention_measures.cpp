@@ -63,11 +63,27 @@ void add_decorrelation(MeanWhereDefined& measure_SHH, const Tensor& maps_BHLL) {
 
 }  // namespace
 
-Shape attention_measure_shape(const std::string& name, std::int64_t heads, std::int64_t length, std::int64_t num_ranks) {
-  if (name == "vertical_bars") return {heads, kAttentionPositions, kAttentionPositions};
-  if (name == "decorrelation") return {kAttentionPositions, heads, heads};
-  return {std::min(num_ranks, kKeptAttentionMaps), heads, length, length};
+Shape attention_measure_shape(const std::string& name, const ModelFacts& model, std::int64_t length, std::int64_t num_ranks) {
+  const auto heads = model.attention_heads;
+  Shape shape{std::min(num_ranks, kKeptAttentionMaps), heads, length, length};
+  if (name == "vertical_bars") shape = {heads, kAttentionPositions, kAttentionPositions};
+  if (name == "decorrelation") shape = {kAttentionPositions, heads, heads};
+  if (model.attention_by_layer) shape.insert(shape.begin(), model.attention_layers);
+  return shape;
 }
+
+namespace {
+
+/// What is measured of one layer.
+struct LayerMeasures {
+  explicit LayerMeasures(std::int64_t heads)
+      : vertical_bars({heads, kAttentionPositions, kAttentionPositions}), decorrelation({kAttentionPositions, heads, heads}) {}
+
+  MeanWhereDefined vertical_bars, decorrelation;
+  std::vector<float> maps;
+};
+
+}  // namespace
 
 std::vector<std::vector<float>> measure_attention(const Model& model, const SequenceTable& table, std::span<const std::int32_t> ranks,
                                                   const std::vector<std::string>& names, const Poll& poll) {
@@ -75,27 +91,35 @@ std::vector<std::vector<float>> measure_attention(const Model& model, const Sequ
   const auto wanted = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
   const bool bars = wanted("vertical_bars"), heads_too = wanted("decorrelation");
   const auto L = table.length(), H = model.facts.attention_heads, given = static_cast<std::int64_t>(ranks.size());
-  MeanWhereDefined vertical_bars({H, kAttentionPositions, kAttentionPositions}), decorrelation({kAttentionPositions, H, H});
-  std::vector<float> maps;
+  std::vector<LayerMeasures> layers;
+  for (std::int64_t layer = 0; layer < model.facts.attention_layers; ++layer) layers.emplace_back(H);
   const auto num_maps = wanted("attn_reps") ? std::min(given, kKeptAttentionMaps) : 0;
   const auto total = bars || heads_too ? std::min(given, kAveragedSequences) : num_maps;
-  const auto block = std::clamp<std::int64_t>((1 << 22) / (H * L * L), 1, 256);
+  const auto block = std::clamp<std::int64_t>((1 << 22) / (std::ssize(layers) * H * L * L), 1, 256);
   for (std::int64_t begin = 0; begin < total; begin += block) {
     if (poll) poll();
     const auto count = std::min(block, total - begin);
     auto bits_BL = torch::empty({count, L}, torch::kUInt8);
     table.unpack(ranks.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)), bits_BL.data_ptr<std::uint8_t>());
-    const auto maps_BHLL = model.attention_maps(bits_BL.unsqueeze(0).to(model.parameters.flat_RP().device()))[0];
-    if (bars) add_vertical_bars(vertical_bars, maps_BHLL);
-    if (heads_too) add_decorrelation(decorrelation, maps_BHLL);
-    if (begin < num_maps) {
-      const auto kept = maps_BHLL.slice(0, 0, num_maps - begin).to(torch::kFloat32).cpu().contiguous();
-      maps.insert(maps.end(), kept.data_ptr<float>(), kept.data_ptr<float>() + kept.numel());
+    const auto maps_of_layers = model.attention_maps(bits_BL.unsqueeze(0).to(model.parameters.flat_RP().device()));
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const auto maps_BHLL = maps_of_layers[layer][0];
+      auto& measures = layers[layer];
+      if (bars) add_vertical_bars(measures.vertical_bars, maps_BHLL);
+      if (heads_too) add_decorrelation(measures.decorrelation, maps_BHLL);
+      if (begin < num_maps) {
+        const auto kept = maps_BHLL.slice(0, 0, num_maps - begin).to(torch::kFloat32).cpu().contiguous();
+        measures.maps.insert(measures.maps.end(), kept.data_ptr<float>(), kept.data_ptr<float>() + kept.numel());
+      }
     }
   }
-  std::vector<std::vector<float>> measures;
-  for (const auto& name : names) {
-    measures.push_back(name == "vertical_bars" ? vertical_bars.mean() : name == "decorrelation" ? decorrelation.mean() : maps);
+  std::vector<std::vector<float>> measures(names.size());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    for (const auto& layer : layers) {
+      const auto& name = names[i];
+      const auto values = name == "vertical_bars" ? layer.vertical_bars.mean() : name == "decorrelation" ? layer.decorrelation.mean() : layer.maps;
+      measures[i].insert(measures[i].end(), values.begin(), values.end());
+    }
   }
   return measures;
 }

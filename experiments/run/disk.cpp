@@ -30,7 +30,7 @@ double attention_bytes(const RunConfig& config) {
   const auto ranks = (config.data.num_sequences - 1) / config.eval.train_stride + 1;
   double bytes = 0;
   for (const auto& name : config.eval.attention) {
-    bytes += 4 * static_cast<double>(num_elements(attention_measure_shape(name, facts_of(config).attention_heads, config.data.length, ranks)));
+    bytes += 4 * static_cast<double>(num_elements(attention_measure_shape(name, facts_of(config), config.data.length, ranks)));
   }
   return bytes;
 }

@@ -44,7 +44,7 @@ void Evaluation::open(const ModelFacts& model) {
   const auto num_ranks = std::ssize(strided_ranks(config_.data.num_sequences, config_.eval.train_stride));
   std::vector<Column> columns;
   for (const auto& name : config_.eval.attention) {
-    columns.push_back({name, Dtype::f32, attention_measure_shape(name, model.attention_heads, config_.data.length, num_ranks)});
+    columns.push_back({name, Dtype::f32, attention_measure_shape(name, model, config_.data.length, num_ranks)});
   }
   columns.push_back({"moment", Dtype::u8, {}});
   columns.push_back({"step", Dtype::i64, {}});

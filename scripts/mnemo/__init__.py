@@ -9,7 +9,7 @@
     mnemo.runs.open("cache/sweep_lr").runs()        # the runs of a sweep
 
 Modules, each of which knows only those before it: errors, command, files (formats), runs, tables, curves (what they
-mean), sweeps, members, comparison, bayes, event_files (TensorBoard's), probes, expectations, records (of notebooks),
+mean), sweeps, members, comparison, bayes, probes, expectations, event_files (TensorBoard's), records (of notebooks),
 kept, analysis, figures, report, engine (has it train), reproduce, commands.
 """
 

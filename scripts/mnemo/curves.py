@@ -397,6 +397,35 @@ def median_over_seeds(values: np.ndarray, resampled: np.ndarray, generator: np.r
         return np.array([np.median(values), low, high])
 
 
+# Seeds ----------------------------------------------------------------------------------------------------------------
+
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # of 1 to 10 degrees of freedom
+
+
+def student_95(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: how many standard errors a 95 % interval of a mean reaches to either side.
+
+    From 11 degrees on by the first terms of the expansion about the normal quantile (Abramowitz and Stegun 26.7.5).
+    """
+    if degrees <= len(_STUDENT_95):
+        return _STUDENT_95[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over seeds and the ends of its 95 % confidence interval, of normal errors: (N, ...) to (...) each.
+
+    NaN for the ends where there is one seed.
+    """
+    mean = values.mean(axis=0)
+    if len(values) < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    with np.errstate(invalid="ignore"):
+        reach = student_95(len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return mean, mean - reach, mean + reach
+
+
 # What is remembered of a presentation ---------------------------------------------------------------------------------
 
 
@@ -476,35 +505,6 @@ def rolling_mean(values: np.ndarray, size: int) -> np.ndarray:
     end = np.arange(1, len(values) + 1)
     first = np.maximum(end - size, 0)
     return (total[end] - total[first]) / (end - first)
-
-
-# Seeds ----------------------------------------------------------------------------------------------------------------
-
-_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # of 1 to 10 degrees of freedom
-
-
-def student_95(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: how many standard errors a 95 % interval of a mean reaches to either side.
-
-    From 11 degrees on by the first terms of the expansion about the normal quantile (Abramowitz and Stegun 26.7.5).
-    """
-    if degrees <= len(_STUDENT_95):
-        return _STUDENT_95[degrees - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-
-
-def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over seeds and the ends of its 95 % confidence interval, of normal errors: (N, ...) to (...) each.
-
-    NaN for the ends where there is one seed.
-    """
-    mean = values.mean(axis=0)
-    if len(values) < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    with np.errstate(invalid="ignore"):
-        reach = student_95(len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    return mean, mean - reach, mean + reach
 
 
 # Switch, swap, memory, distance ---------------------------------------------------------------------------------------

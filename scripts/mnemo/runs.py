@@ -323,7 +323,8 @@ class Run(Mapping):
     theory {phase: see read_theory};
     switches [{phase, step}]; sequences {phase: (K, L)}; snapshots {name: {tensor: array}}; final {tensor: array};
     by_position {set: see read_by_position}; attention {step (T,), vertical_bars (T, H, 20, 20), decorrelation
-    (T, 20, H, H), attn_reps (T, N, H, L, L)} as asked for; measures {step (N,), name: (N, L)} of a DAM
+    (T, 20, H, H), attn_reps (T, N, H, L, L)} as asked for, of a gpt with an axis of layers after T; measures
+    {step (N,), name: (N, L)} of a DAM
     """
 
     path: Path

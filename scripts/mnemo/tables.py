@@ -51,7 +51,9 @@ def table(run: Run, what: str) -> Table:
     shape = next(iter(values.values())).shape[1:]
     require(all(array.shape[1:] == shape for array in values.values()), f"{what}: arrays of different shapes")
     counted = ATTENTION_AXES.get(name, ()) if kind else (("position", 1, 0),)
-    if len(counted) != len(shape):
+    if counted and len(shape) == len(counted) + 1:  # of a gpt
+        counted = (("layer", 1, 0), *counted)
+    elif len(counted) != len(shape):
         counted = tuple((f"index_{axis}", 1, 0) for axis in range(len(shape)))
     axes = [{title: first + step * np.arange(size)} for (title, step, first), size in zip(counted, shape)]
     return Table(rows, axes, values)

@@ -53,6 +53,24 @@ TEST(Learning, ReachesTheCeilingOfItsTopRanksAndNeverPassesTheStrictOne) {
   EXPECT_GE(result.mean_loss, result.mean_floor - 1e-6);
 }
 
+/// The data of configs/quickstart.yaml, and half of what its model needs.
+TEST(Learning, AGptLearnsWithBothKindsOfPositions) {
+  const auto table = SequenceTable::random(0, 0, 256, 20);
+  const auto sampler = RankSampler::zipf(256, 1);
+  for (const char* position : {"learned", "rope"}) {
+    SCOPED_TRACE(position);
+    GptConfig config;
+    config.layers = 2;
+    config.position = position;
+    const ModelConfig any = config;
+    const auto model = make_model({&any, 1}, 20, torch::kFloat32, torch::kCPU);
+    const auto result = train_on(*model, table, sampler, 1500);
+    EXPECT_GT(result.top_accuracy, 0.5 + 0.9 * (result.top_ceiling - 0.5));
+    EXPECT_LE(result.mean_accuracy, result.mean_ceiling + 1e-6);
+    EXPECT_GE(result.mean_loss, result.mean_floor - 1e-6);
+  }
+}
+
 TEST(Learning, DenseAndBinaryAttentionGiveTheSameCurve) {
   const auto table = SequenceTable::random(6, 0, 100, 20);
   const auto sampler = RankSampler::zipf(100, 1);

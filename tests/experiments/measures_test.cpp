@@ -75,7 +75,7 @@ TEST(Attention, MapsAreThoseOfTheFormula) {
   const auto model = lively_model(config, 7, torch::kFloat64);
   const auto table = SequenceTable::random(5, 0, 3, 7);
   auto bits = table.unpack_all();
-  const auto maps = model->attention_maps(torch::from_blob(bits.data(), {1, 3, 7}, torch::kUInt8).to(test_device()))[0].cpu();
+  const auto maps = model->attention_maps(torch::from_blob(bits.data(), {1, 3, 7}, torch::kUInt8).to(test_device()))[0][0].cpu();
   ASSERT_EQ(maps.sizes(), (torch::IntArrayRef{3, 2, 7, 7}));
   for (std::int64_t rank = 0; rank < 3; ++rank) {
     for (std::int64_t head = 0; head < 2; ++head) {

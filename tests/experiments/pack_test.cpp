@@ -98,7 +98,8 @@ struct Form {
   const char* group;
 };
 constexpr Form kRowByRow[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2}", "c_attn"},
-                              {"{kind: dam, heads: 3, capacity: 30}", "A"}};
+                              {"{kind: dam, heads: 3, capacity: 30}", "A"},
+                              {"{kind: gpt, layers: 2, heads: 1, head_dim: 4, position: rope}", "mlp"}};
 constexpr Form kAtOnce[] = {{"{kind: one_layer_attention, heads: 1, head_dim: 4, mlp_layers: 2, attention: dense}", "c_attn"},
                             {"{kind: prefix_readout, features: 3}", "A"}};
 

@@ -547,6 +547,57 @@ def test_other_models_have_sequences_alone(tmp_path: Path) -> None:
     assert path.name.endswith("_all_sequences.pkl") and len(load(path)["sequences"]) == 2
 
 
+GPT = "gpt, layers: 2, heads: 2, head_dim: 4"
+
+
+def gpt_losses(state_dict: dict[str, Any], bits: Any, layers: int, heads: int) -> np.ndarray:
+    """MATHS 3 in PyTorch, with learned positions, from tensors of the original's names: the loss of each row."""
+    from torch.nn import functional as nn
+
+    def linear(x: Any, name: str) -> Any:
+        return nn.linear(x, state_dict[f"{name}.weight"], state_dict[f"{name}.bias"])
+
+    def norm(x: Any, name: str) -> Any:
+        return nn.layer_norm(x, x.shape[-1:], state_dict[f"{name}.weight"], state_dict[f"{name}.bias"])
+
+    x = state_dict["transformer.wte.weight"][bits] + state_dict["transformer.wpe.weight"][: bits.shape[1]]
+    for layer in range(layers):
+        block = f"transformer.h.{layer}"
+        qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        o = nn.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + linear(o, f"{block}.attn.c_proj")
+        x = x + linear(nn.gelu(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")), f"{block}.mlp.c_proj")
+    scores = linear(norm(x, "transformer.ln_f"), "lm_head")[:, :-1]
+    losses = nn.cross_entropy(scores.flatten(0, 1), bits[:, 1:].flatten(), reduction="none")
+    return losses.view(len(bits), -1).mean(1).numpy()
+
+
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_a_gpt_has_a_record(tmp_path: Path, position: str) -> None:
+    text = CONFIG_TEXT.replace(
+        "one_layer_attention, heads: 2, head_dim: 4, mlp_layers: 3, mlp_width: 12", f"{GPT}, position: {position}"
+    ).replace("novel: 8", "novel: 8, attention: [vertical_bars, decorrelation, attn_reps]")
+    run = train(tmp_path, text=text)
+    record = load(run / "noted.pkl")
+    weights, metrics = record["model"], record["final_test_metrics"]
+    assert (record["args"]["arch"], record["args"]["num_layers"]) == ("gpt", 2)
+    assert ("transformer.wpe.weight" in weights) == (position == "learned") and "pre_attn_ln.weight" not in weights
+    assert record["positional_encoding"].any() == (position == "learned")
+    assert record["mlp_state_dict"] == record["c_attn_state_dict"] == {} and "model_3" in record
+    for name in ("vertical_bars_metric", "decorrelation_metric"):
+        assert metrics[name].shape == (2, 2, 2, 2)  # layers, and two heads at two positions
+    assert [maps.shape for maps in metrics["attn_reps"]] == [(4, 2, L, L)] * 2
+    native = mnemo_io.read_run(run)["attention"]["attn_reps"]
+    assert native.shape[1:] == (2, 4, 2, L, L) and np.array_equal(native[-1], metrics["attn_reps"])
+    if position == "learned":
+        sequences = load(run / "noted_sequences.pkl")["sequences"]
+        losses = np.concatenate([gpt_losses(weights, phase[::10], 2, 2) for phase in sequences])
+        assert np.allclose(losses, metrics["logsoftmaxloss"], atol=1e-5, rtol=0)
+    mnemo("export", run, "--tree", tmp_path / "tree")
+    assert mnemo("export", "--check", tmp_path / "tree").endswith("2 of 2 files hold\n")
+
+
 def test_flat_tree(run: Path, tmp_path: Path) -> None:
     mnemo("export", run, "--tree", tmp_path, "--flat")
     assert visible(tmp_path) == [f"noted/{NAME}.pkl"]

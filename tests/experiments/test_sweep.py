@@ -40,6 +40,7 @@ ENDLESS = 100_000 * STEPS  # of runs that a test stops, whatever the speed of th
 RATES = ["0.001", "0.01"]
 MODELS = {
     "one_layer_attention": [],
+    "gpt": ["model={kind: gpt, layers: 2, heads: 1, head_dim: 4}", "events=[]"],
     "dam": ["model={kind: dam, heads: 2, capacity: 64}", "events=[]"],
     "prefix_readout": ["model={kind: prefix_readout}", "events=[]"],
 }

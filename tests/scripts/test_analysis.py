@@ -517,7 +517,8 @@ def test_watching_draws_until_the_run_ends(tmp_path, monkeypatch, capsys):
     state("running", 0)
     assert plot.main([str(run), "--watch"]) == 0
     assert len(drawn) == 3, "at 100, at 200, at the end"
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == f"{run}/figure.png\n"
     assert err.count("note: waiting: ") == 1 and "nothing has been evaluated yet" in err
     assert next(story, None) is None
 

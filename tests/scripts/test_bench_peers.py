@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import bench_dam_peers
+import bench_gpt_peers
 import bench_layer_peers
 import bench_machine
 import bench_peers
@@ -143,6 +144,24 @@ def layer_data(replicas=1, own_ids=False, trains=True):
     }  # fmt: skip
 
 
+def gpt_data():
+    width, length = 4, 6
+    random = np.random.default_rng(0)
+    shapes = {"transformer.wte": (2, width), "transformer.wpe": (length, width)}
+    for layer in range(2):
+        block = f"transformer.h.{layer}"
+        shapes.update(
+            {f"{block}.ln_1": (width,), f"{block}.ln_2": (width,), f"{block}.attn.c_attn": (3 * width, width)}
+        )
+        shapes.update({f"{block}.attn.c_proj": (width, width), f"{block}.mlp.c_fc": (4 * width, width)})
+        shapes[f"{block}.mlp.c_proj"] = (width, 4 * width)
+    shapes.update({"transformer.ln_f": (width,), "lm_head": (2, width)})
+    weights = {f"{name}.weight": random.standard_normal((1, *shape)) for name, shape in shapes.items()}
+    biased = [name for name in shapes if name[-3:] not in ("wte", "wpe")]
+    weights.update({f"{name}.bias": random.standard_normal((1, shapes[name][0])) for name in biased})
+    return {**layer_data(), "weights": {name: array.astype(np.float32) for name, array in weights.items()}}
+
+
 def dam_data():
     batch, length, heads, slots = 6, 5, 3, 64
     random = np.random.default_rng(0)
@@ -183,6 +202,13 @@ def test_peers_of_a_transformer_agree(name, trains):
     run = bench_layer_peers.PEERS[import_for(name)](data, "cpu")
     last = len(data["batches"]) if name.endswith("graph") else times  # a captured form keeps a loss for each batch
     np.testing.assert_allclose(run(times)[-last:], reference[-last:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", each(n for n in bench_gpt_peers.PEERS if n != "torch eager"))
+def test_peers_of_a_deep_transformer_agree(name):
+    pytest.importorskip("torch")
+    reference, run = (bench_gpt_peers.PEERS[form](gpt_data(), "cpu") for form in ("torch eager", import_for(name)))
+    np.testing.assert_allclose(run(16)[-7:], reference(16)[-7:], rtol=1e-4)
 
 
 def test_a_captured_step_starts_from_the_beginning():

@@ -169,7 +169,7 @@ def test_a_command_starts_without_what_it_may_not_need(script):
 def test_modules_know_only_those_before_them():
     """The order that the package's docstring gives."""
     order = ["errors", "command", "files", "runs", "tables", "curves", "sweeps", "members", "comparison_text",
-             "comparison", "bayes", "event_files", "probes", "expectations", "records", "kept", "analysis", "figures",
+             "comparison", "bayes", "probes", "expectations", "event_files", "records", "kept", "analysis", "figures",
              "report", "engine", "reproduce", "commands"]  # fmt: skip
     folder = REPOSITORY / "scripts/mnemo"
     for path in folder.rglob("*.py"):

@@ -21,8 +21,6 @@ from mnemo.runs import Run
 
 DRAFT = {"1", "2", "3", "4", "5", "6", "7", "8", "9", "9b"}
 OWN = {"clock", "transplant", "bits", "probe", "overlay", "fit"}
-WAITING = {"paper/gpt_params.yaml", "paper/gpt_switch.yaml", "gpt_params.yaml", "gpt_switch.yaml"}  # come with gpt
-GPT = REPOSITORY / "models/gpt.h"
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -35,7 +33,7 @@ def test_the_table_holds_every_figure_once():
 @pytest.mark.parametrize("entry", reproduce.FIGURES, ids=lambda entry: entry.name)
 def test_an_entry_is_whole(entry):
     for name in (*entry.small, *entry.full):
-        assert (REPOSITORY / "configs" / name).is_file() or (name in WAITING and not GPT.exists()), name
+        assert (REPOSITORY / "configs" / name).is_file(), name
     assert len(entry.small) == len(entry.full)
     for small in (False, True):
         expectations = entry.expectations(small)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,14 +139,16 @@ def _of_several(arguments: argparse.Namespace) -> int:
 def _watch(arguments: argparse.Namespace) -> int:
     """Draws whenever one of the runs has been evaluated, until none of them goes on at two looks."""
     seen: list[int] | None = None
-    code = idle = 0
+    code, idle, drawn = 0, 0, False
     while idle < 2:
         goes_on = any(map(_goes_on, arguments.runs))
         idle = 0 if goes_on else idle + 1
         now = [file.stat().st_mtime_ns for run in arguments.runs for file in _written(run)]
         if now != seen:
+            said = contextlib.redirect_stdout(io.StringIO()) if drawn else contextlib.nullcontext()  # once is enough
             try:
-                code, seen = _draw(arguments), now
+                with said:
+                    code, seen, drawn = _draw(arguments), now, True
             except DataError as error:
                 if not goes_on:
                     raise

@@ -180,12 +180,13 @@ def positions(length: int, first: int) -> int:
 
 
 def check_attention(name: str, metrics: dict[str, Any], args: dict[str, Any]) -> Problems:
-    """Measures of attention maps, where there are any: of the positions that sequences have."""
+    """Measures of attention maps, where there are any: of the positions that sequences have; of a gpt by layer."""
     heads, length = args["num_heads"], args["len_context"]
+    layers = () if args["arch"] == "OneLayerAttention" else (args["num_layers"],)
     s, t = positions(length, 0), positions(length, 1)
     for key, shape in {"vertical_bars_metric": (heads, s, t), "decorrelation_metric": (s, heads, heads)}.items():
         if key in metrics:
-            problem = array_problem(metrics[key], np.float32, shape)
+            problem = array_problem(metrics[key], np.float32, (*layers, *shape))
             if problem:
                 yield f"{name}.{key}: {problem}; cells draw one bar a position of the {length} bits"
 

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "core/batches.h"
+#include "models/layers.h"
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace mnemo {
+
+/// The tensors of a gpt, or their gradients: of R replicas, [R, ...], or of one, without R.
+struct GptTensors {
+  struct Block {
+    Affine ln_1, c_attn, attention_c_proj, ln_2, c_fc, mlp_c_proj;
+  };
+  torch::Tensor wte, wpe;  ///< wpe undefined: rotary positions
+  std::vector<Block> blocks;
+  Affine ln_f, lm_head;
+};
+
+/// A forward pass of a gpt over the distinct cells of one replica (MATHS 2.2, 3), on the CPU, and its derivative by hand. Rows that share a prefix
+/// share every activation of it in every block, so that only attention sees rows: queries, keys and values are copied from cells to the rows that
+/// hold them, and what a cell attends to is taken from its own row. The first block knows 2P inputs alone, the tokens. Work goes over groups of rows
+/// or cells that stay in cache. The numbers are those of Gpt::logits() but for the order of sums. Shapes: U rows, P = L-1 positions, T = U P, N
+/// cells, C width, M inputs of a block: 2P tokens in the first, then N.
+class GptCells {
+ public:
+  /// The weights, without R, must outlive it. `keep`: gradient() will be called.
+  GptCells(const GptTensors& weights, std::int64_t heads, const Cells& cells, const SequenceTable& table, bool keep);
+
+  /// [N].
+  torch::Tensor logits();
+  /// Adds to the gradients of the weights those that follow from the gradient of the logits [N]. Once, after logits().
+  void gradient(const torch::Tensor& dlogits_N, const GptTensors& gradient);
+
+ private:
+  /// What the backward pass of a block reads.
+  struct Kept {
+    torch::Tensor input_MC, qkv_M3C, attended_NC, middle_NC, hidden_ND;
+    std::vector<torch::Tensor> log_sums;  // of attention, by group of rows
+  };
+
+  bool rotates() const { return !weights_.wpe.defined(); }
+  /// Calls see(first, end) for each group of rows.
+  template <class See>
+  void for_rows(const See& see) const;
+  /// Queries, keys and values of some rows, [3, U, H, P, F]; `input_T` says which of the block's inputs each (row, position) has.
+  torch::Tensor of_rows(const torch::Tensor& qkv_M3C, const torch::Tensor& input_T, std::int64_t first, std::int64_t end) const;
+  /// Where the cells of some rows lie among the (row, position) of these.
+  torch::Tensor places(std::int64_t first, std::int64_t end) const;
+
+  torch::Tensor queries_keys_values(const GptTensors::Block& block, const torch::Tensor& input_MC, const torch::Tensor& position_M) const;
+  void attend(Kept& kept, const torch::Tensor& input_T) const;
+  torch::Tensor after_attention(const GptTensors::Block& block, Kept& kept, const torch::Tensor& x_NC) const;
+
+  // Backward. dx: the gradient of the residual stream after what is passed, which becomes that before it.
+  torch::Tensor start(const torch::Tensor& dlogits_N, const GptTensors& gradient) const;
+  torch::Tensor attended_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, torch::Tensor& dx_NC) const;
+  torch::Tensor attention_gradient(const Kept& kept, const torch::Tensor& input_T, const torch::Tensor& dattended_NC) const;
+  void input_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, const torch::Tensor& position_M,
+                      torch::Tensor& dqkv_M3C, torch::Tensor& dx_MC) const;
+
+  const GptTensors& weights_;
+  std::int64_t heads_, width_, rows_, positions_;
+  bool keep_;
+  std::vector<std::int64_t> first_cell_;                         // of each row, and N
+  torch::Tensor token_of_T_, token_of_N_, cell_of_T_, place_N_;  // int64; token: 2 position + bit; place: row * P + position
+  std::vector<Kept> kept_;
+  torch::Tensor last_NC_;  // the residual stream after all blocks
+};
+
+}  // namespace mnemo
