@@ -145,7 +145,7 @@ Tensor Gpt::residual_stream(const GptTensors& weights, const Tensor& bits_RUP, s
   }
   auto x = embedded(bits_RUP, weights.wte, weights.wpe).flatten(1, 2);
   for (const auto& block : weights.blocks) {
-    const auto qkv = split_heads(linear(layer_norm(x, block.ln_1), block.c_attn), U, config_.heads);
+    const auto qkv = split_heads(linear(layer_norm(x, block.ln_1), block.c_attn), U, P, config_.heads);
     const auto turned = [&](const Tensor& part) { return rotation.cos.defined() ? rotated(part, rotation) : part; };
     const auto attention = causal_attention(turned(qkv[0]), turned(qkv[1]));
     x = x + linear(join_heads(torch::matmul(attention, qkv[2])).flatten(1, 2), block.attention_c_proj);

@@ -23,8 +23,8 @@ Tensor embedded(const Tensor& bits_RUP, const Tensor& wte_R2C, const Tensor& wpe
   return wpe_RLC.defined() ? x + wpe_RLC.slice(1, 0, P).unsqueeze(1) : x;
 }
 
-Tensor split_heads(const Tensor& qkv, std::int64_t rows, std::int64_t heads) {
-  return qkv.view({qkv.size(0), rows, qkv.size(1) / rows, 3, heads, -1}).permute({3, 0, 1, 4, 2, 5});
+Tensor split_heads(const Tensor& qkv, std::int64_t rows, std::int64_t positions, std::int64_t heads) {
+  return qkv.view({qkv.size(0), rows, positions, 3, heads, qkv.size(2) / (3 * heads)}).permute({3, 0, 1, 4, 2, 5});
 }
 
 Tensor join_heads(const Tensor& o_RUHPF) { return o_RUHPF.transpose(2, 3).flatten(3); }

@@ -24,7 +24,7 @@ torch::Tensor layer_norm(const torch::Tensor& x_RNC, const Affine& layer);
 torch::Tensor embedded(const torch::Tensor& bits_RUP, const torch::Tensor& wte_R2C, const torch::Tensor& wpe_RLC);
 
 /// Queries, keys and values [R, U P, 3C], each head's columns together, to [3, R, U, H, P, F].
-torch::Tensor split_heads(const torch::Tensor& qkv, std::int64_t rows, std::int64_t heads);
+torch::Tensor split_heads(const torch::Tensor& qkv, std::int64_t rows, std::int64_t positions, std::int64_t heads);
 /// [R, U, H, P, F] to [R, U, P, C].
 torch::Tensor join_heads(const torch::Tensor& o_RUHPF);
 /// Causal softmax(q k^T / sqrt(F)), the diagonal included: [..., P, F] to [..., P, P].

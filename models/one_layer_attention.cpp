@@ -119,7 +119,7 @@ Affine affine(const Parameters& parameters, const std::string& name) { return {p
 /// Queries, keys and values of every position, [3, R, U, H, P, F].
 Tensor queries_keys_values(const OneLayerAttentionConfig& config, const Parameters& parameters, const Tensor& bits_RUP) {
   const auto x_RUPC = embedded(bits_RUP, parameters["wte.weight"], parameters["wpe.weight"]);
-  return split_heads(linear(x_RUPC.flatten(1, 2), affine(parameters, "c_attn")), bits_RUP.size(1), config.heads);
+  return split_heads(linear(x_RUPC.flatten(1, 2), affine(parameters, "c_attn")), bits_RUP.size(1), bits_RUP.size(2), config.heads);
 }
 
 }  // namespace
