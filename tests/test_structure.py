@@ -103,6 +103,16 @@ def test_architecture_names_every_python_file():
         assert name in named or name[: -len(".py")] in named, name
 
 
+def test_the_gallery_names_every_config_and_its_pictures_are_small():
+    text = (ROOT / "configs" / "README.md").read_text()
+    for config in (ROOT / "configs").glob("*.yaml"):
+        assert f" configs/{config.name}`" in text, config.name
+    pictures = re.findall(r"\]\((\.\./docs/[^)]+\.png)\)", text)
+    assert len(pictures) > 10
+    for picture in pictures:
+        assert (ROOT / "configs" / picture).stat().st_size < 200_000, picture
+
+
 def test_every_config_says_question_and_command():
     for path in (ROOT / "configs").rglob("*.yaml"):
         head = path.read_text(encoding="utf-8").split("\nname:")[0]
