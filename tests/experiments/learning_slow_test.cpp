@@ -31,8 +31,8 @@ Result measure(Model& model, const SequenceTable& table, const RankSampler& samp
   return result;
 }
 
-Result train_on(Model& model, const SequenceTable& table, const RankSampler& sampler, std::int64_t steps) {
-  Adam adam(model.parameters, {{3e-3, 0.9, 0.999, 1e-8, 0}});
+Result train_on(Model& model, const SequenceTable& table, const RankSampler& sampler, std::int64_t steps, double lr = 3e-3) {
+  Adam adam(model.parameters, {{lr, 0.9, 0.999, 1e-8, 0}});
   Trainer trainer(model, adam, {{&table, DrawStream(sampler, 1, 32)}});
   for (std::int64_t step = 0; step < steps; ++step) trainer.step(step);
   return measure(model, table, sampler);
@@ -64,7 +64,7 @@ TEST(Learning, AGptLearnsWithBothKindsOfPositions) {
     config.position = position;
     const ModelConfig any = config;
     const auto model = make_model({&any, 1}, 20, torch::kFloat32, torch::kCPU);
-    const auto result = train_on(*model, table, sampler, 1500);
+    const auto result = train_on(*model, table, sampler, 1500, 1e-3);
     EXPECT_GT(result.top_accuracy, 0.5 + 0.9 * (result.top_ceiling - 0.5));
     EXPECT_LE(result.mean_accuracy, result.mean_ceiling + 1e-6);
     EXPECT_GE(result.mean_loss, result.mean_floor - 1e-6);

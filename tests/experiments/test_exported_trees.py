@@ -40,7 +40,9 @@ def tiny(name: str) -> list[str]:
     changes += ["train.batch_size=8", "eval.novel=8", "run=tiny", "threads=1", "device=cpu", "sweep={}"]
     changes += [] if name in EVERY_STEP else ["train.log_every=2"]
     changes += ["model.heads=2"] if kind(name) != "prefix_readout" else []
-    changes += ["model.head_dim=4"] if kind(name) == "one_layer_attention" else []
+    changes += ["model.head_dim=4"] if kind(name) in ("one_layer_attention", "gpt") else []
+    changes += ["model.layers=2"] if kind(name) == "gpt" else []
+    changes += [f"output.epoch_steps={EPOCH}"] if "epoch_steps:" in CONFIGS[name].read_text() else []
     for index, event in enumerate(re.findall(r"^  - \{(.*)\}", CONFIGS[name].read_text(), re.MULTILINE)):
         repeated = {"switch": 2 * EPOCH, "fork_probe": EPOCH, "features": SWITCH}.get(event.split(",")[0][6:])
         changes += [f"events.{index}.every={repeated}"] if "every:" in event else []
@@ -95,23 +97,25 @@ def test_a_plan_says_why_there_are_none(tmp_path: Path) -> None:
 
 
 def walk(record: dict[str, Any]) -> None:
-    """What the cells of transformers read, as they read it."""
+    """What the cells of transformers read, as they read it; those of one layer alone look into its MLP."""
     args, logs = record["args"], record["logs"]
+    one_layer = args["arch"] == "OneLayerAttention"
     assert len(logs) == args["num_iters"] // args["num_iters_per_epoch"] == STEPS // EPOCH
     for epoch, log in enumerate(logs):
         test = log["test_metrics"]
         assert log["epoch"] == epoch and log["num_apppearances"].shape == (args["K"],)
         assert len({len(test[key]) for key in ("accuracy", "logsoftmaxloss", "sequence_rank", "true_rank")}) == 1
-        probe = test["mlp_probe_metrics"]
-        assert [len(probe[key]) for key in ("layer", "accuracy", "num_train", "num_test")] == [4] * 4
-        assert all(test[f"probe_novel_sequences_{layer}"] == [] for layer in range(4))
+        if one_layer:
+            probe = test["mlp_probe_metrics"]
+            assert [len(probe[key]) for key in ("layer", "accuracy", "num_train", "num_test")] == [4] * 4
+            assert all(test[f"probe_novel_sequences_{layer}"] == [] for layer in range(4))
         assert isinstance(log["probe_metrics"]["accuracy"], list) and "num_iters_required" in log["probe_metrics"]
         assert test["length"] == 50 and log["loss_per_appearance"] == log["appearances"] == []
     phases = len(record["sequences"])
     assert [len(starts) for starts in record["switch_start_iter"]] == [args["K"]] * phases
     assert {len(table[0]) for table in record["sequences"]} == {args["len_context"]}
     assert (args["is_resample_tasks"] == "False") == (phases == 1)
-    if phases == 2:
+    if phases == 2 and one_layer:
         before = record["mlp_state_dict"]["pre_switch"]
         assert set(record["c_attn_state_dict"]["pre_switch"]) == set(before["lm_head"]) == {"weight", "bias"}
         swapped = {f"linear_modules.{name}": tensor for name, tensor in before["linear_modules"].items()}
