@@ -47,6 +47,7 @@ def compiled(function: Callable, device: str, captured: bool = False) -> Callabl
     """torch.compile; on a GPU with all that autotuning finds. What is captured later makes no graphs of its own."""
     import torch
 
+    torch._dynamo.config.recompile_limit = 1000  # of one piece of text, which all models and shapes of a process share
     modes = {True: "max-autotune-no-cudagraphs", False: "max-autotune"}
     return torch.compile(function, fullgraph=True, mode=modes[captured] if device == "cuda" else None)
 
