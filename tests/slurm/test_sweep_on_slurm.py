@@ -123,7 +123,16 @@ def test_a_node_that_fails_in_mid_run_is_survived(sweep: SlurmSweep) -> None:
     sweep.cluster.set_node("down")
     wait_for(lambda: sweep.cluster.node_state() in ("idle", "mixed"), "the node to come back")
     sweep.cluster.start_requeued(f"{job}_0")
-    wait_for(lambda: "resumed at step" in sweep.log(1, 0), "the requeued task to go on")
+
+    def goes_on() -> bool:
+        if sweep.cluster.node_state().startswith(("down", "drain")):  # it was late to say that a task had ended
+            sweep.cluster.set_node("resume")
+        return "resumed at step" in sweep.log(1, 0)
+
+    try:
+        wait_for(goes_on, "the requeued task to go on", 30)
+    except AssertionError:
+        raise AssertionError(f"{sweep.cluster.node_state()}: {sweep.cluster.show(f'{job}_0')}") from None
 
 
 def test_gpus_reach_the_worker_and_setup_runs_before_it(sweep: SlurmSweep) -> None:
