@@ -4,7 +4,7 @@ What each number means is said where it is computed, in curves. Runs that are do
 are one member: its accuracies, losses and bits are means over the seeds with their standard deviation, presentations
 and half-lives medians. Each phase is compared over the ranks that all runs in it have scored; a run that never reached
 it has no say. Behind the name of a run its row has the settings that differ. Letters: T evaluations, S ranks of a bin,
-E bins, P phases, B bootstrap replicates.
+E bins, B bootstrap replicates.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def measure(
     -------
     dict
         phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, presentations_after, seen (E,), resampled
-        (E, B), bits_before, bits_end, bits_bayes, stride scalars; story from `_story`; first, previous: the same of the
-        run's first and of the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set):
-        {before, unswapped, swapped (E,), step}}; parameters
+        (E, B), bits_*, bits_bayes, stride scalars; story from `_story`; first, previous: the same of the run's first
+        and of the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set): {before,
+        unswapped, swapped (E,), step, phase}}; parameters
     """
     known: dict[Any, dict[str, Any] | None] = {}
 

@@ -206,8 +206,8 @@ def read_by_position(run: PathLike, sets: Mapping[str, Columns], first: int) -> 
     Returns
     -------
     Lazy
-        {set: {step, phase (T,), bins (E, 2) first rank and one past the last, position (P,) 0-based of the bit that is
-        predicted, loss, accuracy (T, E, P) float32: means over the ranks of a bin, NaN where it holds none}}
+        {set: {step, moment, phase (T,), bins (E, 2) first rank and one past the last, position (P,) 0-based of the bit
+        that is predicted, loss, accuracy (T, E, P) float32: means over the ranks of a bin, NaN where it holds none}}
     """
     folders = {name: Path(run) / "eval" / name for name in sets}
     found = [name for name, folder in folders.items() if (folder / "by_position_bins.npy").is_file()]
