@@ -157,7 +157,7 @@ def process(run: Run, wanted: Wanted) -> dict[str, np.ndarray]:
     places = np.searchsorted(rank, single)
     limits = curves.limits(run.theory, rank, wanted.phase)
     result = {"evaluations": np.array([len(rows)]), "bins": np.array(bins), "rank_rank": single}
-    result["scored"] = np.array([int(((rank >= first) & (rank < end)).sum()) for first, end in bins])
+    result["scored"] = curves.bin_sizes(rank, bins)
     for name, limit in zip(("floor", "ceiling"), limits):
         limit = np.full(len(rank), np.nan) if limit is None else limit
         result[name], result[f"rank_{name}"] = curves.bin_mean(limit, rank, bins), limit[places]

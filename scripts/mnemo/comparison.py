@@ -33,11 +33,6 @@ OTHER_TASK = "one names whole sequences, the other predicts bits"
 # One run --------------------------------------------------------------------------------------------------------------
 
 
-def predictions(run: Run) -> int:
-    """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
-    return run.config["data"]["length"] - run.facts["model"]["first_position"]
-
-
 def num_parameters(run: Run) -> float:
     """Trainable numbers, NaN where a record does not say."""
     return float(run.facts["model"].get("num_parameters") or math.nan)
@@ -94,7 +89,7 @@ def measure(
 def _phase_numbers(run: Run, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run.facts)  # then a loss is of no bit
     means = {key: curves.bin_mean(columns[key], rank, bins) for key in ("accuracy", "loss", "presentations")}
-    unknown, bits = np.full(len(rank), np.nan), (predictions(run), curves.num_drawn(run))
+    unknown, bits = np.full(len(rank), np.nan), (curves.predictions(run), curves.num_drawn(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run.switches)):
         for key in ("accuracy", "loss"):
             numbers[f"{key}_{moment}"] = np.full(len(bins), np.nan) if row is None else means[key][row]
@@ -120,7 +115,7 @@ def _story(
     """
     chance = dict(zip(("loss", "accuracy"), curves.chance(run)))
     gain = {"accuracy": means["accuracy"] - chance["accuracy"], "loss": chance["loss"] - means["loss"]}
-    at = {0: 0, **{entry["phase"]: entry["step"] for entry in run.switches}}
+    at = curves.phase_starts(run.switches)
     step, before = columns["step"], curves.moments(columns, phase, run.switches)[1]
     current = np.flatnonzero(columns["phase"] == phase)
     later = slice(len(step) if before is None or phase + 1 not in at else before, None)
