@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from mnemo import curves, members
 from mnemo.comparison_text import TITLES
 from mnemo.errors import DataError, UsageError
 from mnemo.members import Member, Scope
-from mnemo.runs import Run
+from mnemo.runs import Run, phase_number
 
 Rows = list  # of dicts with equal keys: a table
 
@@ -170,10 +169,10 @@ def _swaps(run: Run, scope: Scope) -> dict[tuple[str, str], dict[str, Any]]:
     result = {}
     for name, swapped in run.sets.items():
         event, _, base = name.rpartition(".")
-        plain, match = run.sets.get(base), re.fullmatch(r"phase_([0-9]{1,9})", base)
-        if not event or plain is None or match is None or not len(swapped["step"]) or not len(plain["step"]):
+        plain, phase = run.sets.get(base), phase_number(base)
+        if not event or plain is None or phase is None or not len(swapped["step"]) or not len(plain["step"]):
             continue
-        step, phase = int(swapped["step"][-1]), int(match.group(1))
+        step = int(swapped["step"][-1])
         row = int(np.searchsorted(plain["step"], step, "right")) - 1
         before = curves.moments(plain, phase, run.switches)[1]
         if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):

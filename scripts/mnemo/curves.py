@@ -436,11 +436,11 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     NaN for the ends where there is one seed.
     """
-    mean = values.mean(axis=0)
-    if len(values) < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     with np.errstate(invalid="ignore"):
-        reach = student_95(len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        mean, spread = mean_and_spread(values)
+        if len(values) < 2:
+            return mean, spread, spread
+        reach = student_95(len(values) - 1) * spread / np.sqrt(len(values))
     return mean, mean - reach, mean + reach
 
 
