@@ -239,9 +239,10 @@ def models(data: Mapping[Run, dict[str, np.ndarray]], experiments: Mapping[Path,
 
 def _labels(found: Sequence[members.Member]) -> list[str]:
     """What tells models apart: their settings where few do, else the names of their directories."""
-    keys = members.differing_settings(found)
+    values = list(members.columns(found).values())
+    keys = list(values[0]) if values else []
     short = sweeps.short_keys(keys)
-    texts = [", ".join(f"{short[key]} {members.settings(member).get(key, '-')}" for key in keys) for member in found]
+    texts = [", ".join(f"{short[key]} {'-' if of[key] in (None, '') else of[key]}" for key in keys) for of in values]
     texts = [f"{text} ({member.state})" if member.state else text for text, member in zip(texts, found)]
     if not 0 < len(keys) <= MAX_LABEL_SETTINGS or len(set(texts)) < len(found):
         return [member.name for member in found]
