@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnemo import curves, members, sweeps
+from mnemo.command import one_line
 from mnemo.errors import DataError
 from mnemo.files import PathLike, read_text
 from mnemo.runs import Run, differing, flat, run_state, set_order
@@ -299,8 +300,7 @@ def report_contents(
 
 def _reason(path: Path, error: Exception) -> str:
     """One line that begins with the run's directory."""
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    text = " ".join(text.split())
+    text = one_line(error)
     return text if str(path) in text else f"{path}: {text}"
 
 
