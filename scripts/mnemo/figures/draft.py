@@ -41,7 +41,7 @@ def current(run: Run, phase: int) -> dict[str, np.ndarray]:
         raise DataError(
             f"{run.path}: the sequences of phase {phase} were not evaluated; does its configuration switch?"
         )
-    return curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+    return curves.while_current(columns, phase)
 
 
 def learned_margin(run: Run, columns: Any, small: bool) -> np.ndarray:
@@ -173,8 +173,8 @@ def _rank_bins(rank: np.ndarray) -> list[tuple[int, int]]:
     if len(rank) == 0:
         return []
     edges = np.unique(np.round(10 ** np.arange(0, math.log10(rank.max() + 1) + 0.2001, 0.2)).astype(int)) - 1
-    bins = zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1])
-    return [(low, high) for low, high in bins if ((rank >= low) & (rank < high)).any()]
+    bins = list(zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1]))
+    return curves.scored_bins(bins, rank)
 
 
 # Figures 3 and 5: accuracy over a switch ------------------------------------------------------------------------------
@@ -297,9 +297,9 @@ def swap_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         rows.finish(panel, "parameters", "ranks" if panel is panels[0] else "", title)
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
-        kept = np.unique(np.linspace(0, len(sizes) - 1, min(len(sizes), 5)).round().astype(int))
+        kept = curves.thinned(len(sizes), 5)
         panel.set_xticks(kept, [f"{sizes[index]:,}" if sizes[index] < 1e6 else f"{sizes[index]:.2g}" for index in kept])
-    named = np.unique(np.linspace(0, len(bins) - 1, min(len(bins), 10)).round().astype(int))
+    named = curves.thinned(len(bins), 10)
     panels[0].set_yticks(named, ["–".join(dict.fromkeys(map(str, bins[index]))) for index in named])
     bar = figure.colorbar(shown, ax=panels, fraction=0.02, pad=0.015)
     bar.set_label("accuracy")

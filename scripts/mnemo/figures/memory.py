@@ -342,7 +342,7 @@ def draw_over(
     columns = curves.phase_columns(run.sets, phase)
     if columns is None:
         return []
-    columns = curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+    columns = curves.while_current(columns, phase)
     seen, accuracy = (curves.bin_mean(columns[key], columns["rank"], bins) for key in ("presentations", "accuracy"))
     limit = curves.limits(run.theory, columns["rank"], phase)[1]
     records = []
@@ -404,7 +404,7 @@ def _learning(run: Run) -> dict[str, float]:
     means, over = [], []
     for phase in range(len(run.switches) + 1):
         columns = curves.phase_columns(run.sets, phase)
-        columns = curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+        columns = curves.while_current(columns, phase)
         means.append(curves.bin_mean(columns["accuracy"], columns["rank"], [(0, 10)])[:, 0])
         limit = curves.limits(run.theory, columns["rank"], phase)[1]
         over.append(means[-1][-1] - curves.bin_mean(limit, columns["rank"], [(0, 10)])[0])

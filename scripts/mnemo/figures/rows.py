@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnemo import curves
 from mnemo.expectations import Measured
 from mnemo.figures import style
 from mnemo.runs import Run
@@ -92,8 +93,7 @@ def handle(label: str, **look: Any) -> Any:
 
 def few(handles: Sequence[Any]) -> list[Any]:
     """As many entries as a legend has room for, evenly chosen, the first and the last among them."""
-    chosen = np.unique(np.linspace(0, len(handles) - 1, min(len(handles), MAX_ENTRIES)).round().astype(int))
-    return [handles[index] for index in chosen]
+    return [handles[index] for index in curves.thinned(len(handles), MAX_ENTRIES)]
 
 
 def chance_line(panel: Any, value: float) -> None:

@@ -85,7 +85,7 @@ def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> 
     figure, axes = style.panels()
     columns, old = run.sets[name], first_sequences(run, name)
     rank = columns["rank"]
-    bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
+    bins = curves.scored_bins(bins, rank)
     colors = style.bin_colors(len(bins))
     last_step, chance = _last_step(run, name), curves.chance(run)
     _draw_train_loss(axes["loss"], run)

@@ -57,11 +57,6 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     return np.where(finite, rounded, bits).astype(np.uint32).view(np.float32)
 
 
-def thinned(count: int, most: int) -> np.ndarray:
-    """Places of at most `most` of `count` rows, evenly, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(np.int64))
-
-
 # Which runs -----------------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +156,7 @@ def curves_of(run: Run, bins: Sequence[curves.Bin], points: int, numbers: Number
             parts += [(0, True, columns, np.flatnonzero(columns["phase"] > 0))] if phase == 0 else []
     whole = sum(len(rows) for _, after, _, rows in parts if not after)
     return [
-        _curve(run, phase, after, columns, rows[thinned(len(rows), round(points * len(rows) / max(whole, 1)))],
+        _curve(run, phase, after, columns, rows[curves.thinned(len(rows), round(points * len(rows) / max(whole, 1)))],
                len(rows), bins, numbers)
         for phase, after, columns, rows in parts if len(rows)
     ]  # fmt: skip
@@ -195,7 +190,7 @@ def training_of(run: Run, points: int, numbers: Numbers) -> dict[str, Any] | Non
     count = len(metrics["step"])
     if not count:
         return None
-    rows = thinned(count, points)
+    rows = curves.thinned(count, points)
     step = numbers.add(metrics["step"][rows], exact=True)
     return {"step": step, "loss": numbers.add(metrics["train_loss"][rows]), "all": count}
 
