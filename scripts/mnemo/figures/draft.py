@@ -22,7 +22,6 @@ Runs = Sequence[Run]
 STUCK = 0.3  # nats: a train loss above it has failed, with more than a million parameters
 LEARNED = 0.9  # accuracy, or with the small runs share of the way to the ceiling
 BLOCK, ROLLING = 100, 5  # steps of a bin of figure 9, bins of its rolling mean
-HEAT_ROWS = 40
 
 
 # What several figures ask of a run ------------------------------------------------------------------------------------
@@ -114,14 +113,13 @@ def _parameter_panels(panels: Sequence[Any], runs: Runs) -> None:
 def _parameter_numbers(records: Sequence[dict], runs: Runs) -> dict[str, Any]:
     best = {size: max(record["accuracy"] for record in records if record["parameters"] == size)
             for size in sorted({record["parameters"] for record in records})}  # fmt: skip
-    failed = [record for record in records if record["parameters"] > 1e6 and record["train_loss"] > STUCK]
     large = [record for record in records if record["parameters"] >= 9e6]
     middle = [value for size, value in best.items() if 5e6 < size < 8e6]
     learned = {size: max(record["largest_learned_rank"] for record in records if record["parameters"] == size)
                for size in best}  # fmt: skip
     return {
         "accuracy_by_parameters": list(best.values()), "rank_by_parameters": list(learned.values()),
-        "accuracy_6e6": max(middle, default=math.nan), "failed": len(failed) / max(1, len(records)),
+        "accuracy_6e6": max(middle, default=math.nan),
         "stuck_above_9e6": float(np.mean([r["train_loss"] > STUCK for r in large])) if large else math.nan,
         "loss_over_floor": min(record["train_loss"] for record in records) - runs[0].theory[0]["loss_floor"],
     }  # fmt: skip
@@ -227,7 +225,6 @@ def switch_numbers(records: Sequence[dict], run: str) -> dict[str, Any]:
     gaps = [record["accuracy"] - record["ceiling"] for record in (*before, *after)]
     return {
         "plateaus": [record["accuracy"] for record in before],
-        "plateaus_after": [record["accuracy"] for record in after],
         **{f"plateau_{index}": record["accuracy"] for index, record in enumerate(before)},
         "over_ceiling": max(gaps), "right_after": of(1, ranks[0])[0]["accuracy"], "gain": means[1] - means[0],
     }  # fmt: skip
@@ -266,8 +263,7 @@ def frontier_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         "frontier_1e3": min((loss for size, loss in losses.items() if size < 3e3), default=math.nan),
         "frontier_1e7": min((loss for size, loss in losses.items() if size < 3e7), default=math.nan),
         "by_width": [min(record["train_loss"] for record in records if record["width"] == width) for width in widths],
-        "worst": max(record["train_loss"] for record in records), "best": float(best[-1]),
-        "over_floor": float(best[-1]) - floor,
+        "worst": max(record["train_loss"] for record in records), "over_floor": float(best[-1]) - floor,
     })  # fmt: skip
 
 
@@ -380,8 +376,7 @@ def _attention_numbers(run: Run) -> dict[str, Any]:
     bars = run.attention["vertical_bars"]
     with np.errstate(invalid="ignore"):
         by_head = np.nanmean(bars[-1].reshape(len(bars[-1]), -1), axis=1)
-    sizes = np.diff(np.sort(run.attention["attn_reps"][-1].mean(axis=(0, 1))[-1])[[0, -1]])
-    return {"bars": float(by_head.mean()), "bars_best": float(by_head.max()), "contrast": float(sizes[0])}
+    return {"bars": float(by_head.mean()), "bars_best": float(by_head.max())}
 
 
 # Figures 9 and 9b: the associative memory -----------------------------------------------------------------------------
@@ -399,8 +394,6 @@ def memory_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         measured[f"end_{heads_of(run)}"] = float(phases[0][-1])
         measured[f"gain_{heads_of(run)}"] = float(phases[1][window] - phases[0][window])
     measured["end_by_heads"] = [measured[f"end_{heads_of(run)}"] for run in runs]
-    measured["gain_by_heads"] = [measured[f"gain_{heads_of(run)}"] for run in runs]
-    measured["highest"] = max(float(block.max()) for run in runs for block in online_blocks(run, size))
     return drawn._replace(measured=measured)
 
 
@@ -415,7 +408,6 @@ def retrieval_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         measured[f"after_{heads_of(run)}"] = float(phases[1][:2].mean())
         measured[f"loss_{heads_of(run)}"] = measured[f"before_{heads_of(run)}"] - measured[f"after_{heads_of(run)}"]
     measured["before_by_heads"] = [measured[f"before_{heads_of(run)}"] for run in runs]
-    measured["highest"] = max(float(block.max()) for run in runs for block in online_blocks(run, BLOCK))
     return drawn._replace(measured=measured)
 
 
@@ -455,7 +447,7 @@ def online_figure(title: str, runs: Runs, size: int) -> Drawn:
     handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
     rows.legend(figure, handles, f"bins of {size} steps,\nrolling mean of {ROLLING}")
     highest = max(record["accuracy"] for record in records)
-    return Drawn(figure, columns_of(records), {"over_ceiling": highest - limit})
+    return Drawn(figure, columns_of(records), {"over_ceiling": highest - limit, "highest": highest})
 
 
 def _online_ceiling(run: Run) -> float:

@@ -22,6 +22,7 @@ from mnemo.runs import Run
 
 Runs = Sequence[Run]
 MIN_SCORES = 20  # of a point of the clock
+MAX_BARS = 24  # of a ranking
 
 
 # The forgetting clock -------------------------------------------------------------------------------------------------
@@ -152,12 +153,12 @@ def _before_switch(run: Run) -> float:
 
 
 def _transplant_numbers(found: probes.Transplant, before: float) -> dict[str, Any]:
-    """Of the old sequences: nothing and everything taken, the MLP alone, the least with it and the most without."""
+    """Of the old sequences: all put back over right before the switch, and the least with the old MLP over the most
+    without it; of the novel ones how far they are from chance.
+    """
     old, mlp = found.accuracy["old"], found.taken[:, found.groups.index("mlp")]
-    alone = mlp & (found.taken.sum(axis=1) == 1)
     return {
-        "nothing": float(old[~found.taken.any(axis=1)][0]), "everything": float(old[found.taken.all(axis=1)][0]),
-        "not_put_back": float(old[found.taken.all(axis=1)][0]) - before, "mlp_alone": float(old[alone][0]),
+        "not_put_back": float(old[found.taken.all(axis=1)][0]) - before,
         "mlp_gap": float(old[mlp].min() - old[~mlp].max()),
         "novel": float(np.abs(found.accuracy["novel"] - 0.5).max()) if "novel" in found.accuracy else math.nan,
     }  # fmt: skip
@@ -202,7 +203,6 @@ def bits_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     return Drawn(figure, columns_of(records), {
         "bits_by_decade": _by_decade(size, bits), "share_of_bayes": float(bits.max() / records[0]["bits_bayes"]),
         "fewest_parameters": float(bits[0] / records[0]["bits_bayes"]),
-        "most_per_parameter": float((bits / size).max()),
     })  # fmt: skip
 
 
@@ -258,7 +258,6 @@ def separability_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     )
     rows.finish(panels[1], "the next bit: accuracy where it was fitted")
     rows.legend(figure, [*_layer_handles(layers), rows.handle("chance", **rows.CHANCE)], "linear probe of")
-    measured["fork"] = [accuracy[step] for step in sorted(accuracy)]
     return Drawn(figure, columns_of(records), measured)
 
 
@@ -344,14 +343,13 @@ def draw_over(
         return []
     columns = curves.while_current(columns, phase)
     seen, accuracy = (curves.bin_mean(columns[key], columns["rank"], bins) for key in ("presentations", "accuracy"))
-    limit = curves.limits(run.theory, columns["rank"], phase)[1]
-    records = []
+    limit, records = curves.limits(run.theory, columns["rank"], phase)[1], []
+    ceilings = None if limit is None else curves.bin_mean(limit, columns["rank"], bins)
     for index, (ranks, color) in enumerate(zip(bins, colors)):
         kept = seen[:, index] > 0
         panel.plot(seen[kept, index], accuracy[kept, index], color=color, **look)
-        if limit is not None and kept.any():
-            ceiling = float(curves.bin_mean(limit, columns["rank"], bins)[index])
-            panel.plot(seen[kept, index][[0, -1]], [ceiling, ceiling], color=color, **style.DOTTED)
+        if ceilings is not None and kept.any():
+            panel.plot(seen[kept, index][[0, -1]], ceilings[[index, index]], color=color, **style.DOTTED)
         records += [{"run": run.path.name, "kind": run.facts["model"]["kind"], "phase": phase, "first_rank": ranks[0],
                      "last_rank": ranks[1] - 1, "presentations": float(x), "accuracy": float(y)}
                     for x, y in zip(seen[kept, index], accuracy[kept, index])]  # fmt: skip
@@ -361,9 +359,8 @@ def draw_over(
 LOOKS = ({"linewidth": 1.7}, {"linewidth": 1.5, "dashes": (4.0, 1.6)})  # transformer, associative memory
 
 
-def _over(figure_title: str, panels_of: Any, pair: Runs, names: Sequence[str]) -> list[dict]:
+def _over(figure: Any, panels: Sequence[Any], pair: Runs, names: Sequence[str]) -> list[dict]:
     """Two runs over each other, a panel a phase; the records of what is drawn."""
-    figure, panels = panels_of
     bins = _chosen_bins(pair)
     colors, records = style.bin_colors(len(bins)), []
     for phase, panel in enumerate(panels):
@@ -377,7 +374,7 @@ def _over(figure_title: str, panels_of: Any, pair: Runs, names: Sequence[str]) -
     handles = [rows.handle(style.cut(name, 26), color=style.INK, **look) for name, look in zip(names, LOOKS)]
     handles += style.bin_handles(dict(zip(bins, colors)))[: len(bins)]
     handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
-    rows.legend(figure, handles, figure_title)
+    rows.legend(figure, handles)
     return records
 
 
@@ -388,11 +385,11 @@ def overlay_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         if run.config["data"]["num_sequences"] != pair[0].config["data"]["num_sequences"]:
             raise DataError(f"{run.path}: other data than {pair[0].path}; the overlay compares models on the same data")
     title = "A transformer and an associative memory on the same draws"
-    panels = rows.panels(2, title, f"K {pair[0].num_sequences} · L {pair[0].config['data']['length']}", sharey=True)
-    records = _over("", panels, pair, ["transformer", "associative memory"])
+    data = f"K {pair[0].num_sequences} · L {pair[0].config['data']['length']}"
+    figure, panels = rows.panels(2, title, data, sharey=True)
+    records = _over(figure, panels, pair, ["transformer", "associative memory"])
     transformer, dam = (_learning(run) for run in pair)
-    return Drawn(panels[0], columns_of(records), {
-        "transformer_end": transformer["end"], "memory_end": dam["end"],
+    return Drawn(figure, columns_of(records), {
         "memory_lead": dam["mean"] - transformer["mean"],
         "transformer_gain": transformer["gain"], "memory_gain": dam["gain"],
         "over_ceiling": max(transformer["over"], dam["over"]),
@@ -400,16 +397,15 @@ def overlay_figure(groups: Sequence[Runs], small: bool) -> Drawn:
 
 
 def _learning(run: Run) -> dict[str, float]:
-    """Of the ten most frequent: accuracy at the end of phase 0, its mean over phase 0, what phase 1 gains on it."""
+    """Of the ten most frequent: mean accuracy over phase 0, what phase 1 gains on it, the end over its ceiling."""
     means, over = [], []
     for phase in range(len(run.switches) + 1):
-        columns = curves.phase_columns(run.sets, phase)
-        columns = curves.while_current(columns, phase)
+        columns = curves.while_current(curves.phase_columns(run.sets, phase), phase)
         means.append(curves.bin_mean(columns["accuracy"], columns["rank"], [(0, 10)])[:, 0])
         limit = curves.limits(run.theory, columns["rank"], phase)[1]
         over.append(means[-1][-1] - curves.bin_mean(limit, columns["rank"], [(0, 10)])[0])
     gain = float(means[1].mean() - means[0].mean()) if len(means) > 1 else math.nan
-    return {"end": float(means[0][-1]), "mean": float(means[0].mean()), "gain": gain, "over": float(max(over))}
+    return {"mean": float(means[0].mean()), "gain": gain, "over": float(max(over))}
 
 
 # The associative memory that fits best --------------------------------------------------------------------------------
@@ -427,15 +423,15 @@ def fit_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     keys = [key for key in finite[0] if key.startswith("model.")]
     figure, panels = rows.panels(3, "The associative memory that learns most like a transformer",
                                  f"target: {groups[0][0].settings_line(' · ')}")  # fmt: skip
-    records = _over("", (figure, panels[1:]), [groups[0][0], nearest], ["transformer", "memory, the nearest"])
+    _over(figure, panels[1:], [groups[0][0], nearest], ["transformer", "memory, the nearest"])
     _draw_ranking(panels[0], finite, keys)
     for panel in panels[1:]:
         panel.set_ylim(0.45, 1.0)
     table = columns_of([{key: row[key] for key in ("run", "distance", "decades", *keys)} for row in finite])
-    measured = {"nearest": finite[0]["distance"], "spread": finite[-1]["distance"] - finite[0]["distance"],
-                "drawn": float(len(records))}  # fmt: skip
-    measured["on_edge"] = float(sum(_on_edge([row[key] for row in finite]) for key in keys))
-    return Drawn(figure, table, measured)
+    return Drawn(figure, table, {
+        "nearest": finite[0]["distance"], "spread": finite[-1]["distance"] - finite[0]["distance"],
+        "on_edge": float(sum(_on_edge([row[key] for row in finite]) for key in keys)),
+    })  # fmt: skip
 
 
 def _on_edge(values: Sequence[float]) -> bool:
@@ -443,9 +439,9 @@ def _on_edge(values: Sequence[float]) -> bool:
     return len(set(values)) > 2 and values[0] in (min(values), max(values))
 
 
-def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str], most: int = 24) -> None:
+def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str]) -> None:
     """Bars of the nearest, the best on top; a name is in its bar where that is long enough."""
-    shown = ranking[:most]
+    shown = ranking[:MAX_BARS]
     colors = [style.CATEGORIES[1]] + [style.GREY] * (len(shown) - 1)
     panel.barh(range(len(shown)), [row["distance"] for row in shown], color=colors, height=0.7)
     panel.set_yticks([])

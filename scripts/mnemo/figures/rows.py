@@ -103,10 +103,10 @@ def chance_line(panel: Any, value: float) -> None:
 CHANCE = {"color": style.FAINT, "linewidth": 1.0}
 
 
-def bayes_line(panel: Any, value: float, color: Any = style.INK) -> None:
+def bayes_line(panel: Any, value: float) -> None:
     """A floor or a ceiling from edge to edge; nothing where it is not known."""
     if np.isfinite(value):
-        panel.axhline(value, color=color, zorder=2, **style.DOTTED)
+        panel.axhline(value, color=style.INK, zorder=2, **style.DOTTED)
 
 
 def switch_line(panel: Any, at: float) -> None:
