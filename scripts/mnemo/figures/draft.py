@@ -57,7 +57,7 @@ def colors_of(runs: Runs) -> dict[int, Any]:
 
 
 def parameter_handles(colors: dict[int, Any]) -> list[Any]:
-    return rows.few([rows.handle(f"{size:,}", color=color, linewidth=2.2) for size, color in colors.items()])
+    return rows.few([style.handle(f"{size:,}", color=color, linewidth=2.2) for size, color in colors.items()])
 
 
 def heads_of(run: Run) -> int:
@@ -88,9 +88,9 @@ def parameters_figure(groups: Sequence[Runs], small: bool) -> Drawn:
             y = [record[key] if key != "largest_learned_rank" or record[key] > 0 else np.nan for record in line]
             panel.plot([record["parameters"] for record in line], y, color=color, marker="o", markersize=4)
     _parameter_panels(panels, groups[0])
-    legend = [rows.handle(f"{count} heads", color=color, linewidth=2.2) for count, color in colors.items()]
-    limit = rows.handle("Bayes limit", color=style.INK, **style.DOTTED)
-    rows.legend(figure, [*legend, limit, rows.handle("chance", **rows.CHANCE)])
+    legend = [style.handle(f"{count} heads", color=color, linewidth=2.2) for count, color in colors.items()]
+    limit = style.handle("Bayes limit", color=style.INK, **style.DOTTED)
+    rows.legend(figure, [*legend, limit, style.handle("chance", **style.CHANCE)])
     return Drawn(figure, columns_of(records), _parameter_numbers(records, groups[0]))
 
 
@@ -100,7 +100,7 @@ def _parameter_panels(panels: Sequence[Any], runs: Runs) -> None:
     limit = curves.limits(runs[0].theory, current(runs[0], 0)["rank"][:1000], 0)[1]
     rows.bayes_line(accuracy, math.nan if limit is None else float(limit.mean()))
     for panel, chance in zip(panels, curves.chance(runs[0])):
-        rows.chance_line(panel, chance)
+        style.chance_line(panel, chance)
     rows.finish(loss, "parameters", "train loss (nats)")
     rows.finish(accuracy, "parameters", "accuracy, first 1000 evaluated ranks")
     rows.finish(rank, "parameters", "largest learned rank")
@@ -202,13 +202,13 @@ def switch_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                     for step, value in zip(columns["step"], accuracy[:, index])
                 ]  # fmt: skip
     for panel, (first, end) in zip(panels, bins):
-        rows.chance_line(panel, curves.chance(runs[0])[1])
+        style.chance_line(panel, curves.chance(runs[0])[1])
         for entry in runs[0].switches:
-            rows.switch_line(panel, entry["step"])
+            panel.axvline(entry["step"], **style.MARK)
         rows.finish(panel, "step", "accuracy" if panel is panels[0] else "", f"ranks {first}–{end - 1}")
         rows.step_axis(panel)
-    limit, chance = rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)
-    rows.legend(figure, [*parameter_handles(colors), limit, chance], "parameters")
+    limit = style.handle("Bayes ceiling", color=style.INK, **style.DOTTED)
+    rows.legend(figure, [*parameter_handles(colors), limit, style.handle("chance", **style.CHANCE)], "parameters")
     return Drawn(figure, columns_of(records), switch_numbers(records, runs[-1].path.name))
 
 
@@ -252,12 +252,13 @@ def frontier_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     panel.step([record["parameters"] for record in ordered], best, color=style.GREY, linewidth=1.0, where="post")
     floor = groups[0][0].theory.get(0, {}).get("loss_floor", math.nan)
     rows.bayes_line(panel, floor)
-    rows.chance_line(panel, curves.chance(groups[0][0])[0])
+    style.chance_line(panel, curves.chance(groups[0][0])[0])
     rows.finish(panel, "parameters", "train loss (nats)")
     rows.log_axis(panel.xaxis)
-    handles = [rows.handle(f"C = {width}", color=color, linewidth=2.2) for width, color in colors.items()]
-    handles += [rows.handle("frontier", color=style.GREY), rows.handle("Bayes floor", color=style.INK, **style.DOTTED)]
-    rows.legend(figure, [*handles, rows.handle("chance", **rows.CHANCE)])
+    handles = [style.handle(f"C = {width}", color=color, linewidth=2.2) for width, color in colors.items()]
+    limit = style.handle("Bayes floor", color=style.INK, **style.DOTTED)
+    handles += [style.handle("frontier", color=style.GREY), limit, style.handle("chance", **style.CHANCE)]
+    rows.legend(figure, handles)
     losses = {record["parameters"]: loss for record, loss in zip(ordered, best)}
     return Drawn(figure, columns_of(records), {
         "frontier_1e3": min((loss for size, loss in losses.items() if size < 3e3), default=math.nan),
@@ -438,13 +439,13 @@ def online_figure(title: str, runs: Runs, size: int) -> Drawn:
                          "accuracy": float(value), "rolling_mean": float(mean)}
                         for at, value, mean in zip(step, blocks, smooth)]  # fmt: skip
         for at in starts[1:]:
-            rows.switch_line(panel, at)
+            panel.axvline(at, **style.MARK)
     rows.bayes_line(panel, limit)
-    rows.chance_line(panel, curves.chance(runs[0])[1])
+    style.chance_line(panel, curves.chance(runs[0])[1])
     rows.finish(panel, "step", "top-1 accuracy" if curves.names_sequences(runs[0].facts) else "training accuracy")
     rows.step_axis(panel)
-    handles = [rows.handle(f"H = {heads}", color=color, linewidth=2.2) for heads, color in colors.items()]
-    handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
+    handles = [style.handle(f"H = {heads}", color=color, linewidth=2.2) for heads, color in colors.items()]
+    handles += [style.handle("Bayes ceiling", color=style.INK, **style.DOTTED), style.handle("chance", **style.CHANCE)]
     rows.legend(figure, handles, f"bins of {size} steps,\nrolling mean of {ROLLING}")
     highest = max(record["accuracy"] for record in records)
     return Drawn(figure, columns_of(records), {"over_ceiling": highest - limit, "highest": highest})

@@ -52,14 +52,14 @@ def clock_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                 for a, value, n in zip(age[index][kept], loss[index][kept], number[index][kept])
             ]  # fmt: skip
         rows.bayes_line(panel, run.theory.get(0, {}).get("loss_floor", math.nan))
-        rows.chance_line(panel, curves.chance(run)[0])
+        style.chance_line(panel, curves.chance(run)[0])
         rows.finish(panel, "steps since the last presentation", "loss (nats)" if phase == 0 else "", title)
         _age_axis(panel)
-    handles = [rows.handle(f"{low:,}–{high - 1:,}", color=color, linewidth=2.2)
+    handles = [style.handle(f"{low:,}–{high - 1:,}", color=color, linewidth=2.2)
                for (low, high), color in zip(counts, colors)]  # fmt: skip
     handles += [
-        rows.handle("Bayes floor of draws", color=style.INK, **style.DOTTED),
-        rows.handle("chance", **rows.CHANCE),
+        style.handle("Bayes floor of draws", color=style.INK, **style.DOTTED),
+        style.handle("chance", **style.CHANCE),
     ]
     rows.legend(figure, handles, "presentations so far")
     return Drawn(figure, columns_of(records), _clock_numbers(records))
@@ -135,7 +135,7 @@ def transplant_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     before = _before_switch(run)
     words = [f"a row each of the {len(order)}\nsubsets of {len(found.groups)} groups,\nbest for the old first"]
     words += [f"\nold sequences right\nbefore the switch: {before:.3f}"] if math.isfinite(before) else []
-    rows.legend(figure, [rows.handle(word, linestyle="none") for word in words])
+    rows.legend(figure, [style.handle(word, linestyle="none") for word in words])
     records = [
         {**{group: int(taken) for group, taken in zip(found.groups, found.taken[row])},
          **{f"accuracy_{name}": float(found.accuracy[name][row]) for name, _ in shown},
@@ -190,13 +190,13 @@ def bits_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     panels[0].step(size, best, color=style.GREY, linewidth=1.0, where="post")
     rows.bayes_line(panels[0], records[0]["bits_bayes"])
     for panel, y in zip(panels, ("stored bits", "stored bits a parameter")):
-        rows.chance_line(panel, 0.0)
+        style.chance_line(panel, 0.0)
         rows.finish(panel, "parameters", y)
         rows.log_axis(panel.xaxis)
     rows.legend(figure, [
-        rows.handle("a run", color=style.CATEGORIES[0], linestyle="none", marker="o", markersize=5, alpha=0.7),
-        rows.handle("most of so few\nparameters", color=style.GREY),
-        rows.handle("Bayes predictor", color=style.INK, **style.DOTTED), rows.handle("a guess", **rows.CHANCE),
+        style.handle("a run", color=style.CATEGORIES[0], linestyle="none", marker="o", markersize=5, alpha=0.7),
+        style.handle("most of so few\nparameters", color=style.GREY),
+        style.handle("Bayes predictor", color=style.INK, **style.DOTTED), style.handle("a guess", **style.CHANCE),
     ], "sum over sequences of\n(chance - loss), in bits")  # fmt: skip
     for record in records:
         record["bits_per_parameter"] = record["bits"] / record["parameters"]
@@ -251,13 +251,13 @@ def separability_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                         for x, y, step in points]  # fmt: skip
             measured[f"{target}_{layer}"] = _correlation([point[:2] for point in points])
         chance = next(probe.chance for probe in linear if probe.target == target)
-        panel.axvline(chance, color=style.FAINT, linewidth=1.0, zorder=0.5)
-        rows.chance_line(panel, 0.5)
+        panel.axvline(chance, zorder=0.5, **style.CHANCE)
+        style.chance_line(panel, 0.5)
     rows.finish(
         panels[0], "which sequence: accuracy at other positions", f"accuracy of the fork probe after {steps} steps"
     )
     rows.finish(panels[1], "the next bit: accuracy where it was fitted")
-    rows.legend(figure, [*_layer_handles(layers), rows.handle("chance", **rows.CHANCE)], "linear probe of")
+    rows.legend(figure, [*_layer_handles(layers), style.handle("chance", **style.CHANCE)], "linear probe of")
     return Drawn(figure, columns_of(records), measured)
 
 
@@ -268,7 +268,7 @@ def _correlation(points: Sequence[tuple[float, float]]) -> float:
 
 def _layer_handles(layers: Sequence[int]) -> list[Any]:
     names = [("what enters the MLP" if layer == 0 else f"its layer {layer}") for layer in layers]
-    return [rows.handle(name, color=color, linewidth=2.0) for name, color in zip(names, style.CATEGORIES)]
+    return [style.handle(name, color=color, linewidth=2.0) for name, color in zip(names, style.CATEGORIES)]
 
 
 def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
@@ -283,7 +283,7 @@ def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
             panel.plot([p.step for p in line], [getattr(p, part) for p in line], color=color, marker="o", markersize=4)
             if target == "next_bit":
                 panel.plot([p.step for p in line], [p.accuracy for p in line], color=color, **style.DASHED)
-        rows.chance_line(panel, next(probe.chance for probe in linear if probe.target == target))
+        style.chance_line(panel, next(probe.chance for probe in linear if probe.target == target))
     rows.finish(panels[0], "step", "held-out accuracy", "linear: which novel sequence?")
     rows.finish(panels[1], "step", "accuracy", "linear: its next bit?")
     given_up = [probe for probe in forks if not math.isfinite(probe.steps_needed)]
@@ -299,8 +299,8 @@ def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     for panel in panels:
         rows.step_axis(panel)
     rows.legend(figure, [
-        *_layer_handles(layers), rows.handle("held out", color=style.INK, **style.DASHED),
-        rows.handle("gave up", color=style.INK, marker="^", linestyle="none"), rows.handle("chance", **rows.CHANCE),
+        *_layer_handles(layers), style.handle("held out", color=style.INK, **style.DASHED),
+        style.handle("gave up", color=style.INK, marker="^", linestyle="none"), style.handle("chance", **style.CHANCE),
     ], "linear probe of")  # fmt: skip
     records = [{"probe": probe.target, "layer": probe.layer, "step": probe.step, "accuracy": probe.accuracy,
                 "fitted": probe.fitted, "steps_needed": math.nan} for probe in linear]  # fmt: skip
@@ -366,14 +366,14 @@ def _over(figure: Any, panels: Sequence[Any], pair: Runs, names: Sequence[str]) 
     for phase, panel in enumerate(panels):
         for run, look in zip(pair, LOOKS):
             records += draw_over(panel, run, phase, bins, colors, look)
-        rows.chance_line(panel, curves.chance(pair[0])[1])
+        style.chance_line(panel, curves.chance(pair[0])[1])
         rows.finish(panel, "presentations (mean of a bin)", "accuracy" if phase == 0 else "",
                     "first sequences" if phase == 0 else f"after switch {phase}")  # fmt: skip
         if any(len(line.get_xdata()) and min(line.get_xdata()) > 0 for line in panel.lines):
             rows.log_axis(panel.xaxis)
-    handles = [rows.handle(style.cut(name, 26), color=style.INK, **look) for name, look in zip(names, LOOKS)]
+    handles = [style.handle(style.cut(name, 26), color=style.INK, **look) for name, look in zip(names, LOOKS)]
     handles += style.bin_handles(dict(zip(bins, colors)))[: len(bins)]
-    handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
+    handles += [style.handle("Bayes ceiling", color=style.INK, **style.DOTTED), style.handle("chance", **style.CHANCE)]
     rows.legend(figure, handles)
     return records
 
