@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import bench_layer_peers
-import numpy as np
 
 
 def num_blocks(weights: dict) -> int:
@@ -41,19 +40,14 @@ def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
         z = linear(norm(x, "transformer.ln_f"), "lm_head")
         return z[..., 1] - z[..., 0]
 
-    def loss_of(weights: dict, ids: Any, sequences: Any) -> Any:
-        bits = sequences[ids]
-        return nn.binary_cross_entropy_with_logits(logits(weights, bits[:, :-1]), bits[:, 1:].float())
-
-    return loss_of
+    return bench_layer_peers.torch_next_bit(logits)
 
 
 def jax_loss(heads: int) -> Callable:
     """As torch_loss: loss_of(weights, ids, sequences, memory)."""
     import jax
-    import jax.numpy as jnp
 
-    def loss_of(weights, ids, sequences, _):
+    def logits(weights, bits):
         def linear(x, name):
             return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
@@ -62,26 +56,17 @@ def jax_loss(heads: int) -> Callable:
             scaled = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
             return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
-        bits = sequences[ids]
-        inputs, targets = bits[:, :-1], bits[:, 1:]
-        batch, length = inputs.shape
-        causal = jnp.tril(jnp.ones((length, length), bool))
-        x = weights["transformer.wte.weight"][inputs] + weights["transformer.wpe.weight"][:length]
+        x = weights["transformer.wte.weight"][bits] + weights["transformer.wpe.weight"][: bits.shape[1]]
         for layer in range(num_blocks(weights)):
             block = f"transformer.h.{layer}"
-            qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn")
-            q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), 2, 0)
-            scores = jnp.einsum("bihf,bjhf->bhij", q, k) / np.sqrt(q.shape[-1]).astype(np.float32)
-            scores = jnp.where(causal, scores, -jnp.inf)
-            o = jnp.einsum("bhij,bjhf->bihf", jax.nn.softmax(scores), v).reshape(batch, length, -1)
+            o = bench_layer_peers.jax_attention(linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn"), heads)
             x = x + linear(o, f"{block}.attn.c_proj")
             hidden = jax.nn.gelu(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc"), approximate=False)
             x = x + linear(hidden, f"{block}.mlp.c_proj")
         z = linear(norm(x, "transformer.ln_f"), "lm_head")
-        logit = z[..., 1] - z[..., 0]
-        return (jnp.maximum(logit, 0) - targets * logit + jnp.log1p(jnp.exp(-jnp.abs(logit)))).mean()
+        return z[..., 1] - z[..., 0]
 
-    return loss_of
+    return bench_layer_peers.jax_next_bit(logits)
 
 
 PEERS = bench_layer_peers.peers(torch_loss, jax_loss)

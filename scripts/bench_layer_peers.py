@@ -46,6 +46,17 @@ def torch_attention(batched_attention: bool) -> Callable:
     return attention
 
 
+def torch_next_bit(logits: Callable) -> Callable:
+    """Mean loss of the next bit, loss_of(weights, ids, sequences), of logits(weights, bits)."""
+    import torch.nn.functional as nn
+
+    def loss_of(weights: dict, ids: Any, sequences: Any) -> Any:
+        bits = sequences[ids]
+        return nn.binary_cross_entropy_with_logits(logits(weights, bits[:, :-1]), bits[:, 1:].float())
+
+    return loss_of
+
+
 @functools.cache
 def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
     """Mean loss of the next bit: loss_of(weights, ids, sequences)."""
@@ -66,11 +77,7 @@ def torch_loss(heads: int, batched_attention: bool = False) -> Callable:
         z = nn.linear(h, weights["lm_head.weight"], weights["lm_head.bias"])
         return z[..., 1] - z[..., 0]
 
-    def loss_of(weights: dict, ids: Any, sequences: Any) -> Any:
-        bits = sequences[ids]
-        return nn.binary_cross_entropy_with_logits(logits(weights, bits[:, :-1]), bits[:, 1:].float())
-
-    return loss_of
+    return torch_next_bit(logits)
 
 
 def torch_peer(
@@ -122,21 +129,37 @@ def in_turn(make: Callable[..., Run], data: Data, device: str) -> Run:
     return lambda steps: np.transpose([run(steps) for run in runs]).tolist()
 
 
-def jax_loss(heads: int) -> Callable:
-    """As torch_loss: loss_of(weights, ids, sequences, memory)."""
+def jax_attention(qkv: Any, heads: int) -> Any:
+    """Causal attention, (B, L, C), of queries, keys and values beside each other, (B, L, 3C)."""
     import jax
+    import jax.numpy as jnp
+
+    batch, length, _ = qkv.shape
+    q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), 2, 0)
+    scores = jnp.einsum("bihf,bjhf->bhij", q, k) / np.sqrt(q.shape[-1]).astype(np.float32)
+    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf)
+    return jnp.einsum("bhij,bjhf->bihf", jax.nn.softmax(scores), v).reshape(batch, length, -1)
+
+
+def jax_next_bit(logits: Callable) -> Callable:
+    """As torch_next_bit: loss_of(weights, ids, sequences, memory)."""
     import jax.numpy as jnp
 
     def loss_of(weights, ids, sequences, _):
         bits = sequences[ids]
-        inputs, targets = bits[:, :-1], bits[:, 1:]
-        batch, length = inputs.shape
-        x = weights["wte.weight"][inputs] + weights["wpe.weight"][:length]
-        qkv = x @ weights["c_attn.weight"].T + weights["c_attn.bias"]
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), 2, 0)
-        scores = jnp.einsum("bihf,bjhf->bhij", q, k) / np.sqrt(q.shape[-1]).astype(np.float32)
-        scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf)
-        o = jnp.einsum("bhij,bjhf->bihf", jax.nn.softmax(scores), v).reshape(batch, length, -1)
+        logit, targets = logits(weights, bits[:, :-1]), bits[:, 1:]
+        return (jnp.maximum(logit, 0) - targets * logit + jnp.log1p(jnp.exp(-jnp.abs(logit)))).mean()
+
+    return loss_of
+
+
+def jax_loss(heads: int) -> Callable:
+    """As torch_loss: loss_of(weights, ids, sequences, memory)."""
+    import jax
+
+    def logits(weights, bits):
+        x = weights["wte.weight"][bits] + weights["wpe.weight"][: bits.shape[1]]
+        o = jax_attention(x @ weights["c_attn.weight"].T + weights["c_attn.bias"], heads)
         centred = o - o.mean(-1, keepdims=True)
         h = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         h = h * weights["ln_f.weight"] + weights["ln_f.bias"]
@@ -144,10 +167,9 @@ def jax_loss(heads: int) -> Callable:
             layer = jax.nn.relu(h @ weights[f"linear_modules.{j}.weight"].T + weights[f"linear_modules.{j}.bias"])
             h = layer + h if j else layer
         z = h @ weights["lm_head.weight"].T + weights["lm_head.bias"]
-        logit = z[..., 1] - z[..., 0]
-        return (jnp.maximum(logit, 0) - targets * logit + jnp.log1p(jnp.exp(-jnp.abs(logit)))).mean()
+        return z[..., 1] - z[..., 0]
 
-    return loss_of
+    return jax_next_bit(logits)
 
 
 def jax_peer(data: Data, device: str, rate: float | Sequence[float] = RATE, loss: Callable = jax_loss) -> Run:

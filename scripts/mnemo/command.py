@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnemo.errors import EXIT_BROKEN_PIPE, EXIT_DATA, EXIT_IO, EXIT_USAGE, CannotCreate, UsageError
+from mnemo.errors import EXIT_BROKEN_PIPE, EXIT_DATA, EXIT_IO, EXIT_USAGE, CannotCreate, DataError, UsageError
 
 
 def argument(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -41,6 +41,11 @@ def expanded_path(text: str) -> Path:
 
 
 path_argument = argument(expanded_path)
+
+
+def cache_folder() -> Path:
+    """The root of all results: $MNEMO_CACHE, else ./cache."""
+    return expanded_path(os.environ.get("MNEMO_CACHE") or "cache")
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -168,6 +173,14 @@ def note(message: str) -> None:
 def complain(message: str) -> None:
     """An error: one line on stderr."""
     _say(f"error: {message}")
+
+
+def fail_with(problems: Sequence[str]) -> None:
+    """Complains of what could not be read while all else was done; DataError with the last where there is any."""
+    for problem in problems[:-1]:
+        complain(problem)
+    if problems:
+        raise DataError(problems[-1])
 
 
 def _say(message: str) -> None:

@@ -51,6 +51,11 @@ def parse_edges(text: str, most: int | None = None) -> list[int]:
     return edges
 
 
+def scored_bins(bins: Sequence[Bin], rank: np.ndarray) -> list[Bin]:
+    """The bins that hold an evaluated rank."""
+    return [ranks for ranks, size in zip(bins, bin_sizes(rank, bins)) if size]
+
+
 def bin_label(ranks: Bin) -> str:
     """`ranks 0-9` or `rank 0`."""
     first, end = ranks
@@ -68,11 +73,6 @@ def bin_columns(rank: np.ndarray, ranks: Bin) -> np.ndarray | slice:
 def bin_sizes(rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
     """How many of some ranks lie in each bin, (E,) int64."""
     return np.array([((rank >= first) & (rank < end)).sum() for first, end in bins], np.int64)
-
-
-def bins_with(rank: np.ndarray, bins: Sequence[Bin]) -> list[Bin]:
-    """The bins that hold one of some ranks."""
-    return [ranks for ranks, size in zip(bins, bin_sizes(rank, bins)) if size]
 
 
 def bin_mean(values: np.ndarray, rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
@@ -103,6 +103,11 @@ def select_rows(columns: Columns, rows: slice | np.ndarray) -> Columns:
     return Lazy({name: lambda n=name: columns[n] if n == "rank" else columns[n][rows] for name in columns})
 
 
+def while_current(columns: Columns, phase: int) -> Columns:
+    """A set cut to the evaluations at which a phase was current."""
+    return select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+
+
 def only_drawn(run: Run) -> Run:
     """A run without the ranks of probability 0, which are never drawn: there is nothing to learn of them."""
 
@@ -127,7 +132,7 @@ def current_sequences(sets: Mapping[str, Columns]) -> Columns | None:
         columns = sets.get(f"phase_{phase}")
         if columns is None:
             break
-        parts.append(select_rows(columns, np.flatnonzero(columns["phase"] == phase)))
+        parts.append(while_current(columns, phase))
     if not parts or any(not np.array_equal(part["rank"], parts[0]["rank"]) for part in parts):
         return None
 
@@ -171,6 +176,11 @@ def stride(rank: np.ndarray) -> int | None:
     return 1 if len(distances) == 0 else int(distances[0]) if len(distances) == 1 else None
 
 
+def thinned(count: int, most: int) -> np.ndarray:
+    """Places of at most `most` of `count` rows, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(np.int64))
+
+
 # Phases ---------------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +191,7 @@ def phase_columns(sets: Mapping[str, Columns], phase: int, ranks: np.ndarray | N
     """
     columns = sets.get(f"phase_{phase}")
     if columns is None and "train" in sets:
-        columns = select_rows(sets["train"], np.flatnonzero(sets["train"]["phase"] == phase))
+        columns = while_current(sets["train"], phase)
     if columns is not None and ranks is not None:
         columns = select_ranks(columns, ranks)
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None

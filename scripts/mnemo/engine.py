@@ -24,6 +24,7 @@ from mnemo.runs import Run
 
 PROJECT = Path(__file__).resolve().parents[2]  # of a checkout; an installed package lies beside share/mnemo/configs
 DIVERGED = 76  # the engine's exit code of a run that cannot go on; what it wrote is a result
+ENDED = (*sweeps.FINISHED, "diverged")  # states in which there is nothing left to train
 
 
 class EngineError(MnemoError):
@@ -62,15 +63,16 @@ def is_sweep(path: Path) -> bool:
     return any(line.startswith("sweep:") for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def folder_of(path: Path, cache: Path, overrides: Sequence[str] = ()) -> Path:
+def folder_of(path: Path, cache: Path) -> Path:
     """Where the results of a configuration are: cache/GROUP of a sweep, else cache/GROUP/RUN."""
-    given = [*overrides, "sweep={}"] if is_sweep(path) else list(overrides)
+    swept = is_sweep(path)
+    given = ["sweep={}"] if swept else []
     asked = subprocess.run([program(), "config", str(path), *given, "--json"], capture_output=True, text=True)
     if asked.returncode != 0:
         raise EngineError((asked.stderr or asked.stdout).strip(), asked.returncode)
     settings = parse_json(asked.stdout, str(path))
     group = cache / settings["group"]
-    return group if is_sweep(path) else group / settings["run"]
+    return group if swept else group / settings["run"]
 
 
 def command_of(path: Path, cache: Path, options: Sequence[str] = ()) -> list[str]:
@@ -87,19 +89,19 @@ def carry_out(path: Path, cache: Path, options: Sequence[str] = ()) -> list[Run]
     EngineError
         Where the engine ends with an error, or was stopped (75): then the same call goes on.
     """
-    folder = folder_of(path, cache)
-    if missing(folder, is_sweep(path)):
+    folder, swept = folder_of(path, cache), is_sweep(path)
+    if missing(folder, swept):
         code = call(command_of(path, cache, options))
         if code == EXIT_STOPPED:
             raise EngineError(f"{path.name} was stopped and saved; the same command goes on", code)
         if code not in (0, DIVERGED):
             raise EngineError(f"mnemo ended with {code} on {path}; it says why above", code)
-    return runs_of(folder, is_sweep(path))
+    return runs_of(folder, swept)
 
 
 def missing(folder: Path, swept: bool) -> bool:
     """Whether a run is not finished. Which runs a sweep has the engine alone knows, so it is always asked."""
-    return swept or Run(folder).status.get("state") not in (*sweeps.FINISHED, "diverged")
+    return swept or Run(folder).status.get("state") not in ENDED
 
 
 def runs_of(folder: Path, swept: bool) -> list[Run]:
@@ -116,7 +118,7 @@ def runs_of(folder: Path, swept: bool) -> list[Run]:
         names = {folder / run.name: run.state for run in sweeps.read_states(folder)}
     else:
         names = {}
-    waiting = [path for path, state in names.items() if state not in (*sweeps.FINISHED, "diverged")]
+    waiting = [path for path, state in names.items() if state not in ENDED]
     if waiting or not names:
         raise DataError(
             f"{folder}: {len(waiting) or 'all'} of its runs are not done; the same command draws when they are"
@@ -130,8 +132,8 @@ def runs_of(folder: Path, swept: bool) -> list[Run]:
 def call(command: Sequence[str]) -> int:
     """Runs the engine to its end; what it prints goes to stderr. Ctrl-C reaches it too, and it saves before it ends."""
     process = subprocess.Popen(list(command), stdout=sys.stderr.fileno() if _is_file(sys.stderr) else None)
-    kept = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT,)}
-    kept[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    acts = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: process.terminate()}
+    kept = {number: signal.signal(number, act) for number, act in acts.items()}
     try:
         return process.wait()
     finally:

@@ -30,6 +30,13 @@ class CannotCreate(MnemoError):
     code = EXIT_CANNOT_CREATE
 
 
+def not_installed(package: str, why: str) -> CannotCreate:
+    """The error where a package is missing; `why` says what needs it, up to `... is not installed here`."""
+    return CannotCreate(
+        f"{why} is not installed here: pip install {package}, or let MNEMO_PYTHON name a Python that has it"
+    )
+
+
 def require(condition: bool, message: str) -> None:
     """Raises DataError unless the condition holds."""
     if not condition:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnemo import curves
-from mnemo.errors import CannotCreate
+from mnemo.errors import not_installed
 from mnemo.files import parse_json, read_text, write_atomically
 from mnemo.runs import Run
 
@@ -30,10 +30,7 @@ def require_tensorboard() -> None:
     try:
         import tensorboard.summary.writer.record_writer  # noqa: F401
     except ImportError:
-        raise CannotCreate(
-            "event files need the package tensorboard, which is not installed here: pip install tensorboard, or let "
-            "MNEMO_PYTHON name a Python that has it"
-        ) from None
+        raise not_installed("tensorboard", "event files need the package tensorboard, which") from None
 
 
 def scalars(run: Run, edges: Sequence[int] | None = None) -> Iterator[Scalar]:
@@ -45,7 +42,7 @@ def scalars(run: Run, edges: Sequence[int] | None = None) -> Iterator[Scalar]:
         if not len(step) or not len(rank):
             continue
         whole = (0, int(rank.max()) + 1)
-        bins = curves.bins_with(rank, curves.rank_bins(whole[1], edges))
+        bins = curves.scored_bins(curves.rank_bins(whole[1], edges), rank)
         for key in ("loss", "accuracy"):
             means = curves.bin_mean(columns[key], rank, [whole, *bins])
             yield f"{key}/{name}", step, means[:, 0]

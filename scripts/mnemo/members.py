@@ -241,7 +241,7 @@ def scope_of(runs: Sequence[Run], edges: Sequence[int] | None) -> Scope:
                 most[phase] = max(most.get(phase, 0), len(columns["rank"]))
     bins = {phase: curves.rank_bins(size[phase], edges) for phase in common}
     for phase, rank in common.items():
-        bins[phase] = curves.bins_with(rank, bins[phase]) or bins[phase]
+        bins[phase] = curves.scored_bins(bins[phase], rank) or bins[phase]
     return Scope(common, bins, most, never)
 
 

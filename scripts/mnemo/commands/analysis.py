@@ -128,7 +128,7 @@ def cache_folder(given: Path | None, folders: Sequence[str]) -> Path:
     Folders above count where they hold one of the wanted `folders`; else it is the cache here or of this checkout.
     """
     if given or os.environ.get("MNEMO_CACHE"):
-        return given or command.expanded_path(os.environ["MNEMO_CACHE"])
+        return given or command.cache_folder()
     here, own = Path.cwd(), SETTINGS.parents[1] / "cache"
     for root in [*(folder / "cache" for folder in (here, *here.parents)), own]:
         if any((root / folder).is_dir() for folder in folders):

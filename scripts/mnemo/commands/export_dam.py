@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mnemo import command
-from mnemo.errors import CannotCreate, UsageError
+from mnemo.errors import UsageError, not_installed
 from mnemo.records import dam
 
 
@@ -34,13 +34,10 @@ def act(arguments: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401 (asked for before anything is read)
     except ImportError:
-        raise CannotCreate(
-            "a DAM's record is a torch archive, but torch is not installed here: pip install torch, or let "
-            "MNEMO_PYTHON name a Python that has it"
-        ) from None
+        raise not_installed("torch", "a DAM's record is a torch archive, but torch") from None
     for run, target in zip(words[::2], words[1::2]):
         for remark in dam.export(run, target):
-            print(f"note: {run}: {remark}", file=sys.stderr)
+            command.note(f"{run}: {remark}")
         print(target)
         print(f"load it with torch.load({str(target)!r}, weights_only=False)", file=sys.stderr)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mnemo import command, curves, event_files, members
-from mnemo.errors import DataError
 from mnemo.runs import open_run
 
 
@@ -44,10 +42,7 @@ def act(arguments: argparse.Namespace) -> None:
             problems.append(" ".join(str(error).split()))
             continue
         print(event_files.write(run, arguments.folder / name, arguments.bins))
-    for problem in problems[:-1]:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        raise DataError(problems[-1])
+    command.fail_with(problems)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ exit codes: 0 done, 64 usage, 65 no record that can be mapped (the reason is sai
 
 
 def act(arguments: argparse.Namespace) -> None:
-    cache = command.expanded_path(os.environ.get("MNEMO_CACHE") or "cache")
+    cache = command.cache_folder()
     folder = arguments.to or cache / "imported" / arguments.record.stem
     if folder.exists():
         raise CannotCreate(f"{folder}: exists; --to names another directory")

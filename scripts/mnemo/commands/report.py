@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnemo import command, curves, report
-from mnemo.errors import DataError
 
 MAX_BINS = 20
 
@@ -61,13 +60,9 @@ def act(arguments: argparse.Namespace, argv: Sequence[str] | None) -> None:
         arguments.output, arguments.paths, arguments.title, shlex.join(words), arguments.bins, arguments.points
     )
     if contents["thinned"]:
-        print(f"note: curves have at most {contents['points']} points: not every evaluation is shown", file=sys.stderr)
+        command.note(f"curves have at most {contents['points']} points: not every evaluation is shown")
     print(arguments.output)
-    problems = contents["problems"]
-    for problem in problems[:-1]:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        raise DataError(problems[-1])
+    command.fail_with(contents["problems"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

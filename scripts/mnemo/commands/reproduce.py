@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -92,7 +91,7 @@ def act(arguments: argparse.Namespace) -> None:
     entries = [reproduce.figure(name) for name in dict.fromkeys(chosen)]
     if arguments.output and len(entries) > 1:
         raise UsageError("-o names the file of one figure, got several figures")
-    cache = arguments.cache or command.expanded_path(os.environ.get("MNEMO_CACHE") or "cache")
+    cache = arguments.cache or command.cache_folder()
     options = ["--launcher", arguments.launcher] if arguments.launcher else []
     options += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
     for entry in entries:

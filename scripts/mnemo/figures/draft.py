@@ -22,7 +22,6 @@ Runs = Sequence[Run]
 STUCK = 0.3  # nats: a train loss above it has failed, with more than a million parameters
 LEARNED = 0.9  # accuracy, or with the small runs share of the way to the ceiling
 BLOCK, ROLLING = 100, 5  # steps of a bin of figure 9, bins of its rolling mean
-HEAT_ROWS = 40
 
 
 # What several figures ask of a run ------------------------------------------------------------------------------------
@@ -41,7 +40,7 @@ def current(run: Run, phase: int) -> dict[str, np.ndarray]:
         raise DataError(
             f"{run.path}: the sequences of phase {phase} were not evaluated; does its configuration switch?"
         )
-    return curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+    return curves.while_current(columns, phase)
 
 
 def learned_margin(run: Run, columns: Any, small: bool) -> np.ndarray:
@@ -58,7 +57,7 @@ def colors_of(runs: Runs) -> dict[int, Any]:
 
 
 def parameter_handles(colors: dict[int, Any]) -> list[Any]:
-    return rows.few([rows.handle(f"{size:,}", color=color, linewidth=2.2) for size, color in colors.items()])
+    return rows.few([style.handle(f"{size:,}", color=color, linewidth=2.2) for size, color in colors.items()])
 
 
 def heads_of(run: Run) -> int:
@@ -89,9 +88,9 @@ def parameters_figure(groups: Sequence[Runs], small: bool) -> Drawn:
             y = [record[key] if key != "largest_learned_rank" or record[key] > 0 else np.nan for record in line]
             panel.plot([record["parameters"] for record in line], y, color=color, marker="o", markersize=4)
     _parameter_panels(panels, groups[0])
-    legend = [rows.handle(f"{count} heads", color=color, linewidth=2.2) for count, color in colors.items()]
-    limit = rows.handle("Bayes limit", color=style.INK, **style.DOTTED)
-    rows.legend(figure, [*legend, limit, rows.handle("chance", **rows.CHANCE)])
+    legend = [style.handle(f"{count} heads", color=color, linewidth=2.2) for count, color in colors.items()]
+    limit = style.handle("Bayes limit", color=style.INK, **style.DOTTED)
+    rows.legend(figure, [*legend, limit, style.handle("chance", **style.CHANCE)])
     return Drawn(figure, columns_of(records), _parameter_numbers(records, groups[0]))
 
 
@@ -101,7 +100,7 @@ def _parameter_panels(panels: Sequence[Any], runs: Runs) -> None:
     limit = curves.limits(runs[0].theory, current(runs[0], 0)["rank"][:1000], 0)[1]
     rows.bayes_line(accuracy, math.nan if limit is None else float(limit.mean()))
     for panel, chance in zip(panels, curves.chance(runs[0])):
-        rows.chance_line(panel, chance)
+        style.chance_line(panel, chance)
     rows.finish(loss, "parameters", "train loss (nats)")
     rows.finish(accuracy, "parameters", "accuracy, first 1000 evaluated ranks")
     rows.finish(rank, "parameters", "largest learned rank")
@@ -114,14 +113,13 @@ def _parameter_panels(panels: Sequence[Any], runs: Runs) -> None:
 def _parameter_numbers(records: Sequence[dict], runs: Runs) -> dict[str, Any]:
     best = {size: max(record["accuracy"] for record in records if record["parameters"] == size)
             for size in sorted({record["parameters"] for record in records})}  # fmt: skip
-    failed = [record for record in records if record["parameters"] > 1e6 and record["train_loss"] > STUCK]
     large = [record for record in records if record["parameters"] >= 9e6]
     middle = [value for size, value in best.items() if 5e6 < size < 8e6]
     learned = {size: max(record["largest_learned_rank"] for record in records if record["parameters"] == size)
                for size in best}  # fmt: skip
     return {
         "accuracy_by_parameters": list(best.values()), "rank_by_parameters": list(learned.values()),
-        "accuracy_6e6": max(middle, default=math.nan), "failed": len(failed) / max(1, len(records)),
+        "accuracy_6e6": max(middle, default=math.nan),
         "stuck_above_9e6": float(np.mean([r["train_loss"] > STUCK for r in large])) if large else math.nan,
         "loss_over_floor": min(record["train_loss"] for record in records) - runs[0].theory[0]["loss_floor"],
     }  # fmt: skip
@@ -173,7 +171,8 @@ def _rank_bins(rank: np.ndarray) -> list[tuple[int, int]]:
     if len(rank) == 0:
         return []
     edges = np.unique(np.round(10 ** np.arange(0, math.log10(rank.max() + 1) + 0.2001, 0.2)).astype(int)) - 1
-    return curves.bins_with(rank, list(zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1])))
+    bins = list(zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1]))
+    return curves.scored_bins(bins, rank)
 
 
 # Figures 3 and 5: accuracy over a switch ------------------------------------------------------------------------------
@@ -203,13 +202,13 @@ def switch_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                     for step, value in zip(columns["step"], accuracy[:, index])
                 ]  # fmt: skip
     for panel, (first, end) in zip(panels, bins):
-        rows.chance_line(panel, curves.chance(runs[0])[1])
+        style.chance_line(panel, curves.chance(runs[0])[1])
         for entry in runs[0].switches:
-            rows.switch_line(panel, entry["step"])
+            panel.axvline(entry["step"], **style.MARK)
         rows.finish(panel, "step", "accuracy" if panel is panels[0] else "", f"ranks {first}–{end - 1}")
         rows.step_axis(panel)
-    limit, chance = rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)
-    rows.legend(figure, [*parameter_handles(colors), limit, chance], "parameters")
+    limit = style.handle("Bayes ceiling", color=style.INK, **style.DOTTED)
+    rows.legend(figure, [*parameter_handles(colors), limit, style.handle("chance", **style.CHANCE)], "parameters")
     return Drawn(figure, columns_of(records), switch_numbers(records, runs[-1].path.name))
 
 
@@ -226,7 +225,6 @@ def switch_numbers(records: Sequence[dict], run: str) -> dict[str, Any]:
     gaps = [record["accuracy"] - record["ceiling"] for record in (*before, *after)]
     return {
         "plateaus": [record["accuracy"] for record in before],
-        "plateaus_after": [record["accuracy"] for record in after],
         **{f"plateau_{index}": record["accuracy"] for index, record in enumerate(before)},
         "over_ceiling": max(gaps), "right_after": of(1, ranks[0])[0]["accuracy"], "gain": means[1] - means[0],
     }  # fmt: skip
@@ -254,19 +252,19 @@ def frontier_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     panel.step([record["parameters"] for record in ordered], best, color=style.GREY, linewidth=1.0, where="post")
     floor = groups[0][0].theory.get(0, {}).get("loss_floor", math.nan)
     rows.bayes_line(panel, floor)
-    rows.chance_line(panel, curves.chance(groups[0][0])[0])
+    style.chance_line(panel, curves.chance(groups[0][0])[0])
     rows.finish(panel, "parameters", "train loss (nats)")
     rows.log_axis(panel.xaxis)
-    handles = [rows.handle(f"C = {width}", color=color, linewidth=2.2) for width, color in colors.items()]
-    handles += [rows.handle("frontier", color=style.GREY), rows.handle("Bayes floor", color=style.INK, **style.DOTTED)]
-    rows.legend(figure, [*handles, rows.handle("chance", **rows.CHANCE)])
+    handles = [style.handle(f"C = {width}", color=color, linewidth=2.2) for width, color in colors.items()]
+    limit = style.handle("Bayes floor", color=style.INK, **style.DOTTED)
+    handles += [style.handle("frontier", color=style.GREY), limit, style.handle("chance", **style.CHANCE)]
+    rows.legend(figure, handles)
     losses = {record["parameters"]: loss for record, loss in zip(ordered, best)}
     return Drawn(figure, columns_of(records), {
         "frontier_1e3": min((loss for size, loss in losses.items() if size < 3e3), default=math.nan),
         "frontier_1e7": min((loss for size, loss in losses.items() if size < 3e7), default=math.nan),
         "by_width": [min(record["train_loss"] for record in records if record["width"] == width) for width in widths],
-        "worst": max(record["train_loss"] for record in records), "best": float(best[-1]),
-        "over_floor": float(best[-1]) - floor,
+        "worst": max(record["train_loss"] for record in records), "over_floor": float(best[-1]) - floor,
     })  # fmt: skip
 
 
@@ -296,9 +294,9 @@ def swap_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         rows.finish(panel, "parameters", "ranks" if panel is panels[0] else "", title)
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
-        kept = np.unique(np.linspace(0, len(sizes) - 1, min(len(sizes), 5)).round().astype(int))
+        kept = curves.thinned(len(sizes), 5)
         panel.set_xticks(kept, [f"{sizes[index]:,}" if sizes[index] < 1e6 else f"{sizes[index]:.2g}" for index in kept])
-    named = np.unique(np.linspace(0, len(bins) - 1, min(len(bins), 10)).round().astype(int))
+    named = curves.thinned(len(bins), 10)
     panels[0].set_yticks(named, ["–".join(dict.fromkeys(map(str, bins[index]))) for index in named])
     bar = figure.colorbar(shown, ax=panels, fraction=0.02, pad=0.015)
     bar.set_label("accuracy")
@@ -379,8 +377,7 @@ def _attention_numbers(run: Run) -> dict[str, Any]:
     bars = run.attention["vertical_bars"]
     with np.errstate(invalid="ignore"):
         by_head = np.nanmean(bars[-1].reshape(len(bars[-1]), -1), axis=1)
-    sizes = np.diff(np.sort(run.attention["attn_reps"][-1].mean(axis=(0, 1))[-1])[[0, -1]])
-    return {"bars": float(by_head.mean()), "bars_best": float(by_head.max()), "contrast": float(sizes[0])}
+    return {"bars": float(by_head.mean()), "bars_best": float(by_head.max())}
 
 
 # Figures 9 and 9b: the associative memory -----------------------------------------------------------------------------
@@ -398,8 +395,6 @@ def memory_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         measured[f"end_{heads_of(run)}"] = float(phases[0][-1])
         measured[f"gain_{heads_of(run)}"] = float(phases[1][window] - phases[0][window])
     measured["end_by_heads"] = [measured[f"end_{heads_of(run)}"] for run in runs]
-    measured["gain_by_heads"] = [measured[f"gain_{heads_of(run)}"] for run in runs]
-    measured["highest"] = max(float(block.max()) for run in runs for block in online_blocks(run, size))
     return drawn._replace(measured=measured)
 
 
@@ -414,7 +409,6 @@ def retrieval_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         measured[f"after_{heads_of(run)}"] = float(phases[1][:2].mean())
         measured[f"loss_{heads_of(run)}"] = measured[f"before_{heads_of(run)}"] - measured[f"after_{heads_of(run)}"]
     measured["before_by_heads"] = [measured[f"before_{heads_of(run)}"] for run in runs]
-    measured["highest"] = max(float(block.max()) for run in runs for block in online_blocks(run, BLOCK))
     return drawn._replace(measured=measured)
 
 
@@ -445,16 +439,16 @@ def online_figure(title: str, runs: Runs, size: int) -> Drawn:
                          "accuracy": float(value), "rolling_mean": float(mean)}
                         for at, value, mean in zip(step, blocks, smooth)]  # fmt: skip
         for at in starts[1:]:
-            rows.switch_line(panel, at)
+            panel.axvline(at, **style.MARK)
     rows.bayes_line(panel, limit)
-    rows.chance_line(panel, curves.chance(runs[0])[1])
+    style.chance_line(panel, curves.chance(runs[0])[1])
     rows.finish(panel, "step", "top-1 accuracy" if curves.names_sequences(runs[0].facts) else "training accuracy")
     rows.step_axis(panel)
-    handles = [rows.handle(f"H = {heads}", color=color, linewidth=2.2) for heads, color in colors.items()]
-    handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
+    handles = [style.handle(f"H = {heads}", color=color, linewidth=2.2) for heads, color in colors.items()]
+    handles += [style.handle("Bayes ceiling", color=style.INK, **style.DOTTED), style.handle("chance", **style.CHANCE)]
     rows.legend(figure, handles, f"bins of {size} steps,\nrolling mean of {ROLLING}")
     highest = max(record["accuracy"] for record in records)
-    return Drawn(figure, columns_of(records), {"over_ceiling": highest - limit})
+    return Drawn(figure, columns_of(records), {"over_ceiling": highest - limit, "highest": highest})
 
 
 def _online_ceiling(run: Run) -> float:

@@ -22,6 +22,7 @@ from mnemo.runs import Run
 
 Runs = Sequence[Run]
 MIN_SCORES = 20  # of a point of the clock
+MAX_BARS = 24  # of a ranking
 
 
 # The forgetting clock -------------------------------------------------------------------------------------------------
@@ -51,14 +52,14 @@ def clock_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                 for a, value, n in zip(age[index][kept], loss[index][kept], number[index][kept])
             ]  # fmt: skip
         rows.bayes_line(panel, run.theory.get(0, {}).get("loss_floor", math.nan))
-        rows.chance_line(panel, curves.chance(run)[0])
+        style.chance_line(panel, curves.chance(run)[0])
         rows.finish(panel, "steps since the last presentation", "loss (nats)" if phase == 0 else "", title)
         _age_axis(panel)
-    handles = [rows.handle(f"{low:,}–{high - 1:,}", color=color, linewidth=2.2)
+    handles = [style.handle(f"{low:,}–{high - 1:,}", color=color, linewidth=2.2)
                for (low, high), color in zip(counts, colors)]  # fmt: skip
     handles += [
-        rows.handle("Bayes floor of draws", color=style.INK, **style.DOTTED),
-        rows.handle("chance", **rows.CHANCE),
+        style.handle("Bayes floor of draws", color=style.INK, **style.DOTTED),
+        style.handle("chance", **style.CHANCE),
     ]
     rows.legend(figure, handles, "presentations so far")
     return Drawn(figure, columns_of(records), _clock_numbers(records))
@@ -134,7 +135,7 @@ def transplant_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     before = _before_switch(run)
     words = [f"a row each of the {len(order)}\nsubsets of {len(found.groups)} groups,\nbest for the old first"]
     words += [f"\nold sequences right\nbefore the switch: {before:.3f}"] if math.isfinite(before) else []
-    rows.legend(figure, [rows.handle(word, linestyle="none") for word in words])
+    rows.legend(figure, [style.handle(word, linestyle="none") for word in words])
     records = [
         {**{group: int(taken) for group, taken in zip(found.groups, found.taken[row])},
          **{f"accuracy_{name}": float(found.accuracy[name][row]) for name, _ in shown},
@@ -152,12 +153,12 @@ def _before_switch(run: Run) -> float:
 
 
 def _transplant_numbers(found: probes.Transplant, before: float) -> dict[str, Any]:
-    """Of the old sequences: nothing and everything taken, the MLP alone, the least with it and the most without."""
+    """Of the old sequences: all put back over right before the switch, and the least with the old MLP over the most
+    without it; of the novel ones how far they are from chance.
+    """
     old, mlp = found.accuracy["old"], found.taken[:, found.groups.index("mlp")]
-    alone = mlp & (found.taken.sum(axis=1) == 1)
     return {
-        "nothing": float(old[~found.taken.any(axis=1)][0]), "everything": float(old[found.taken.all(axis=1)][0]),
-        "not_put_back": float(old[found.taken.all(axis=1)][0]) - before, "mlp_alone": float(old[alone][0]),
+        "not_put_back": float(old[found.taken.all(axis=1)][0]) - before,
         "mlp_gap": float(old[mlp].min() - old[~mlp].max()),
         "novel": float(np.abs(found.accuracy["novel"] - 0.5).max()) if "novel" in found.accuracy else math.nan,
     }  # fmt: skip
@@ -189,20 +190,19 @@ def bits_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     panels[0].step(size, best, color=style.GREY, linewidth=1.0, where="post")
     rows.bayes_line(panels[0], records[0]["bits_bayes"])
     for panel, y in zip(panels, ("stored bits", "stored bits a parameter")):
-        rows.chance_line(panel, 0.0)
+        style.chance_line(panel, 0.0)
         rows.finish(panel, "parameters", y)
         rows.log_axis(panel.xaxis)
     rows.legend(figure, [
-        rows.handle("a run", color=style.CATEGORIES[0], linestyle="none", marker="o", markersize=5, alpha=0.7),
-        rows.handle("most of so few\nparameters", color=style.GREY),
-        rows.handle("Bayes predictor", color=style.INK, **style.DOTTED), rows.handle("a guess", **rows.CHANCE),
+        style.handle("a run", color=style.CATEGORIES[0], linestyle="none", marker="o", markersize=5, alpha=0.7),
+        style.handle("most of so few\nparameters", color=style.GREY),
+        style.handle("Bayes predictor", color=style.INK, **style.DOTTED), style.handle("a guess", **style.CHANCE),
     ], "sum over sequences of\n(chance - loss), in bits")  # fmt: skip
     for record in records:
         record["bits_per_parameter"] = record["bits"] / record["parameters"]
     return Drawn(figure, columns_of(records), {
         "bits_by_decade": _by_decade(size, bits), "share_of_bayes": float(bits.max() / records[0]["bits_bayes"]),
         "fewest_parameters": float(bits[0] / records[0]["bits_bayes"]),
-        "most_per_parameter": float((bits / size).max()),
     })  # fmt: skip
 
 
@@ -251,14 +251,13 @@ def separability_figure(groups: Sequence[Runs], small: bool) -> Drawn:
                         for x, y, step in points]  # fmt: skip
             measured[f"{target}_{layer}"] = _correlation([point[:2] for point in points])
         chance = next(probe.chance for probe in linear if probe.target == target)
-        panel.axvline(chance, color=style.FAINT, linewidth=1.0, zorder=0.5)
-        rows.chance_line(panel, 0.5)
+        panel.axvline(chance, zorder=0.5, **style.CHANCE)
+        style.chance_line(panel, 0.5)
     rows.finish(
         panels[0], "which sequence: accuracy at other positions", f"accuracy of the fork probe after {steps} steps"
     )
     rows.finish(panels[1], "the next bit: accuracy where it was fitted")
-    rows.legend(figure, [*_layer_handles(layers), rows.handle("chance", **rows.CHANCE)], "linear probe of")
-    measured["fork"] = [accuracy[step] for step in sorted(accuracy)]
+    rows.legend(figure, [*_layer_handles(layers), style.handle("chance", **style.CHANCE)], "linear probe of")
     return Drawn(figure, columns_of(records), measured)
 
 
@@ -269,7 +268,7 @@ def _correlation(points: Sequence[tuple[float, float]]) -> float:
 
 def _layer_handles(layers: Sequence[int]) -> list[Any]:
     names = [("what enters the MLP" if layer == 0 else f"its layer {layer}") for layer in layers]
-    return [rows.handle(name, color=color, linewidth=2.0) for name, color in zip(names, style.CATEGORIES)]
+    return [style.handle(name, color=color, linewidth=2.0) for name, color in zip(names, style.CATEGORIES)]
 
 
 def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
@@ -284,7 +283,7 @@ def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
             panel.plot([p.step for p in line], [getattr(p, part) for p in line], color=color, marker="o", markersize=4)
             if target == "next_bit":
                 panel.plot([p.step for p in line], [p.accuracy for p in line], color=color, **style.DASHED)
-        rows.chance_line(panel, next(probe.chance for probe in linear if probe.target == target))
+        style.chance_line(panel, next(probe.chance for probe in linear if probe.target == target))
     rows.finish(panels[0], "step", "held-out accuracy", "linear: which novel sequence?")
     rows.finish(panels[1], "step", "accuracy", "linear: its next bit?")
     given_up = [probe for probe in forks if not math.isfinite(probe.steps_needed)]
@@ -300,8 +299,8 @@ def probe_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     for panel in panels:
         rows.step_axis(panel)
     rows.legend(figure, [
-        *_layer_handles(layers), rows.handle("held out", color=style.INK, **style.DASHED),
-        rows.handle("gave up", color=style.INK, marker="^", linestyle="none"), rows.handle("chance", **rows.CHANCE),
+        *_layer_handles(layers), style.handle("held out", color=style.INK, **style.DASHED),
+        style.handle("gave up", color=style.INK, marker="^", linestyle="none"), style.handle("chance", **style.CHANCE),
     ], "linear probe of")  # fmt: skip
     records = [{"probe": probe.target, "layer": probe.layer, "step": probe.step, "accuracy": probe.accuracy,
                 "fitted": probe.fitted, "steps_needed": math.nan} for probe in linear]  # fmt: skip
@@ -342,16 +341,15 @@ def draw_over(
     columns = curves.phase_columns(run.sets, phase)
     if columns is None:
         return []
-    columns = curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+    columns = curves.while_current(columns, phase)
     seen, accuracy = (curves.bin_mean(columns[key], columns["rank"], bins) for key in ("presentations", "accuracy"))
-    limit = curves.limits(run.theory, columns["rank"], phase)[1]
-    records = []
+    limit, records = curves.limits(run.theory, columns["rank"], phase)[1], []
+    ceilings = None if limit is None else curves.bin_mean(limit, columns["rank"], bins)
     for index, (ranks, color) in enumerate(zip(bins, colors)):
         kept = seen[:, index] > 0
         panel.plot(seen[kept, index], accuracy[kept, index], color=color, **look)
-        if limit is not None and kept.any():
-            ceiling = float(curves.bin_mean(limit, columns["rank"], bins)[index])
-            panel.plot(seen[kept, index][[0, -1]], [ceiling, ceiling], color=color, **style.DOTTED)
+        if ceilings is not None and kept.any():
+            panel.plot(seen[kept, index][[0, -1]], ceilings[[index, index]], color=color, **style.DOTTED)
         records += [{"run": run.path.name, "kind": run.facts["model"]["kind"], "phase": phase, "first_rank": ranks[0],
                      "last_rank": ranks[1] - 1, "presentations": float(x), "accuracy": float(y)}
                     for x, y in zip(seen[kept, index], accuracy[kept, index])]  # fmt: skip
@@ -361,23 +359,22 @@ def draw_over(
 LOOKS = ({"linewidth": 1.7}, {"linewidth": 1.5, "dashes": (4.0, 1.6)})  # transformer, associative memory
 
 
-def _over(figure_title: str, panels_of: Any, pair: Runs, names: Sequence[str]) -> list[dict]:
+def _over(figure: Any, panels: Sequence[Any], pair: Runs, names: Sequence[str]) -> list[dict]:
     """Two runs over each other, a panel a phase; the records of what is drawn."""
-    figure, panels = panels_of
     bins = _chosen_bins(pair)
     colors, records = style.bin_colors(len(bins)), []
     for phase, panel in enumerate(panels):
         for run, look in zip(pair, LOOKS):
             records += draw_over(panel, run, phase, bins, colors, look)
-        rows.chance_line(panel, curves.chance(pair[0])[1])
+        style.chance_line(panel, curves.chance(pair[0])[1])
         rows.finish(panel, "presentations (mean of a bin)", "accuracy" if phase == 0 else "",
                     "first sequences" if phase == 0 else f"after switch {phase}")  # fmt: skip
         if any(len(line.get_xdata()) and min(line.get_xdata()) > 0 for line in panel.lines):
             rows.log_axis(panel.xaxis)
-    handles = [rows.handle(style.cut(name, 26), color=style.INK, **look) for name, look in zip(names, LOOKS)]
+    handles = [style.handle(style.cut(name, 26), color=style.INK, **look) for name, look in zip(names, LOOKS)]
     handles += style.bin_handles(dict(zip(bins, colors)))[: len(bins)]
-    handles += [rows.handle("Bayes ceiling", color=style.INK, **style.DOTTED), rows.handle("chance", **rows.CHANCE)]
-    rows.legend(figure, handles, figure_title)
+    handles += [style.handle("Bayes ceiling", color=style.INK, **style.DOTTED), style.handle("chance", **style.CHANCE)]
+    rows.legend(figure, handles)
     return records
 
 
@@ -388,11 +385,11 @@ def overlay_figure(groups: Sequence[Runs], small: bool) -> Drawn:
         if run.config["data"]["num_sequences"] != pair[0].config["data"]["num_sequences"]:
             raise DataError(f"{run.path}: other data than {pair[0].path}; the overlay compares models on the same data")
     title = "A transformer and an associative memory on the same draws"
-    panels = rows.panels(2, title, f"K {pair[0].num_sequences} · L {pair[0].config['data']['length']}", sharey=True)
-    records = _over("", panels, pair, ["transformer", "associative memory"])
+    data = f"K {pair[0].num_sequences} · L {pair[0].config['data']['length']}"
+    figure, panels = rows.panels(2, title, data, sharey=True)
+    records = _over(figure, panels, pair, ["transformer", "associative memory"])
     transformer, dam = (_learning(run) for run in pair)
-    return Drawn(panels[0], columns_of(records), {
-        "transformer_end": transformer["end"], "memory_end": dam["end"],
+    return Drawn(figure, columns_of(records), {
         "memory_lead": dam["mean"] - transformer["mean"],
         "transformer_gain": transformer["gain"], "memory_gain": dam["gain"],
         "over_ceiling": max(transformer["over"], dam["over"]),
@@ -400,16 +397,15 @@ def overlay_figure(groups: Sequence[Runs], small: bool) -> Drawn:
 
 
 def _learning(run: Run) -> dict[str, float]:
-    """Of the ten most frequent: accuracy at the end of phase 0, its mean over phase 0, what phase 1 gains on it."""
+    """Of the ten most frequent: mean accuracy over phase 0, what phase 1 gains on it, the end over its ceiling."""
     means, over = [], []
     for phase in range(len(run.switches) + 1):
-        columns = curves.phase_columns(run.sets, phase)
-        columns = curves.select_rows(columns, np.flatnonzero(columns["phase"] == phase))
+        columns = curves.while_current(curves.phase_columns(run.sets, phase), phase)
         means.append(curves.bin_mean(columns["accuracy"], columns["rank"], [(0, 10)])[:, 0])
         limit = curves.limits(run.theory, columns["rank"], phase)[1]
         over.append(means[-1][-1] - curves.bin_mean(limit, columns["rank"], [(0, 10)])[0])
     gain = float(means[1].mean() - means[0].mean()) if len(means) > 1 else math.nan
-    return {"end": float(means[0][-1]), "mean": float(means[0].mean()), "gain": gain, "over": float(max(over))}
+    return {"mean": float(means[0].mean()), "gain": gain, "over": float(max(over))}
 
 
 # The associative memory that fits best --------------------------------------------------------------------------------
@@ -427,15 +423,15 @@ def fit_figure(groups: Sequence[Runs], small: bool) -> Drawn:
     keys = [key for key in finite[0] if key.startswith("model.")]
     figure, panels = rows.panels(3, "The associative memory that learns most like a transformer",
                                  f"target: {groups[0][0].settings_line(' · ')}")  # fmt: skip
-    records = _over("", (figure, panels[1:]), [groups[0][0], nearest], ["transformer", "memory, the nearest"])
+    _over(figure, panels[1:], [groups[0][0], nearest], ["transformer", "memory, the nearest"])
     _draw_ranking(panels[0], finite, keys)
     for panel in panels[1:]:
         panel.set_ylim(0.45, 1.0)
     table = columns_of([{key: row[key] for key in ("run", "distance", "decades", *keys)} for row in finite])
-    measured = {"nearest": finite[0]["distance"], "spread": finite[-1]["distance"] - finite[0]["distance"],
-                "drawn": float(len(records))}  # fmt: skip
-    measured["on_edge"] = float(sum(_on_edge([row[key] for row in finite]) for key in keys))
-    return Drawn(figure, table, measured)
+    return Drawn(figure, table, {
+        "nearest": finite[0]["distance"], "spread": finite[-1]["distance"] - finite[0]["distance"],
+        "on_edge": float(sum(_on_edge([row[key] for row in finite]) for key in keys)),
+    })  # fmt: skip
 
 
 def _on_edge(values: Sequence[float]) -> bool:
@@ -443,9 +439,9 @@ def _on_edge(values: Sequence[float]) -> bool:
     return len(set(values)) > 2 and values[0] in (min(values), max(values))
 
 
-def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str], most: int = 24) -> None:
+def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str]) -> None:
     """Bars of the nearest, the best on top; a name is in its bar where that is long enough."""
-    shown = ranking[:most]
+    shown = ranking[:MAX_BARS]
     colors = [style.CATEGORIES[1]] + [style.GREY] * (len(shown) - 1)
     panel.barh(range(len(shown)), [row["distance"] for row in shown], color=colors, height=0.7)
     panel.set_yticks([])

@@ -36,8 +36,6 @@ def rows_of(run: Run, name: str) -> dict[int, dict[str, Any]]:
 
 def draw(run: Run, name: str, log: bool = False) -> Any:
     """The figure of one set of `run.by_position`."""
-    from matplotlib.lines import Line2D
-
     columns, rows = run.by_position[name], rows_of(run, name)
     position, chance = columns["position"], curves.chance(run)
     theory = run.theory.get(set_phase(name, len(run.switches)), {})
@@ -47,7 +45,7 @@ def draw(run: Run, name: str, log: bool = False) -> Any:
     figure, axes = style.panels()
     for key, panel in axes.items():
         limit = theory.get(LIMITS[key], np.empty(0))
-        panel.axhline(chance[style.POSITION[key]], color=style.FAINT, linewidth=1.0, zorder=0.5)
+        style.chance_line(panel, chance[style.POSITION[key]])
         for index, color in reversed(list(enumerate(colors.values()))):  # the first bin on top
             if limit.shape == columns[key].shape[1:]:
                 panel.plot(position, style.finite(limit[index]), color=color, zorder=2, **style.DOTTED)
@@ -61,9 +59,9 @@ def draw(run: Run, name: str, log: bool = False) -> Any:
     style.draw_title(figure, run)
     handles = style.bin_handles(style.drawn(axes, colors))
     steps = {f"step {columns['step'][row]:,}": look for row, look in reversed(rows.items())}
-    handles += [Line2D([], [], color=style.INK, label=label, **look) for label, look in steps.items()]
+    handles += [style.handle(label, color=style.INK, **look) for label, look in steps.items()]
     if any(limit in theory for limit in LIMITS.values()):
-        handles.append(Line2D([], [], color=style.INK, label="Bayes limit, all ranks", **style.DOTTED))
-    handles.append(Line2D([], [], color=style.FAINT, linewidth=1.0, label="chance"))
+        handles.append(style.handle("Bayes limit, all ranks", color=style.INK, **style.DOTTED))
+    handles.append(style.handle("chance", **style.CHANCE))
     style.legend(figure, run, name, handles)
     return figure

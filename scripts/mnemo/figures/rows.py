@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnemo import sweeps
+from mnemo import curves, sweeps
 from mnemo.expectations import Measured
 from mnemo.figures import style
 from mnemo.runs import Run
@@ -55,7 +55,7 @@ def finish(panel: Any, x: str, y: str = "", title: str = "") -> None:
     panel.set_xlabel(x)
     panel.set_ylabel(y)
     panel.set_title(title, loc="left", color=style.INK)
-    style.finish_grid(panel)
+    style.grid(panel)
 
 
 def log_axis(axis: Any) -> None:
@@ -76,40 +76,20 @@ def legend(figure: Any, handles: Sequence[Any], title: str = "") -> None:
     """The column beside the panels."""
     right = figure.subplotpars.right + 0.14 / figure.get_figwidth()
     figure.legend(
-        handles=list(handles), loc="upper left", bbox_to_anchor=(right, 1 - TOP / HEIGHT_INCHES + 0.01), title=title,
-        alignment="left", fontsize=8.5, title_fontsize=8.5, handlelength=2.0, labelspacing=0.45, borderaxespad=0.0,
-        borderpad=0.0,
+        handles=list(handles), bbox_to_anchor=(right, 1 - TOP / HEIGHT_INCHES + 0.01), title=title,
+        **{**style.LEGEND, "handlelength": 2.0},
     )  # fmt: skip
-
-
-def handle(label: str, **look: Any) -> Any:
-    """An entry of a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], label=label, **look)
 
 
 def few(handles: Sequence[Any]) -> list[Any]:
     """As many entries as a legend has room for, evenly chosen, the first and the last among them."""
-    chosen = np.unique(np.linspace(0, len(handles) - 1, min(len(handles), MAX_ENTRIES)).round().astype(int))
-    return [handles[index] for index in chosen]
+    return [handles[index] for index in curves.thinned(len(handles), MAX_ENTRIES)]
 
 
-def chance_line(panel: Any, value: float) -> None:
-    panel.axhline(value, color=style.FAINT, linewidth=1.0, zorder=0.5)
-
-
-CHANCE = {"color": style.FAINT, "linewidth": 1.0}
-
-
-def bayes_line(panel: Any, value: float, color: Any = style.INK) -> None:
+def bayes_line(panel: Any, value: float) -> None:
     """A floor or a ceiling from edge to edge; nothing where it is not known."""
     if np.isfinite(value):
-        panel.axhline(value, color=color, zorder=2, **style.DOTTED)
-
-
-def switch_line(panel: Any, at: float) -> None:
-    panel.axvline(at, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
+        panel.axhline(value, color=style.INK, zorder=2, **style.DOTTED)
 
 
 def columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

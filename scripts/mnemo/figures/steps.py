@@ -85,12 +85,12 @@ def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> 
     figure, axes = style.panels()
     columns, old = run.sets[name], first_sequences(run, name)
     rank = columns["rank"]
-    bins = curves.bins_with(rank, bins)
+    bins = curves.scored_bins(bins, rank)
     colors = style.bin_colors(len(bins))
     last_step, chance = _last_step(run, name), curves.chance(run)
     _draw_train_loss(axes["loss"], run)
     for key, panel in axes.items():
-        panel.axhline(chance[style.POSITION[key]], color=style.FAINT, linewidth=1.0, zorder=0.5)
+        style.chance_line(panel, chance[style.POSITION[key]])
         _draw_limits(panel, run, name, key, bins, colors, last_step)
         if old is not None:
             _draw_curves(panel, old, slice(None), key, bins, colors, **style.DASHED)
@@ -155,7 +155,7 @@ def _draw_switches(axes: dict[str, Any], run: Run, last_step: int) -> None:
     labelled = -math.inf
     for entry in run.switches:
         for panel in axes.values():
-            panel.axvline(entry["step"], color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
+            panel.axvline(entry["step"], **style.MARK)
         if entry["step"] - labelled > 0.09 * last_step:
             place = {"xy": (entry["step"], 1.0), "xycoords": axes["loss"].get_xaxis_transform()}
             shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
@@ -164,18 +164,16 @@ def _draw_switches(axes: dict[str, Any], run: Run, last_step: int) -> None:
 
 
 def _draw_legend(figure: Any, run: Run, name: str, colors: dict[curves.Bin, Any], has_old: bool) -> None:
-    from matplotlib.lines import Line2D
-
     handles = style.bin_handles(colors)
     if has_old:
-        handles.append(Line2D([], [], color=style.INK, label="current sequences", **style.SOLID))
-        handles.append(Line2D([], [], color=style.INK, label="first sequences", **style.DASHED))
+        handles.append(style.handle("current sequences", color=style.INK, **style.SOLID))
+        handles.append(style.handle("first sequences", color=style.INK, **style.DASHED))
     for marker, event in zip(itertools.cycle(MARKERS), swap_tests(run, name)):
         label = style.cut(f"{event}: first" if has_old else event, 24)
-        handles.append(Line2D([], [], color=style.INK, marker=marker, label=label, **SWAPPED))
+        handles.append(style.handle(label, color=style.INK, marker=marker, **SWAPPED))
     if any(run.limits(name, phase) is not None for phase in run.theory):
-        handles.append(Line2D([], [], color=style.INK, label="Bayes limit", **style.DOTTED))
+        handles.append(style.handle("Bayes limit", color=style.INK, **style.DOTTED))
     if len(run.metrics["step"]):
-        handles.append(Line2D([], [], color=style.GREY, linewidth=0.8, label="training loss"))
-    handles.append(Line2D([], [], color=style.FAINT, linewidth=1.0, label="chance"))
+        handles.append(style.handle("training loss", color=style.GREY, linewidth=0.8))
+    handles.append(style.handle("chance", **style.CHANCE))
     style.legend(figure, run, name, handles)

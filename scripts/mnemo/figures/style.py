@@ -45,6 +45,8 @@ STYLE = {
     "pdf.fonttype": 42, "ps.fonttype": 42,  # fonts go into the file whole, and text stays text
     "lines.solid_capstyle": "round", "lines.dash_capstyle": "butt", "legend.frameon": False,
 }  # fmt: skip
+CHANCE = {"color": FAINT, "linewidth": 1.0}
+MARK = {"color": "#555555", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}  # lines at a switch, at the best
 FEW_ROWS = 2  # curves with so few rows get markers
 LEGEND = {  # beside the panels, its upper left corner at `bbox_to_anchor`
     "loc": "upper left", "fontsize": 8.5, "title_fontsize": 8.5, "alignment": "left", "handlelength": 2.2,
@@ -96,15 +98,19 @@ def finish_values(axes: dict[str, Any], log: bool, highest: float) -> None:
     low, _ = axes["accuracy"].get_ylim()
     axes["accuracy"].set_ylim(min(low, 0.475), 1.01)
     for panel in axes.values():
-        finish_grid(panel)
+        grid(panel)
         panel.yaxis.set_label_coords(-0.090, 0.5)
 
 
-def finish_grid(panel: Any) -> None:
-    """Faint horizontal lines behind all else, and short ticks."""
+def grid(panel: Any) -> None:
+    """Faint lines at the vertical ticks, and small ticks."""
     panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
     panel.set_axisbelow(True)
     panel.tick_params(length=3, width=0.8)
+
+
+def chance_line(panel: Any, value: float) -> None:
+    panel.axhline(value, zorder=0.5, **CHANCE)
 
 
 def log_ticks(axis: Any, text: Callable[[float], str], room: int = 7) -> None:
@@ -141,13 +147,18 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def bin_handles(colors: dict[curves.Bin, Any]) -> list[Any]:
-    """Entries of a legend: the bins, and a gap."""
+def handle(label: str, **look: Any) -> Any:
+    """An entry of a legend."""
     from matplotlib.lines import Line2D
 
+    return Line2D([], [], label=label, **look)
+
+
+def bin_handles(colors: dict[curves.Bin, Any]) -> list[Any]:
+    """Entries of a legend: the bins, and a gap."""
     labels = {curves.bin_label(ranks).replace("-", "–"): color for ranks, color in colors.items()}
-    handles = [Line2D([], [], color=color, linewidth=2.2, label=label) for label, color in labels.items()]
-    return [*handles, Line2D([], [], linestyle="none", label=" ")]
+    handles = [handle(label, color=color, linewidth=2.2) for label, color in labels.items()]
+    return [*handles, handle(" ", linestyle="none")]
 
 
 def drawn(axes: dict[str, Any], colors: dict[curves.Bin, Any]) -> dict[curves.Bin, Any]:

@@ -33,7 +33,7 @@ MEAN = {"linewidth": 1.7, "zorder": 2.5}
 BAR = {"linestyle": "none", "marker": "_", "markersize": 22.0, "markeredgewidth": 1.7, "zorder": 2.5}
 EDGE = {"linestyle": "none", "markersize": 5.5, "clip_on": False, "zorder": 4}
 OFF = {"marker": "^", "markeredgecolor": "none"}
-BEST = {"color": "#555555", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}
+BEST = style.MARK
 
 Cells = dict  # {(place on x, place on y): Measure}
 
@@ -135,9 +135,9 @@ def draw_lines(view: View, log: bool = False) -> Any:
         best.append(_narrow([f"best {key} {means[place].value:.4f}", *_settings(axes, place)]))
     style.finish_values(panels, log, 1.15 * top)
     _title(figure, view)
-    handles = [_handle(_narrow(_settings(view.others, line)), color=colors[line], linewidth=2.2)
+    handles = [style.handle(_narrow(_settings(view.others, line)), color=colors[line], linewidth=2.2)
                for line in lines if line]  # fmt: skip
-    handles += [_handle(" ", linestyle="none")] if handles else []
+    handles += [style.handle(" ", linestyle="none")] if handles else []
     style.legend(figure, view.first, view.set_name, [*handles, *_marks(view, points, top, best)])
     return figure
 
@@ -172,7 +172,7 @@ def _draw_line(panel: Any, key: str, points: dict[float, list[Outcome]], color: 
         value, limit, chance = zip(*means.values())
         x = [low, *means, high]  # levels go from edge to edge
         panel.plot(x, [limit[0], *limit, limit[-1]], color=color, zorder=2, **style.DOTTED)
-        panel.plot(x, [chance[0], *chance, chance[-1]], color=style.FAINT, zorder=0.5, linewidth=1.0)
+        panel.plot(x, [chance[0], *chance, chance[-1]], zorder=0.5, **style.CHANCE)
         if look:
             shown = [mean if key == "accuracy" or _is_on_scale(mean, top) else np.nan for mean in value]
             panel.plot(list(means), shown, color=color, **look)
@@ -217,23 +217,17 @@ def _marks(view: View, points: sweeps.Points, top: float, best: Sequence[str]) -
     """Legend entries of all but the lines."""
     losses = [run.measures["loss"] for run in view.runs if run.measures]
     ink = {"color": style.INK}
-    handles = [_handle("a run", **ink, **DOT)]
+    handles = [style.handle("a run", **ink, **DOT)]
     if any(len(runs) > 1 for runs in points.values()):
-        handles.append(_handle("mean", **ink, **(MEAN if view.is_line() else {**BAR, "markersize": 14.0})))
+        handles.append(style.handle("mean", **ink, **(MEAN if view.is_line() else {**BAR, "markersize": 14.0})))
     if _diverged(view.runs):
-        handles.append(_handle("diverged", **ink, marker="x", **EDGE))
+        handles.append(style.handle("diverged", **ink, marker="x", **EDGE))
     if not all(_is_on_scale(loss.value, top) for loss in losses):
-        handles.append(_handle("loss off the scale", **ink, **OFF, **EDGE))
+        handles.append(style.handle("loss off the scale", **ink, **OFF, **EDGE))
     if not all(math.isnan(loss.limit) for loss in losses):
-        handles.append(_handle("Bayes limit,\nunweighted mean\nover the same ranks", **ink, **style.DOTTED))
-    handles.append(_handle("chance", color=style.FAINT, linewidth=1.0))
-    return [*handles, *(_handle(text, **BEST) for text in best)]
-
-
-def _handle(label: str, **look: Any) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], label=label, **look)
+        handles.append(style.handle("Bayes limit,\nunweighted mean\nover the same ranks", **ink, **style.DOTTED))
+    handles.append(style.handle("chance", **style.CHANCE))
+    return [*handles, *(style.handle(text, **BEST) for text in best)]
 
 
 # Labels of settings ---------------------------------------------------------------------------------------------------

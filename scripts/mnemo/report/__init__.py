@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import mnemo
-from mnemo.errors import CannotCreate
+from mnemo.errors import not_installed
 from mnemo.figures.style import CATEGORIES
 from mnemo.files import PathLike, write_atomically
 from mnemo.report.contents import POINTS, report_contents
@@ -30,10 +30,7 @@ def plotly_script() -> tuple[str, str]:
         import plotly
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise CannotCreate(
-            "a report needs plotly, which is not installed here: pip install plotly, or let MNEMO_PYTHON name a "
-            "Python that has it"
-        ) from None
+        raise not_installed("plotly", "a report needs plotly, which") from None
     return get_plotlyjs(), plotly.__version__
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnemo import curves, members, sweeps
+from mnemo.command import one_line
 from mnemo.errors import DataError
 from mnemo.files import PathLike, read_text
 from mnemo.runs import Run, differing, flat, run_state, set_order
@@ -54,11 +55,6 @@ def _rounded(values: np.ndarray) -> np.ndarray:
     finite = np.isfinite(bits.view(np.float32))
     rounded = (bits + np.uint32(1 << 10)) & np.uint32(0xFFFFF800)
     return np.where(finite, rounded, bits).astype(np.uint32).view(np.float32)
-
-
-def thinned(count: int, most: int) -> np.ndarray:
-    """Places of at most `most` of `count` rows, evenly, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, max(2, most))).round().astype(np.int64))
 
 
 # Which runs -----------------------------------------------------------------------------------------------------------
@@ -160,7 +156,7 @@ def curves_of(run: Run, bins: Sequence[curves.Bin], points: int, numbers: Number
             parts += [(0, True, columns, np.flatnonzero(columns["phase"] > 0))] if phase == 0 else []
     whole = sum(len(rows) for _, after, _, rows in parts if not after)
     return [
-        _curve(run, phase, after, columns, rows[thinned(len(rows), round(points * len(rows) / max(whole, 1)))],
+        _curve(run, phase, after, columns, rows[curves.thinned(len(rows), round(points * len(rows) / max(whole, 1)))],
                len(rows), bins, numbers)
         for phase, after, columns, rows in parts if len(rows)
     ]  # fmt: skip
@@ -194,7 +190,7 @@ def training_of(run: Run, points: int, numbers: Numbers) -> dict[str, Any] | Non
     count = len(metrics["step"])
     if not count:
         return None
-    rows = thinned(count, points)
+    rows = curves.thinned(count, points)
     step = numbers.add(metrics["step"][rows], exact=True)
     return {"step": step, "loss": numbers.add(metrics["train_loss"][rows]), "all": count}
 
@@ -299,8 +295,7 @@ def report_contents(
 
 def _reason(path: Path, error: Exception) -> str:
     """One line that begins with the run's directory."""
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    text = " ".join(text.split())
+    text = one_line(error)
     return text if str(path) in text else f"{path}: {text}"
 
 

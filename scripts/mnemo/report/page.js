@@ -185,7 +185,7 @@
     };
   }
   const shownRuns = () => listed.filter((run) => drawn.has(run)).concat(runs.filter((run) => drawn.has(run) && !listed.includes(run)));
-  const inBin = (wanted) => (wanted === EVERY ? (bin) => bin.bin > 0 && !hidden.has(bin.bin) : (bin) => bin.bin === Number(wanted));
+  const inBin = (wanted, off) => (wanted === EVERY ? (bin) => bin.bin > 0 && !off.has(bin.bin) : (bin) => bin.bin === Number(wanted));
 
   /** The parts of one measure of a run that a view has: [{x, y, presentations, bin, after, phase}], phases joined by gaps where x is the step. */
   function parts(run, measure, view) {
@@ -193,7 +193,7 @@
     for (const curve of run.curves) {
       const wanted = view.phase === "all" ? !curve.after || view.first : curve.phase === Number(view.phase) && (!curve.after || view.x === "step");
       if (!wanted || (view.x === "presentations" && curve.after)) continue;
-      for (const bin of curve.bins.filter(inBin(view.bin))) {
+      for (const bin of curve.bins.filter(inBin(view.bin, view.hidden))) {
         const presentations = array(bin.presentations), y = array(bin[measure]).map((value) => (Number.isFinite(value) ? value : null));
         const x = view.x === "step" ? array(curve.step) : presentations.map((value) => (value > 0 ? value : null));
         found.push({ x, y, presentations, bin, after: curve.after, phase: curve.phase });
@@ -252,7 +252,7 @@
   }
   function viewNow() {
     return {
-      x: byId("x").value, bin: byId("bin").value, phase: byId("phase").value, logX: byId("log-x").checked, logLoss: byId("log-loss").checked,
+      x: byId("x").value, bin: byId("bin").value, hidden, phase: byId("phase").value, logX: byId("log-x").checked, logLoss: byId("log-loss").checked,
       limits: byId("limits").checked, first: byId("first").checked, training: byId("training").checked,
     };
   }
@@ -377,9 +377,8 @@
   function drawOverlay() {
     if (byId("overlay-section").hidden) return;
     const pair = ["one", "other"].map((id) => overlaid[Number(byId(id).value)]), measure = byId("measure").value;
-    const view = { x: "presentations", bin: EVERY, phase: byId("overlay-phase").value, first: false };
-    const traces = [], seenBins = new Set(), known = new Set(), all = new Set(hidden);
-    hidden.clear();
+    const view = { x: "presentations", bin: EVERY, hidden: new Set(), phase: byId("overlay-phase").value, first: false };
+    const traces = [], seenBins = new Set(), known = new Set();
     pair.forEach((run, index) => {
       for (const part of parts(run, measure, view)) {
         seenBins.add(part.bin.bin);
@@ -388,7 +387,6 @@
         traces.push(...limitTraces(run, measure, part, look.color, known));
       }
     });
-    all.forEach((bin) => hidden.add(bin));
     byId("overlay-caption").textContent = measure === "loss" ? "loss (nats)" : "accuracy";
     draw("overlay", traces, layout({ title: { text: "presentations (mean over the ranks)" }, ...logarithmic(byId("overlay-log").checked) }, {}));
     const keys = [...pair.map((run, index) => [run.name, index ? "dash" : "solid"]), ["Bayes limit", "dot"]];
