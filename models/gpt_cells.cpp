@@ -61,13 +61,6 @@ void add_rows(const Tensor& target_MC, const Tensor& index_n, const Tensor& sour
   });
 }
 
-/// Turns queries and keys, the first two thirds of qkv [n, 3C], in place.
-void rotate(const Tensor& qkv_n3C, const Tensor& position_n, std::int64_t heads, bool back) {
-  const auto qk = qkv_n3C.view({qkv_n3C.size(0), 3, heads, -1}).slice(1, 0, 2);
-  const auto by = rotation_of(position_n.view({-1, 1, 1}), qk.size(3), qk.scalar_type());
-  qk.copy_(rotated(qk, by, back));
-}
-
 }  // namespace
 
 GptCells::GptCells(const GptTensors& weights, std::int64_t heads, const Cells& cells, const SequenceTable& table, bool keep)
@@ -85,13 +78,23 @@ GptCells::GptCells(const GptTensors& weights, std::int64_t heads, const Cells& c
     }
   }
   first_cell_.push_back(cells.num_cells());
-  const auto uploaded = [&](const std::vector<std::int64_t>& values) {
-    return torch::tensor(torch::ArrayRef<std::int64_t>(values), torch::kInt64).to(weights.wte.device());
-  };
-  token_of_T_ = uploaded(token_of_T);
-  token_of_N_ = uploaded(token_of_N);
-  place_N_ = uploaded(place_N);
-  cell_of_T_ = uploaded({cells.cell_of.begin(), cells.cell_of.end()});
+  const auto indices = [](const std::vector<std::int64_t>& values) { return torch::tensor(torch::ArrayRef<std::int64_t>(values), torch::kInt64); };
+  token_of_T_ = indices(token_of_T);
+  token_of_N_ = indices(token_of_N);
+  place_N_ = indices(place_N);
+  cell_of_T_ = indices({cells.cell_of.begin(), cells.cell_of.end()});
+  if (!rotates()) return;
+  rotation_P_ = rotation_of(torch::arange(positions_, torch::kInt64), width_ / heads_, weights.wte.scalar_type());
+  position_of_token_ = torch::arange(2 * positions_, torch::kInt64).div(2, "floor");
+  position_of_N_ = token_of_N_.div(2, "floor");
+}
+
+void GptCells::rotate(const Tensor& qkv_n3C, std::size_t layer, std::int64_t begin, bool back) const {
+  const auto n = qkv_n3C.size(0);
+  const auto qk = qkv_n3C.view({n, 3, heads_, -1}).slice(1, 0, 2);
+  const auto position_n = (layer == 0 ? position_of_token_ : position_of_N_).slice(0, begin, begin + n);
+  const auto of_n = [&](const Tensor& of_P) { return of_P.index_select(0, position_n).view({n, 1, 1, -1}); };
+  qk.copy_(rotated(qk, {of_n(rotation_P_.cos), of_n(rotation_P_.sin)}, back));
 }
 
 template <class See>
@@ -113,8 +116,6 @@ Tensor GptCells::places(std::int64_t first, std::int64_t end) const {
 // ---- forward
 
 Tensor GptCells::logits() {
-  auto position_of_token = torch::arange(2 * positions_, token_of_T_.options()).div(2, "floor");
-  const auto position_of_cell = token_of_N_.div(2, "floor");
   auto x = weights_.wte.repeat({positions_, 1});  // tokens, then cells
   if (!rotates()) x = x + weights_.wpe.slice(0, 0, positions_).repeat_interleave(2, 0);
   kept_.resize(weights_.blocks.size());
@@ -122,8 +123,8 @@ Tensor GptCells::logits() {
     const auto& block = weights_.blocks[layer];
     auto& kept = kept_[layer];
     kept.input_MC = x;
-    kept.qkv_M3C = queries_keys_values(block, x, layer == 0 ? position_of_token : position_of_cell);
-    attend(kept, layer == 0 ? token_of_T_ : cell_of_T_);
+    kept.qkv_M3C = queries_keys_values(layer, x);
+    attend(kept, inputs_of_rows(layer));
     x = after_attention(block, kept, layer == 0 ? x.index_select(0, token_of_N_) : x);
     if (!keep_) kept = {};
   }
@@ -136,12 +137,13 @@ Tensor GptCells::logits() {
   return logits_N + (weights_.lm_head.bias[1] - weights_.lm_head.bias[0]);
 }
 
-Tensor GptCells::queries_keys_values(const GptTensors::Block& block, const Tensor& input_MC, const Tensor& position_M) const {
+Tensor GptCells::queries_keys_values(std::size_t layer, const Tensor& input_MC) const {
+  const auto& block = weights_.blocks[layer];
   const auto qkv_M3C = torch::empty({input_MC.size(0), 3 * width_}, input_MC.options());
   for_groups(input_MC.size(0), [&](auto begin, auto end) {
     const auto qkv = qkv_M3C.slice(0, begin, end);
     linear_out(qkv, normed(input_MC.slice(0, begin, end), block.ln_1).output, block.c_attn);
-    if (rotates()) rotate(qkv, position_M.slice(0, begin, end), heads_, false);
+    if (rotates()) rotate(qkv, layer, begin, /*back=*/false);
   });
   return qkv_M3C;
 }
@@ -180,20 +182,18 @@ Tensor GptCells::after_attention(const GptTensors::Block& block, Kept& kept, con
 // ---- backward
 
 void GptCells::gradient(const Tensor& dlogits_N, const GptTensors& gradient) {
-  auto position = token_of_N_.div(2, "floor");
   auto dx = start(dlogits_N, gradient);
   for (auto layer = weights_.blocks.size(); layer-- > 0;) {
     const auto &block = weights_.blocks[layer], &to = gradient.blocks[layer];
     const auto& kept = kept_[layer];
     const auto dattended_NC = attended_gradient(block, to, kept, dx);
-    auto dqkv_M3C = attention_gradient(kept, layer == 0 ? token_of_T_ : cell_of_T_, dattended_NC);
+    const auto dqkv_M3C = attention_gradient(kept, inputs_of_rows(layer), dattended_NC);
     if (layer == 0) {
       const auto dtokens = torch::zeros({2 * positions_, width_}, dx.options());
       add_rows(dtokens, token_of_N_, dx);
       dx = dtokens;
-      position = torch::arange(2 * positions_, position.options()).div(2, "floor");
     }
-    input_gradient(block, to, kept, position, dqkv_M3C, dx);
+    input_gradient(layer, to, dqkv_M3C, dx);
     kept_[layer] = {};
   }
   const auto dtokens_P2C = dx.view({positions_, 2, width_});
@@ -253,11 +253,11 @@ Tensor GptCells::attention_gradient(const Kept& kept, const Tensor& input_T, con
   return dqkv_M3C;
 }
 
-void GptCells::input_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, const Tensor& position_M,
-                              Tensor& dqkv_M3C, Tensor& dx_MC) const {
+void GptCells::input_gradient(std::size_t layer, const GptTensors::Block& gradient, const Tensor& dqkv_M3C, const Tensor& dx_MC) const {
+  const auto& block = weights_.blocks[layer];
   for_groups(dx_MC.size(0), [&](auto begin, auto end) {
-    const auto input = kept.input_MC.slice(0, begin, end), dqkv = dqkv_M3C.slice(0, begin, end);
-    if (rotates()) rotate(dqkv, position_M.slice(0, begin, end), heads_, true);
+    const auto input = kept_[layer].input_MC.slice(0, begin, end), dqkv = dqkv_M3C.slice(0, begin, end);
+    if (rotates()) rotate(dqkv, layer, begin, /*back=*/true);
     const auto forward = normed(input, block.ln_1);
     const auto dnormed = linear_gradient(block.c_attn, gradient.c_attn, forward.output, dqkv);
     dx_MC.slice(0, begin, end).add_(norm_gradient(block.ln_1, gradient.ln_1, input, forward, dnormed));

@@ -51,7 +51,12 @@ class GptCells {
   /// Where the cells of some rows lie among the (row, position) of these.
   torch::Tensor places(std::int64_t first, std::int64_t end) const;
 
-  torch::Tensor queries_keys_values(const GptTensors::Block& block, const torch::Tensor& input_MC, const torch::Tensor& position_M) const;
+  /// Which of a block's inputs each (row, position) has, [T].
+  const torch::Tensor& inputs_of_rows(std::size_t layer) const { return layer == 0 ? token_of_T_ : cell_of_T_; }
+  /// Turns the queries and keys of a block's inputs from `begin` on, the first two thirds of qkv [n, 3C], in place.
+  void rotate(const torch::Tensor& qkv_n3C, std::size_t layer, std::int64_t begin, bool back) const;
+
+  torch::Tensor queries_keys_values(std::size_t layer, const torch::Tensor& input_MC) const;
   void attend(Kept& kept, const torch::Tensor& input_T) const;
   torch::Tensor after_attention(const GptTensors::Block& block, Kept& kept, const torch::Tensor& x_NC) const;
 
@@ -59,14 +64,15 @@ class GptCells {
   torch::Tensor start(const torch::Tensor& dlogits_N, const GptTensors& gradient) const;
   torch::Tensor attended_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, torch::Tensor& dx_NC) const;
   torch::Tensor attention_gradient(const Kept& kept, const torch::Tensor& input_T, const torch::Tensor& dattended_NC) const;
-  void input_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, const torch::Tensor& position_M,
-                      torch::Tensor& dqkv_M3C, torch::Tensor& dx_MC) const;
+  void input_gradient(std::size_t layer, const GptTensors::Block& gradient, const torch::Tensor& dqkv_M3C, const torch::Tensor& dx_MC) const;
 
   const GptTensors& weights_;
   std::int64_t heads_, width_, rows_, positions_;
   bool keep_;
   std::vector<std::int64_t> first_cell_;                         // of each row, and N
   torch::Tensor token_of_T_, token_of_N_, cell_of_T_, place_N_;  // int64; token: 2 position + bit; place: row * P + position
+  Rotation rotation_P_;                                          // where positions are rotary, as are these:
+  torch::Tensor position_of_token_, position_of_N_;
   std::vector<Kept> kept_;
   torch::Tensor last_NC_;  // the residual stream after all blocks
 };

@@ -87,15 +87,22 @@ void Run::trained() {
     ++phase.presentations[static_cast<std::size_t>(rank)];
     phase.last_seen[static_cast<std::size_t>(rank)] = point_.step + 1;
   }
-  if (pack_.device().device.is_cpu()) check_finite();
-  if (const auto why = pack_.why_not_recorded(); !why.empty() && !said_why_not_recorded_) {
-    host_.log.warning("the GPU takes a step operation by operation, which is slow, since it would not record one: {}", why);
-    said_why_not_recorded_ = true;
+  if (pack_.device().device.is_cpu()) {
+    check_finite();
+  } else if (!said_why_not_recorded_) {
+    say_why_not_recorded();
   }
   ++steps_since_log_;
   point_ = {point_.step + 1, 0};
   status_->progress(point_.step, last_loss_);
   progress_->update(point_.step, progress_note_);
+}
+
+void Run::say_why_not_recorded() {
+  const auto why = pack_.why_not_recorded();
+  if (why.empty()) return;
+  host_.log.warning("the GPU takes a step operation by operation, which is slow, since it would not record one: {}", why);
+  said_why_not_recorded_ = true;
 }
 
 ExitCode Run::end(std::exception_ptr error) {

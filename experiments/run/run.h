@@ -73,6 +73,7 @@ class Run {
   bool stays_at_chance() const;
   void log_metrics();
   void check_finite();
+  void say_why_not_recorded();
   void start_phase(std::int64_t phase, bool clear_memory = true);
   void write_phase_files();
   Poll poller() const {

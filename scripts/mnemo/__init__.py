@@ -6,7 +6,7 @@
     run.metrics["train_loss"]                       # (N,) one value a log line
     run.sets["phase_0"]["accuracy"]                 # (T, S) evaluation x rank
     run.to_frame("phase_0")                         # long pandas table
-    mnemo.runs.open("cache/sweep_lr").runs()        # the runs of a sweep
+    mnemo.runs.open("cache/sweep_lr").runs          # the runs of a sweep
 
 Modules, each of which knows only those before it: errors, command, files (formats), runs, tables, curves (what they
 mean), sweeps, members, comparison, bayes, probes, expectations, event_files (TensorBoard's), records (of notebooks),

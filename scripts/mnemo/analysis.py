@@ -64,9 +64,7 @@ def sources_in(path: PathLike) -> list[Path]:
     Raises FileNotFoundError where there is none. Pickles inside a run directory repeat it and are left out.
     """
     path = Path(path)
-    if path.is_file():
-        return [path]
-    if (path / "config.yaml").is_file():
+    if path.is_file() or (path / "config.yaml").is_file():
         return [path]
     visible = sorted(entry for entry in path.glob("*") if not entry.name.startswith("."))
     found = []
@@ -157,7 +155,7 @@ def process(run: Run, wanted: Wanted) -> dict[str, np.ndarray]:
     places = np.searchsorted(rank, single)
     limits = curves.limits(run.theory, rank, wanted.phase)
     result = {"evaluations": np.array([len(rows)]), "bins": np.array(bins), "rank_rank": single}
-    result["scored"] = np.array([int(((rank >= first) & (rank < end)).sum()) for first, end in bins])
+    result["scored"] = curves.bin_sizes(rank, bins)
     for name, limit in zip(("floor", "ceiling"), limits):
         limit = np.full(len(rank), np.nan) if limit is None else limit
         result[name], result[f"rank_{name}"] = curves.bin_mean(limit, rank, bins), limit[places]
@@ -229,13 +227,11 @@ class Curve(NamedTuple):
 
 def models(data: Mapping[Run, dict[str, np.ndarray]], experiments: Mapping[Path, str] | None = None) -> list[Model]:
     """Runs as models, in the order given; `experiments` says of each path which experiment it is of."""
-    paths = [run.path for run in data]
-    found = members.group(list(zip(members.short_names(paths), data)))
+    found = members.group(list(zip(members.short_names([run.path for run in data]), data)))
     of = experiments or {}
     several = len(set(of.values())) > 1
-    labels = _labels(found)
     result = []
-    for member, label in zip(found, labels):
+    for member, label in zip(found, _labels(found)):
         prefix = f"{of[member.runs[0].path]}: " if several else ""
         result.append(Model(prefix + label, member, [data[run] for run in member.runs]))
     return result
@@ -243,9 +239,10 @@ def models(data: Mapping[Run, dict[str, np.ndarray]], experiments: Mapping[Path,
 
 def _labels(found: Sequence[members.Member]) -> list[str]:
     """What tells models apart: their settings where few do, else the names of their directories."""
-    keys = members.differing_settings(found)
+    values = list(members.columns(found).values())
+    keys = list(values[0]) if values else []
     short = sweeps.short_keys(keys)
-    texts = [", ".join(f"{short[key]} {members.settings(member).get(key, '-')}" for key in keys) for member in found]
+    texts = [", ".join(f"{short[key]} {'-' if of[key] in (None, '') else of[key]}" for key in keys) for of in values]
     texts = [f"{text} ({member.state})" if member.state else text for text, member in zip(texts, found)]
     if not 0 < len(keys) <= MAX_LABEL_SETTINGS or len(set(texts)) < len(found):
         return [member.name for member in found]

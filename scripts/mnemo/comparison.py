@@ -4,14 +4,13 @@ What each number means is said where it is computed, in curves. Runs that are do
 are one member: its accuracies, losses and bits are means over the seeds with their standard deviation, presentations
 and half-lives medians. Each phase is compared over the ranks that all runs in it have scored; a run that never reached
 it has no say. Behind the name of a run its row has the settings that differ. Letters: T evaluations, S ranks of a bin,
-E bins, P phases, B bootstrap replicates.
+E bins, B bootstrap replicates.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from mnemo import curves, members
 from mnemo.comparison_text import TITLES
 from mnemo.errors import DataError, UsageError
 from mnemo.members import Member, Scope
-from mnemo.runs import Run
+from mnemo.runs import Run, phase_number
 
 Rows = list  # of dicts with equal keys: a table
 
@@ -31,11 +30,6 @@ OTHER_TASK = "one names whole sequences, the other predicts bits"
 
 
 # One run --------------------------------------------------------------------------------------------------------------
-
-
-def predictions(run: Run) -> int:
-    """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
-    return run.config["data"]["length"] - run.facts["model"]["first_position"]
 
 
 def num_parameters(run: Run) -> float:
@@ -64,9 +58,9 @@ def measure(
     -------
     dict
         phases {phase: {accuracy_*, loss_*, ceiling, floor, presentations, presentations_after, seen (E,), resampled
-        (E, B), bits_before, bits_end, bits_bayes, stride scalars; story from `_story`; first, previous: the same of the
-        run's first and of the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set):
-        {before, unswapped, swapped (E,), step}}; parameters
+        (E, B), bits_*, bits_bayes, stride scalars; story from `_story`; first, previous: the same of the run's first
+        and of the previous phase over the ranks and bins of this one, or None}}; swaps {(event, set): {before,
+        unswapped, swapped (E,), step, phase}}; parameters
     """
     known: dict[Any, dict[str, Any] | None] = {}
 
@@ -94,7 +88,7 @@ def measure(
 def _phase_numbers(run: Run, phase: int, columns: dict, bins: Sequence[curves.Bin]) -> dict[str, Any]:
     rank, numbers, whole = columns["rank"], {}, curves.names_sequences(run.facts)  # then a loss is of no bit
     means = {key: curves.bin_mean(columns[key], rank, bins) for key in ("accuracy", "loss", "presentations")}
-    unknown, bits = np.full(len(rank), np.nan), (predictions(run), curves.num_drawn(run))
+    unknown, bits = np.full(len(rank), np.nan), (curves.predictions(run), curves.num_drawn(run))
     for moment, row in zip(MOMENTS, curves.moments(columns, phase, run.switches)):
         for key in ("accuracy", "loss"):
             numbers[f"{key}_{moment}"] = np.full(len(bins), np.nan) if row is None else means[key][row]
@@ -120,7 +114,7 @@ def _story(
     """
     chance = dict(zip(("loss", "accuracy"), curves.chance(run)))
     gain = {"accuracy": means["accuracy"] - chance["accuracy"], "loss": chance["loss"] - means["loss"]}
-    at = {0: 0, **{entry["phase"]: entry["step"] for entry in run.switches}}
+    at = curves.phase_starts(run.switches)
     step, before = columns["step"], curves.moments(columns, phase, run.switches)[1]
     current = np.flatnonzero(columns["phase"] == phase)
     later = slice(len(step) if before is None or phase + 1 not in at else before, None)
@@ -175,10 +169,10 @@ def _swaps(run: Run, scope: Scope) -> dict[tuple[str, str], dict[str, Any]]:
     result = {}
     for name, swapped in run.sets.items():
         event, _, base = name.rpartition(".")
-        plain, match = run.sets.get(base), re.fullmatch(r"phase_([0-9]{1,9})", base)
-        if not event or plain is None or match is None or not len(swapped["step"]) or not len(plain["step"]):
+        plain, phase = run.sets.get(base), phase_number(base)
+        if not event or plain is None or phase is None or not len(swapped["step"]) or not len(plain["step"]):
             continue
-        step, phase = int(swapped["step"][-1]), int(match.group(1))
+        step = int(swapped["step"][-1])
         row = int(np.searchsorted(plain["step"], step, "right")) - 1
         before = curves.moments(plain, phase, run.switches)[1]
         if row < 0 or before is None or not np.array_equal(plain["rank"], swapped["rank"]):

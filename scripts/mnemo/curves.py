@@ -65,6 +65,16 @@ def bin_columns(rank: np.ndarray, ranks: Bin) -> np.ndarray | slice:
     return columns
 
 
+def bin_sizes(rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
+    """How many of some ranks lie in each bin, (E,) int64."""
+    return np.array([((rank >= first) & (rank < end)).sum() for first, end in bins], np.int64)
+
+
+def bins_with(rank: np.ndarray, bins: Sequence[Bin]) -> list[Bin]:
+    """The bins that hold one of some ranks."""
+    return [ranks for ranks, size in zip(bins, bin_sizes(rank, bins)) if size]
+
+
 def bin_mean(values: np.ndarray, rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
     """Mean over the evaluated ranks of each bin: (T, S) to (T, E), or (S,) to (E,); NaN where a bin holds none."""
     result = np.full((*values.shape[:-1], len(bins)), np.nan)
@@ -177,6 +187,11 @@ def phase_columns(sets: Mapping[str, Columns], phase: int, ranks: np.ndarray | N
     return columns if columns is not None and len(columns["step"]) and len(columns["rank"]) else None
 
 
+def phase_starts(switches: Sequence[dict[str, int]]) -> dict[int, int]:
+    """{phase: the step at which it began}."""
+    return {0: 0, **{entry["phase"]: entry["step"] for entry in switches}}
+
+
 def moments(
     columns: Columns, phase: int, switches: Sequence[dict[str, int]]
 ) -> tuple[int | None, int | None, int | None]:
@@ -189,7 +204,7 @@ def moments(
     end
         The last row of the run. `train` has none after a switch: other sequences are scored then.
     """
-    at = {0: 0, **{entry["phase"]: entry["step"] for entry in switches}}
+    at = phase_starts(switches)
     step, last = columns["step"], len(columns["step"]) - 1
     start = rows_after(step, at.get(phase, 0)).start
     before = rows_before(step, at[phase + 1]).stop - 1 if phase + 1 in at else last
@@ -266,11 +281,14 @@ def guess_error(run: Run, rank: np.ndarray, bins: Sequence[Bin]) -> np.ndarray:
 
     c is the accuracy of one guess. A guess is made for each predicted position of each sequence.
     """
-    positions = run.config["data"]["length"] - run.facts["model"]["first_position"]
-    inside = np.array([((rank >= first) & (rank < end)).sum() for first, end in bins], np.float64)
     one = chance(run)[1]
     with np.errstate(divide="ignore"):
-        return np.sqrt(one * (1 - one) / (inside * positions))
+        return np.sqrt(one * (1 - one) / (bin_sizes(rank, bins) * predictions(run)))
+
+
+def predictions(run: Run) -> int:
+    """Predictions a sequence: L - 1, or L for a model that predicts bit 1 too."""
+    return run.config["data"]["length"] - run.facts["model"]["first_position"]
 
 
 def names_sequences(facts: dict[str, Any]) -> bool:
@@ -418,11 +436,11 @@ def mean_and_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
     NaN for the ends where there is one seed.
     """
-    mean = values.mean(axis=0)
-    if len(values) < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     with np.errstate(invalid="ignore"):
-        reach = student_95(len(values) - 1) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        mean, spread = mean_and_spread(values)
+        if len(values) < 2:
+            return mean, spread, spread
+        reach = student_95(len(values) - 1) * spread / np.sqrt(len(values))
     return mean, mean - reach, mean + reach
 
 

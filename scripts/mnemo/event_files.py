@@ -45,7 +45,7 @@ def scalars(run: Run, edges: Sequence[int] | None = None) -> Iterator[Scalar]:
         if not len(step) or not len(rank):
             continue
         whole = (0, int(rank.max()) + 1)
-        bins = [ranks for ranks in curves.rank_bins(whole[1], edges) if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
+        bins = curves.bins_with(rank, curves.rank_bins(whole[1], edges))
         for key in ("loss", "accuracy"):
             means = curves.bin_mean(columns[key], rank, [whole, *bins])
             yield f"{key}/{name}", step, means[:, 0]

@@ -241,8 +241,7 @@ def scope_of(runs: Sequence[Run], edges: Sequence[int] | None) -> Scope:
                 most[phase] = max(most.get(phase, 0), len(columns["rank"]))
     bins = {phase: curves.rank_bins(size[phase], edges) for phase in common}
     for phase, rank in common.items():
-        scored = [ranks for ranks in bins[phase] if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
-        bins[phase] = scored or bins[phase]
+        bins[phase] = curves.bins_with(rank, bins[phase]) or bins[phase]
     return Scope(common, bins, most, never)
 
 

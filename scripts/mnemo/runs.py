@@ -206,8 +206,8 @@ def read_by_position(run: PathLike, sets: Mapping[str, Columns], first: int) -> 
     Returns
     -------
     Lazy
-        {set: {step, phase (T,), bins (E, 2) first rank and one past the last, position (P,) 0-based of the bit that is
-        predicted, loss, accuracy (T, E, P) float32: means over the ranks of a bin, NaN where it holds none}}
+        {set: {step, moment, phase (T,), bins (E, 2) first rank and one past the last, position (P,) 0-based of the bit
+        that is predicted, loss, accuracy (T, E, P) float32: means over the ranks of a bin, NaN where it holds none}}
     """
     folders = {name: Path(run) / "eval" / name for name in sets}
     found = [name for name, folder in folders.items() if (folder / "by_position_bins.npy").is_file()]
@@ -241,11 +241,17 @@ def read_series(folder: PathLike) -> dict[str, np.ndarray]:
     return result
 
 
+def phase_number(name: str) -> int | None:
+    """1 for set `phase_1`; None for any other name."""
+    match = re.fullmatch(r"phase_([0-9]{1,9})", name)
+    return int(match.group(1)) if match else None
+
+
 def set_order(name: str) -> tuple[int, int, str]:
     """Sorts names of sets as `read_sets` has them."""
-    match = re.fullmatch(r"phase_([0-9]{1,9})", name)
-    if match:
-        return 1, int(match.group(1)), name
+    phase = phase_number(name)
+    if phase is not None:
+        return 1, phase, name
     return {"train": 0, "novel": 2}.get(name, 3), 0, name
 
 
@@ -526,10 +532,7 @@ def set_phase(name: str, phase: int) -> int | None:
     It says which Bayes floor and ceiling belong to the set.
     """
     base = name.rsplit(".", 1)[-1]
-    match = re.fullmatch(r"phase_([0-9]{1,9})", base)
-    if match:
-        return int(match.group(1))
-    return phase if base in ("train", "current") else None
+    return phase if base in ("train", "current") else phase_number(base)
 
 
 def rank_limits(entry: Mapping[str, Any], rank: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

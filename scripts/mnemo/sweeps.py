@@ -162,12 +162,13 @@ def read_results(folder: PathLike, runs: Sequence[Outcome], name: str) -> tuple[
     for run in runs:
         if run.state in FINISHED:
             last = read_last(Path(folder) / run.name, name)  # not kept: its mapped files hold descriptors
-            run, first = run._replace(measures=measures(last, name), settings=_settings(last)), first or last
+            run, first = run._replace(measures=measures(last, name), settings=settings_words(last)), first or last
         results.append(run)
     return results, first
 
 
-def _settings(run: Run) -> tuple[str, ...]:
+def settings_words(run: Run) -> tuple[str, ...]:
+    """What a title says of a run, setting by setting."""
     return tuple(run.settings_line(" · ").replace(": ", " · ", 1).split(" · "))
 
 
@@ -180,7 +181,11 @@ def counts_text(runs: Sequence[Outcome]) -> str:
 
 def common_settings(runs: Sequence[Outcome]) -> list[str]:
     """What the titles of all finished runs say alike."""
-    settings = [run.settings for run in runs if run.settings]
+    return common_words([run.settings for run in runs if run.settings])
+
+
+def common_words(settings: Sequence[Sequence[str]]) -> list[str]:
+    """What all of some titles say alike, in the order of the first."""
     return [word for word in settings[0] if all(word in others for others in settings)]
 
 

@@ -196,6 +196,15 @@ def tasks_of(monkeypatch, *arguments, code: int = 0) -> list:
     return made
 
 
+def test_models_that_differ_in_events_too_are_labelled_with_their_own(tmp_path):
+    paths = [write(tmp_path / "free", heads=2), write(tmp_path / "frozen", heads=4)]
+    config = json.loads((paths[1] / "config.yaml").read_text())
+    config["events"] = [{"kind": "freeze", "at": 400, "params": ["c_attn"]}]
+    write_settings(paths[1], config)
+    free, frozen = (model.label for model in found_of(paths, tmp_path / "kept"))
+    assert free == "heads 2, events -" and frozen == "heads 4, events freeze c_attn at 400"
+
+
 def test_a_set_of_every_tenth_rank_gives_true_ranks(tmp_path):
     run = write(tmp_path / "run")
     shutil.rmtree(run / "eval/phase_0")

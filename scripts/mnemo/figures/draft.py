@@ -173,8 +173,7 @@ def _rank_bins(rank: np.ndarray) -> list[tuple[int, int]]:
     if len(rank) == 0:
         return []
     edges = np.unique(np.round(10 ** np.arange(0, math.log10(rank.max() + 1) + 0.2001, 0.2)).astype(int)) - 1
-    bins = zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1])
-    return [(low, high) for low, high in bins if ((rank >= low) & (rank < high)).any()]
+    return curves.bins_with(rank, list(zip(edges.tolist(), [*edges[1:-1].tolist(), int(rank.max()) + 1])))
 
 
 # Figures 3 and 5: accuracy over a switch ------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def bits_figure(groups: Sequence[Runs], small: bool) -> Drawn:
             raise DataError(f"{run.path}: nothing has been evaluated")
         before, sizes = (
             curves.moments(columns, 0, run.switches)[1],
-            (comparison.predictions(run), curves.num_drawn(run)),
+            (curves.predictions(run), curves.num_drawn(run)),
         )
         floor = curves.limits(run.theory, columns["rank"], 0)[0]
         most = math.nan if floor is None else float(curves.stored_bits(floor, *sizes))

@@ -268,6 +268,4 @@ def _finish(row: Sequence[Any], ranks: curves.Bin) -> None:
         wide = panel.get_window_extent().width / style.DPI >= 3.0
         style.log_ticks(panel.xaxis, lambda value: f"{value:,.0f}" if 100 <= value < 1e6 else f"{value:g}",
                         7 if wide else 3)  # fmt: skip
-        panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
-        panel.set_axisbelow(True)
-        panel.tick_params(length=3, width=0.8)
+        style.finish_grid(panel)

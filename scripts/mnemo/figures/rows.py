@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnemo import sweeps
 from mnemo.expectations import Measured
 from mnemo.figures import style
 from mnemo.runs import Run
@@ -54,9 +55,7 @@ def finish(panel: Any, x: str, y: str = "", title: str = "") -> None:
     panel.set_xlabel(x)
     panel.set_ylabel(y)
     panel.set_title(title, loc="left", color=style.INK)
-    panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=3, width=0.8)
+    style.finish_grid(panel)
 
 
 def log_axis(axis: Any) -> None:
@@ -125,5 +124,5 @@ def parameters(run: Run) -> int:
 
 def common_settings(runs: Sequence[Run]) -> str:
     """What all runs say of themselves alike, but for their seed."""
-    words = [run.settings_line(" · ").replace(": ", " · ", 1).split(" · ") for run in runs]
-    return " · ".join(word for word in words[0] if all(word in others for others in words) and "seed" not in word)
+    words = sweeps.common_words([sweeps.settings_words(run) for run in runs])
+    return " · ".join(word for word in words if "seed" not in word)

@@ -42,7 +42,7 @@ def segments(run: Run, name: str) -> list[slice]:
 
 def phase_spans(run: Run, name: str, last_step: int) -> list[tuple[int, int, int]]:
     """(phase, first step, last step) of the sequences that a set holds; [] for sequences that are never trained on."""
-    starts = {0: 0, **{entry["phase"]: entry["step"] for entry in run.switches}}
+    starts = curves.phase_starts(run.switches)
     if follows_switches(name):
         return list(zip(starts, starts.values(), [*list(starts.values())[1:], last_step]))
     phase = set_phase(name, 0)
@@ -85,7 +85,7 @@ def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> 
     figure, axes = style.panels()
     columns, old = run.sets[name], first_sequences(run, name)
     rank = columns["rank"]
-    bins = [ranks for ranks in bins if ((rank >= ranks[0]) & (rank < ranks[1])).any()]
+    bins = curves.bins_with(rank, bins)
     colors = style.bin_colors(len(bins))
     last_step, chance = _last_step(run, name), curves.chance(run)
     _draw_train_loss(axes["loss"], run)

@@ -96,10 +96,15 @@ def finish_values(axes: dict[str, Any], log: bool, highest: float) -> None:
     low, _ = axes["accuracy"].get_ylim()
     axes["accuracy"].set_ylim(min(low, 0.475), 1.01)
     for panel in axes.values():
-        panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
-        panel.set_axisbelow(True)
-        panel.tick_params(length=3, width=0.8)
+        finish_grid(panel)
         panel.yaxis.set_label_coords(-0.090, 0.5)
+
+
+def finish_grid(panel: Any) -> None:
+    """Faint horizontal lines behind all else, and short ticks."""
+    panel.grid(axis="y", color="#eeeeee", linewidth=0.7, zorder=0)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=3, width=0.8)
 
 
 def log_ticks(axis: Any, text: Callable[[float], str], room: int = 7) -> None:

@@ -177,7 +177,7 @@ def _curve(
         np.full(len(every), np.nan) if limit is None else curves.bin_mean(limit, rank, every)
         for limit in curves.limits(run.theory, rank, phase)
     )
-    inside = [int(((rank >= first) & (rank < end)).sum()) for first, end in every]
+    inside = curves.bin_sizes(rank, every).tolist()
     kept = [
         {"bin": index, "ranks": ranks, "floor": _plain(floor[index]), "ceiling": _plain(ceiling[index]),
          **{key: numbers.add(mean[:, index]) for key, mean in means.items()}}
