@@ -19,7 +19,7 @@ from mnemo.runs import Run
 
 HOURS = (
     "an estimate, not measured: one layer by the bytes and operations of its kernels on an H100 (ARCHITECTURE.md: "
-    "9.5 ms a step at C = 1152, and as the square of the width), gpt at 30 TFLOP/s in float32; evaluations apart"
+    "7.0 ms a step at C = 1152, and as the square of the width), gpt at 30 TFLOP/s in float32; evaluations apart"
 )
 
 
@@ -220,7 +220,7 @@ FIGURES = (
             _near("worst", "the worst run stays at chance", 0.693, 0.02, SHAPE + " 4"),
             _at_least("over_floor", "the best run over the Bayes floor", 0.0, 0.02, THEORY),
         ),
-        6,
+        4.4,
     ),
     Figure(
         "5",
@@ -238,7 +238,7 @@ FIGURES = (
             *_SWITCH_SHAPE,
         ),
         _SWITCH_SHAPE,
-        0.2,
+        0.15,
     ),
     Figure(
         "6",
@@ -261,7 +261,7 @@ FIGURES = (
             _above("second", "top ten of the second sequences, at the end", MATHS7, 0.8),
             _rises("swapped_by_parameters", "top hundred after the swap, by parameters", 0.03, SHAPE + " 6"),
         ),
-        36,
+        27,
     ),
     Figure(
         "7",
@@ -271,7 +271,7 @@ FIGURES = (
         memory.separability_figure,
         _SEPARABLE,
         _SEPARABLE,
-        1,
+        0.7,
     ),
     Figure(
         "8",
@@ -281,7 +281,7 @@ FIGURES = (
         draft.attention_figure,
         _BARS,
         _BARS,
-        0.1,
+        0.08,
     ),
     Figure(
         "9",
@@ -328,7 +328,7 @@ FIGURES = (
         memory.clock_figure,
         _CLOCK,
         _CLOCK,
-        0.2,
+        0.15,
     ),
     Figure(
         "transplant",
@@ -338,7 +338,7 @@ FIGURES = (
         memory.transplant_figure,
         _TRANSPLANT,
         _TRANSPLANT,
-        0.1,
+        0.08,
     ),
     Figure(
         "bits",
@@ -348,7 +348,7 @@ FIGURES = (
         memory.bits_figure,
         _BITS,
         _BITS,
-        6,
+        4.4,
     ),
     Figure(
         "probe",
@@ -358,7 +358,7 @@ FIGURES = (
         memory.probe_figure,
         _PROBE,
         _PROBE,
-        1,
+        0.7,
     ),
     Figure(
         "overlay",
