@@ -26,6 +26,7 @@ AdamState<Real> fresh_state() {
   adam.steps_RT.assign(R * 2, 0);
   adam.scalars_R.assign(R, {1e-2, .9, .999, 1e-8, 0});
   adam.scalars_R[2].lr = NAN;
+  for (std::size_t r = 0; r < R; ++r) adam.rates_R[r] = {adam.scalars_R[r].lr, 1};  // for the CPU: a constant schedule, nothing clipped
   return adam;
 }
 
