@@ -46,47 +46,47 @@ Tensor linear_gradient(const Affine& layer, const Affine& gradient, const Tensor
   return at::mm(doutput, layer.weight);
 }
 
-/// Adds row i of the source to row index[i] of the target, in order of i, whatever the number of threads.
-void add_rows(const Tensor& target_MC, const Tensor& index_n, const Tensor& source_nC) {
-  AT_DISPATCH_FLOATING_TYPES(target_MC.scalar_type(), "add_rows", [&] {
-    const auto* index = index_n.const_data_ptr<std::int64_t>();
-    const auto* source = source_nC.const_data_ptr<scalar_t>();
-    auto* target = target_MC.data_ptr<scalar_t>();
-    const auto from = source_nC.stride(0), to = target_MC.stride(0), n = index_n.size(0);
-    at::parallel_for(0, source_nC.size(1), 64, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = 0; i < n; ++i) {
-        for (auto c = begin; c < end; ++c) target[index[i] * to + c] += source[i * from + c];
+/// The sums of the source's rows with the same index, [M, C], each in order of the rows, whatever the number of threads.
+Tensor sums_by_index(const Tensor& source_NC, const Tensor& index_N, std::int64_t M) {
+  const auto sums_MC = torch::zeros({M, source_NC.size(1)}, source_NC.options());
+  AT_DISPATCH_FLOATING_TYPES(sums_MC.scalar_type(), "sums_by_index", [&] {
+    const auto* index = index_N.const_data_ptr<std::int64_t>();
+    const auto* source = source_NC.const_data_ptr<scalar_t>();
+    auto* sums = sums_MC.data_ptr<scalar_t>();
+    const auto N = index_N.size(0), C = source_NC.size(1);
+    at::parallel_for(0, C, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = 0; i < N; ++i) {
+        for (auto c = begin; c < end; ++c) sums[index[i] * C + c] += source[i * C + c];
       }
     });
   });
+  return sums_MC;
 }
 
 }  // namespace
 
 GptCells::GptCells(const GptTensors& weights, std::int64_t heads, const Cells& cells, const SequenceTable& table, bool keep)
-    : weights_(weights), heads_(heads), width_(weights.wte.size(1)), rows_(cells.num_rows()), positions_(cells.num_positions()), keep_(keep) {
-  const auto P = static_cast<std::size_t>(positions_);
-  std::vector<std::int64_t> token_of_T, token_of_N, place_N;
+    : weights_(weights), cells_(cells), heads_(heads), width_(weights.wte.size(1)), positions_(cells.num_positions()), keep_(keep) {
+  std::vector<std::int64_t> token_of_N;
   std::vector<std::uint8_t> bits(static_cast<std::size_t>(cells.length));
   for (std::size_t row = 0, cell = 0; row < cells.ranks.size(); ++row) {
     table.unpack({&cells.ranks[row], 1}, bits.data());
-    for (std::size_t position = 0; position < P; ++position) token_of_T.push_back(static_cast<std::int64_t>(2 * position + bits[position]));
+    const auto token = [&](std::int32_t position) { return 2 * position + bits[static_cast<std::size_t>(position)]; };
+    for (std::int32_t position = 0; position < positions_; ++position) token_of_T_.push_back(token(position));
     first_cell_.push_back(static_cast<std::int64_t>(cell));
-    for (; cell < cells.row.size() && cells.row[cell] == static_cast<std::int32_t>(row); ++cell) {
-      place_N.push_back(cells.row[cell] * positions_ + cells.position[cell]);
-      token_of_N.push_back(token_of_T[static_cast<std::size_t>(place_N.back())]);
-    }
+    for (; cell < cells.row.size() && cells.row[cell] == static_cast<std::int32_t>(row); ++cell) token_of_N.push_back(token(cells.position[cell]));
   }
   first_cell_.push_back(cells.num_cells());
-  const auto indices = [](const std::vector<std::int64_t>& values) { return torch::tensor(torch::ArrayRef<std::int64_t>(values), torch::kInt64); };
-  token_of_T_ = indices(token_of_T);
-  token_of_N_ = indices(token_of_N);
-  place_N_ = indices(place_N);
-  cell_of_T_ = indices({cells.cell_of.begin(), cells.cell_of.end()});
+  token_of_N_ = torch::tensor(torch::ArrayRef<std::int64_t>(token_of_N), torch::kInt64);
   if (!rotates()) return;
   rotation_P_ = rotation_of(torch::arange(positions_, torch::kInt64), width_ / heads_, weights.wte.scalar_type());
   position_of_token_ = torch::arange(2 * positions_, torch::kInt64).div(2, "floor");
   position_of_N_ = token_of_N_.div(2, "floor");
+}
+
+CellRows GptCells::rows_of(std::size_t layer) const {
+  const auto& input = layer == 0 ? token_of_T_ : cells_.cell_of;
+  return {cells_.num_rows(), positions_, heads_, width_ / heads_, first_cell_.data(), cells_.cell_of.data(), input.data()};
 }
 
 void GptCells::rotate(const Tensor& qkv_n3C, std::size_t layer, std::int64_t begin, bool back) const {
@@ -95,22 +95,6 @@ void GptCells::rotate(const Tensor& qkv_n3C, std::size_t layer, std::int64_t beg
   const auto position_n = (layer == 0 ? position_of_token_ : position_of_N_).slice(0, begin, begin + n);
   const auto of_n = [&](const Tensor& of_P) { return of_P.index_select(0, position_n).view({n, 1, 1, -1}); };
   qk.copy_(rotated(qk, {of_n(rotation_P_.cos), of_n(rotation_P_.sin)}, back));
-}
-
-template <class See>
-void GptCells::for_rows(const See& see) const {
-  const auto group = std::max<std::int64_t>(1, 2 * kGroup / positions_);
-  for (std::int64_t first = 0; first < rows_; first += group) see(first, std::min(first + group, rows_));
-}
-
-Tensor GptCells::of_rows(const Tensor& qkv_M3C, const Tensor& input_T, std::int64_t first, std::int64_t end) const {
-  const auto rows = qkv_M3C.index_select(0, input_T.slice(0, first * positions_, end * positions_));
-  return rows.view({end - first, positions_, 3, heads_, -1}).permute({2, 0, 3, 1, 4});
-}
-
-Tensor GptCells::places(std::int64_t first, std::int64_t end) const {
-  const auto cell = [&](std::int64_t row) { return first_cell_[static_cast<std::size_t>(row)]; };
-  return place_N_.slice(0, cell(first), cell(end)) - first * positions_;
 }
 
 // ---- forward
@@ -124,7 +108,7 @@ Tensor GptCells::logits() {
     auto& kept = kept_[layer];
     kept.input_MC = x;
     kept.qkv_M3C = queries_keys_values(layer, x);
-    attend(kept, inputs_of_rows(layer));
+    attend(layer, kept);
     x = after_attention(block, kept, layer == 0 ? x.index_select(0, token_of_N_) : x);
     if (!keep_) kept = {};
   }
@@ -148,15 +132,13 @@ Tensor GptCells::queries_keys_values(std::size_t layer, const Tensor& input_MC) 
   return qkv_M3C;
 }
 
-void GptCells::attend(Kept& kept, const Tensor& input_T) const {
-  kept.attended_NC = torch::empty({place_N_.size(0), width_}, kept.qkv_M3C.options());
-  for_rows([&](auto first, auto end) {
-    const auto qkv = of_rows(kept.qkv_M3C, input_T, first, end);
-    const auto [o_UHPF, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(qkv[0], qkv[1], qkv[2], 0, /*is_causal=*/true);
-    if (keep_) kept.log_sums.push_back(log_sum);
-    const auto o_of_rows = o_UHPF.transpose(1, 2).reshape({(end - first) * positions_, width_});
-    const auto from = first_cell_[static_cast<std::size_t>(first)], to = first_cell_[static_cast<std::size_t>(end)];
-    kept.attended_NC.slice(0, from, to).copy_(o_of_rows.index_select(0, places(first, end)));
+void GptCells::attend(std::size_t layer, Kept& kept) const {
+  const auto& qkv = kept.qkv_M3C;
+  kept.attended_NC = torch::empty({cells_.num_cells(), width_}, qkv.options());
+  kept.log_sum_NH = torch::empty({cells_.num_cells(), heads_}, qkv.options());
+  AT_DISPATCH_FLOATING_TYPES(qkv.scalar_type(), "attend_cells", [&] {
+    attend_cells(rows_of(layer), qkv.const_data_ptr<scalar_t>(), kept.attended_NC.data_ptr<scalar_t>(), kept.log_sum_NH.data_ptr<scalar_t>(),
+                 at::get_num_threads());
   });
 }
 
@@ -187,13 +169,11 @@ void GptCells::gradient(const Tensor& dlogits_N, const GptTensors& gradient) {
     const auto &block = weights_.blocks[layer], &to = gradient.blocks[layer];
     const auto& kept = kept_[layer];
     const auto dattended_NC = attended_gradient(block, to, kept, dx);
-    const auto dqkv_M3C = attention_gradient(kept, inputs_of_rows(layer), dattended_NC);
+    auto dqkv = attention_gradient(layer, dattended_NC);
     if (layer == 0) {
-      const auto dtokens = torch::zeros({2 * positions_, width_}, dx.options());
-      add_rows(dtokens, token_of_N_, dx);
-      dx = dtokens;
+      for (auto* of_cells : {&dx, &dqkv}) *of_cells = sums_by_index(*of_cells, token_of_N_, 2 * positions_);
     }
-    input_gradient(layer, to, dqkv_M3C, dx);
+    input_gradient(layer, to, dqkv, dx);
     kept_[layer] = {};
   }
   const auto dtokens_P2C = dx.view({positions_, 2, width_});
@@ -231,26 +211,15 @@ Tensor GptCells::attended_gradient(const GptTensors::Block& block, const GptTens
   return dattended_NC;
 }
 
-Tensor GptCells::attention_gradient(const Kept& kept, const Tensor& input_T, const Tensor& dattended_NC) const {
-  const auto dqkv_M3C = torch::zeros_like(kept.qkv_M3C);
-  std::size_t group = 0;
-  for_rows([&](auto first, auto end) {
-    const auto T = (end - first) * positions_;
-    const auto input = input_T.slice(0, first * positions_, end * positions_);
-    const auto by_head = [&](const Tensor& of_rows) { return of_rows.view({end - first, positions_, heads_, -1}).transpose(1, 2); };
-    const auto qkv = of_rows(kept.qkv_M3C, input_T, first, end);
-    const auto from = first_cell_[static_cast<std::size_t>(first)], to = first_cell_[static_cast<std::size_t>(end)];
-    const auto o = kept.attended_NC.index_select(0, cell_of_T_.slice(0, first * positions_, end * positions_));
-    const auto d_o = torch::zeros({T, width_}, o.options()).index_copy_(0, places(first, end), dattended_NC.slice(0, from, to));
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(by_head(d_o), qkv[0], qkv[1], qkv[2], by_head(o),
-                                                                                       kept.log_sums[group++], 0, /*is_causal=*/true);
-    std::int64_t column = 0;
-    for (const auto* d : {&dq, &dk, &dv}) {
-      add_rows(dqkv_M3C.slice(1, column, column + width_), input, d->transpose(1, 2).reshape({T, width_}));
-      column += width_;
-    }
+Tensor GptCells::attention_gradient(std::size_t layer, const Tensor& dattended_NC) const {
+  const auto& kept = kept_[layer];
+  const auto dqkv_N3C = torch::empty({cells_.num_cells(), 3 * width_}, dattended_NC.options());
+  AT_DISPATCH_FLOATING_TYPES(dqkv_N3C.scalar_type(), "attend_cells_backward", [&] {
+    attend_cells_backward(rows_of(layer), kept.qkv_M3C.const_data_ptr<scalar_t>(), kept.attended_NC.const_data_ptr<scalar_t>(),
+                          kept.log_sum_NH.const_data_ptr<scalar_t>(), dattended_NC.const_data_ptr<scalar_t>(), dqkv_N3C.data_ptr<scalar_t>(),
+                          at::get_num_threads());
   });
-  return dqkv_M3C;
+  return dqkv_N3C;
 }
 
 void GptCells::input_gradient(std::size_t layer, const GptTensors::Block& gradient, const Tensor& dqkv_M3C, const Tensor& dx_MC) const {

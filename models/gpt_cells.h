@@ -2,6 +2,7 @@
 
 #include "core/batches.h"
 #include "models/layers.h"
+#include "models/ops/cell_attention.h"
 
 #include <torch/types.h>
 
@@ -21,13 +22,12 @@ struct GptTensors {
 };
 
 /// A forward pass of a gpt over the distinct cells of one replica (MATHS 2.2, 3), on the CPU, and its derivative by hand. Rows that share a prefix
-/// share every activation of it in every block, so that only attention sees rows: queries, keys and values are copied from cells to the rows that
-/// hold them, and what a cell attends to is taken from its own row. The first block knows 2P inputs alone, the tokens. Work goes over groups of rows
-/// or cells that stay in cache. The numbers are those of Gpt::logits() but for the order of sums. Shapes: U rows, P = L-1 positions, T = U P, N
-/// cells, C width, M inputs of a block: 2P tokens in the first, then N.
+/// share every activation of it in every block, so that only attention sees rows (models/ops/cell_attention). The first block knows 2P inputs alone,
+/// the tokens. Other work goes over groups of cells that stay in cache. The numbers are those of Gpt::logits() but for the order of sums. Shapes: U
+/// rows, P = L-1 positions, T = U P, N cells, C width, H heads, M inputs of a block: 2P tokens in the first, then N.
 class GptCells {
  public:
-  /// The weights, without R, must outlive it. `keep`: gradient() will be called.
+  /// The weights, without R, and the cells must outlive it. `keep`: gradient() will be called.
   GptCells(const GptTensors& weights, std::int64_t heads, const Cells& cells, const SequenceTable& table, bool keep);
 
   /// [N].
@@ -38,40 +38,33 @@ class GptCells {
  private:
   /// What the backward pass of a block reads.
   struct Kept {
-    torch::Tensor input_MC, qkv_M3C, attended_NC, middle_NC, hidden_ND;
-    std::vector<torch::Tensor> log_sums;  // of attention, by group of rows
+    torch::Tensor input_MC, qkv_M3C, attended_NC, log_sum_NH, middle_NC, hidden_ND;
   };
 
   bool rotates() const { return !weights_.wpe.defined(); }
-  /// Calls see(first, end) for each group of rows.
-  template <class See>
-  void for_rows(const See& see) const;
-  /// Queries, keys and values of some rows, [3, U, H, P, F]; `input_T` says which of the block's inputs each (row, position) has.
-  torch::Tensor of_rows(const torch::Tensor& qkv_M3C, const torch::Tensor& input_T, std::int64_t first, std::int64_t end) const;
-  /// Where the cells of some rows lie among the (row, position) of these.
-  torch::Tensor places(std::int64_t first, std::int64_t end) const;
-
-  /// Which of a block's inputs each (row, position) has, [T].
-  const torch::Tensor& inputs_of_rows(std::size_t layer) const { return layer == 0 ? token_of_T_ : cell_of_T_; }
+  /// Where attention finds the inputs of a block.
+  CellRows rows_of(std::size_t layer) const;
   /// Turns the queries and keys of a block's inputs from `begin` on, the first two thirds of qkv [n, 3C], in place.
   void rotate(const torch::Tensor& qkv_n3C, std::size_t layer, std::int64_t begin, bool back) const;
 
   torch::Tensor queries_keys_values(std::size_t layer, const torch::Tensor& input_MC) const;
-  void attend(Kept& kept, const torch::Tensor& input_T) const;
+  void attend(std::size_t layer, Kept& kept) const;
   torch::Tensor after_attention(const GptTensors::Block& block, Kept& kept, const torch::Tensor& x_NC) const;
 
   // Backward. dx: the gradient of the residual stream after what is passed, which becomes that before it.
   torch::Tensor start(const torch::Tensor& dlogits_N, const GptTensors& gradient) const;
   torch::Tensor attended_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, torch::Tensor& dx_NC) const;
-  torch::Tensor attention_gradient(const Kept& kept, const torch::Tensor& input_T, const torch::Tensor& dattended_NC) const;
+  torch::Tensor attention_gradient(std::size_t layer, const torch::Tensor& dattended_NC) const;
   void input_gradient(std::size_t layer, const GptTensors::Block& gradient, const torch::Tensor& dqkv_M3C, const torch::Tensor& dx_MC) const;
 
   const GptTensors& weights_;
-  std::int64_t heads_, width_, rows_, positions_;
+  const Cells& cells_;
+  std::int64_t heads_, width_, positions_;
   bool keep_;
-  std::vector<std::int64_t> first_cell_;                         // of each row, and N
-  torch::Tensor token_of_T_, token_of_N_, cell_of_T_, place_N_;  // int64; token: 2 position + bit; place: row * P + position
-  Rotation rotation_P_;                                          // where positions are rotary, as are these:
+  std::vector<std::int64_t> first_cell_;  // of each row, and N
+  std::vector<std::int32_t> token_of_T_;  // 2 position + bit
+  torch::Tensor token_of_N_;              // int64
+  Rotation rotation_P_;                   // where positions are rotary, as are these:
   torch::Tensor position_of_token_, position_of_N_;
   std::vector<Kept> kept_;
   torch::Tensor last_NC_;  // the residual stream after all blocks

@@ -97,6 +97,17 @@ inline Vec<double> sum_lanes(Vec<double> v) {
   return v + swap_neighbours(v);
 }
 
+/// The largest lane, in every lane.
+inline Vec<float> max_lanes(Vec<float> v) {
+  v = max<float>(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = max<float>(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return max<float>(v, swap_neighbours(v));
+}
+inline Vec<double> max_lanes(Vec<double> v) {
+  v = max<double>(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+  return max<double>(v, swap_neighbours(v));
+}
+
 /// exp(x) for x <= 88 with a relative error below 1e-7; 0 below -87. x = n ln 2 + r, a polynomial of degree 6 in r
 /// (Cephes expf).
 inline Vec<float> exp(Vec<float> x) {
@@ -217,11 +228,12 @@ void exchange(Vec<Real>& upper, Vec<Real>& lower) {
   lower = swapped;
 }
 
-/// to[c][r] = from[r][c], in blocks of whole vectors both ways: the matrices must reach as far.
+/// to[c][r] = from[r][c] for the rows from `first`, a multiple of the vector width, in blocks of whole vectors both ways: the matrices must reach as
+/// far.
 template <class Real>
-void transpose(const Matrix<Real>& from, std::int64_t rows, std::int64_t columns, Matrix<Real>& to) {
+void transpose(const Matrix<Real>& from, std::int64_t rows, std::int64_t columns, Matrix<Real>& to, std::int64_t first = 0) {
   constexpr auto kN = kLanes<Real>;
-  for (std::int64_t r = 0; r < rows; r += kN) {
+  for (auto r = first; r < rows; r += kN) {
     for (std::int64_t c = 0; c < columns; c += kN) {
       Vec<Real> block[kN];
       for (int i = 0; i < kN; ++i) block[i] = load(from[r + i] + c);

@@ -1,0 +1,267 @@
+#include "models/ops/cell_attention.h"
+
+#include "models/ops/small_gemm.h"
+
+#include <limits>
+
+// One head of one row at a time, in blocks of queries: keys and values of a row, and a block's scores, stay in the first caches. P positions, F
+// features of a head, padded to whole vectors.
+
+namespace mnemo {
+
+namespace {
+
+constexpr std::int64_t kQueries = 12;  // of a block; a multiple of kTileRows
+constexpr std::int64_t kGroup = 32;    // rows that one thread takes one after another
+
+/// to[0..count) = from[0..count), which need not be aligned, times `scale`; whole vectors of `to` are written.
+template <class Real>
+void load_row(Real* to, const Real* from, std::int64_t count, Real scale = 1) {
+  for (; count >= kLanes<Real>; count -= kLanes<Real>, to += kLanes<Real>, from += kLanes<Real>) {
+    Vec<Real> value;
+    std::memcpy(&value, from, sizeof value);
+    store(to, value * scale);
+  }
+  for (std::int64_t i = 0; i < count; ++i) to[i] = from[i] * scale;
+}
+
+/// Writes the first `count` lanes (all, if count is larger) to unaligned memory.
+template <class Real>
+void store_lanes(Real* to, Vec<Real> value, std::int64_t count) {
+  if (count >= kLanes<Real>) {
+    std::memcpy(to, &value, sizeof value);
+  } else {
+    for (std::int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+  }
+}
+
+/// The values of keys `first`, first + 1, ..., with `hidden` in place of those after `position`.
+template <class Real>
+Vec<Real> causal(Vec<Real> values, std::int64_t first, std::int64_t position, Real hidden) {
+  if (first + kLanes<Real> <= position + 1) return values;
+  Vec<Real> lane;
+  for (int i = 0; i < kLanes<Real>; ++i) lane[i] = static_cast<Real>(i);
+  return lane > static_cast<Real>(position - first) ? broadcast(hidden) : values;
+}
+
+/// The first position whose cell the row is the first to hold.
+std::int64_t first_own(const CellRows& rows, std::int64_t row) { return rows.positions - (rows.first_cell[row + 1] - rows.first_cell[row]); }
+
+std::int64_t end_of(const CellRows& rows, std::int64_t group) { return std::min((group + 1) * kGroup, rows.rows); }
+
+/// One head of the rows of a group, one row after another.
+template <class Real>
+class HeadOfRows {
+ public:
+  explicit HeadOfRows(const CellRows& rows);
+
+  void forward(std::int64_t group, std::int64_t head, const Real* qkv, Real* attended, Real* log_sum);
+  /// `shared` [P, 3C] receives what the group adds to the keys and values of cells that earlier groups hold.
+  void backward(std::int64_t group, std::int64_t head, const Real* qkv, const Real* attended, const Real* log_sum, const Real* dattended, Real* dqkv,
+                Real* shared);
+
+ private:
+  const Real* input(const Real* qkv, std::int64_t row, std::int64_t position) const { return qkv + at_.input[row * P_ + position] * 3 * width_; }
+  void load_keys(std::int64_t row, const Real* qkv);
+  void load_queries(std::int64_t row, std::int64_t position, std::int64_t n, const Real* qkv);
+  template <class See>
+  void for_blocks(std::int64_t row, const See& see) const;
+  Real softmax(Real* scores, std::int64_t keys, Real& log_sum) const;
+  void flush(std::int64_t row, std::int64_t from, Real* dqkv, Real* shared);
+
+  /// finish(query, key, sums) of the products of n rows with those of the keys.
+  template <class Finish>
+  void with_keys(std::int64_t n, const Matrix<Real>& rows, std::int64_t keys, const Matrix<Real>& transposed, const Finish& finish) const {
+    multiply<Stored::plain>(n, keys, all_of(F_), rows[0], rows.stride(), transposed[0], transposed.stride(), finish);
+  }
+  /// finish(query, feature, sums) of sums over keys.
+  template <class Finish>
+  void over_keys(std::int64_t n, const Matrix<Real>& weights, std::int64_t keys, const Matrix<Real>& of_keys, const Finish& finish) const {
+    multiply<Stored::plain>(n, F_, all_of(keys), weights[0], weights.stride(), of_keys[0], of_keys.stride(), finish);
+  }
+  /// of_keys += weights^T rows.
+  void add_over_queries(std::int64_t n, const Matrix<Real>& weights, std::int64_t keys, const Matrix<Real>& rows, Matrix<Real>& of_keys) const {
+    multiply<Stored::transposed>(keys, F_, all_of(n), weights[0], weights.stride(), rows[0], rows.stride(),
+                                 [&](auto key, auto column, auto sum) { store(of_keys[key] + column, load(of_keys[key] + column) + sum); });
+  }
+
+  const CellRows& at_;
+  std::int64_t P_, F_, width_;
+  Real scale_;
+  Matrix<Real> keys_, values_, keys_transposed_, values_transposed_;  // [P, F], [F, P]
+  Matrix<Real> dkeys_, dvalues_;                                      // [P, F], of the row's cells so far
+  Matrix<Real> queries_, doutputs_, output_;                          // [n, F], [1, F]; queries over sqrt(F)
+  Matrix<Real> weights_, dscores_;                                    // [n, P]
+};
+
+template <class Real>
+HeadOfRows<Real>::HeadOfRows(const CellRows& rows)
+    : at_(rows), P_(rows.positions), F_(rows.head_dim), width_(rows.heads * F_), scale_(static_cast<Real>(1 / std::sqrt(static_cast<double>(F_)))) {
+  const auto P = round_up(P_, kLanes<Real>), F = round_up(F_, kLanes<Real>);
+  for (auto* matrix : {&keys_, &values_, &dkeys_, &dvalues_}) *matrix = {P, F};
+  for (auto* matrix : {&keys_transposed_, &values_transposed_}) *matrix = {F, P};
+  for (auto* matrix : {&queries_, &doutputs_}) *matrix = {kQueries, F};
+  output_ = {1, F};
+  for (auto* matrix : {&weights_, &dscores_}) *matrix = {kQueries, P};
+}
+
+/// Those that the row before does not have; all, for a group's first row.
+template <class Real>
+void HeadOfRows<Real>::load_keys(std::int64_t row, const Real* qkv) {
+  const auto first = row % kGroup == 0 ? 0 : first_own(at_, row), from = first / kLanes<Real> * kLanes<Real>;
+  for (auto position = first; position < P_; ++position) {
+    const Real* key = input(qkv, row, position) + width_;
+    load_row(keys_[position], key, F_);
+    load_row(values_[position], key + width_, F_);
+  }
+  transpose(keys_, P_, F_, keys_transposed_, from);
+  transpose(values_, P_, F_, values_transposed_, from);
+}
+
+template <class Real>
+void HeadOfRows<Real>::load_queries(std::int64_t row, std::int64_t position, std::int64_t n, const Real* qkv) {
+  for (std::int64_t q = 0; q < n; ++q) load_row(queries_[q], input(qkv, row, position + q), F_, scale_);
+}
+
+/// see(position, n, cell) for each block of the row's own cells.
+template <class Real>
+template <class See>
+void HeadOfRows<Real>::for_blocks(std::int64_t row, const See& see) const {
+  const auto first = first_own(at_, row);
+  for (auto position = first; position < P_; position += kQueries) {
+    see(position, std::min(kQueries, P_ - position), at_.first_cell[row] + position - first);
+  }
+}
+
+/// exp(score - maximum) in place of the scores; returns 1 over their sum.
+template <class Real>
+Real HeadOfRows<Real>::softmax(Real* scores, std::int64_t keys, Real& log_sum) const {
+  auto largest = load(scores);
+  for (auto key = kLanes<Real>; key < keys; key += kLanes<Real>) largest = max<Real>(largest, load(scores + key));
+  const Real maximum = max_lanes(largest)[0];
+  Vec<Real> sums{};
+  for (std::int64_t key = 0; key < keys; key += kLanes<Real>) {
+    const auto weight = exp(load(scores + key) - maximum);
+    store(scores + key, weight);
+    sums += weight;
+  }
+  const Real sum = sum_lanes(sums)[0];
+  log_sum = maximum + std::log(sum);
+  return 1 / sum;
+}
+
+template <class Real>
+void HeadOfRows<Real>::forward(std::int64_t group, std::int64_t head, const Real* qkv, Real* attended, Real* log_sum) {
+  const auto H = at_.heads, column_of_head = head * F_;
+  for (auto row = group * kGroup; row < end_of(at_, group); ++row) {
+    load_keys(row, qkv + column_of_head);
+    for_blocks(row, [&](std::int64_t position, std::int64_t n, std::int64_t cell) {
+      const auto keys = position + n;
+      load_queries(row, position, n, qkv + column_of_head);
+      with_keys(n, queries_, keys, keys_transposed_, [&](auto q, auto key, auto scores) {
+        store(weights_[q] + key, causal(scores, key, position + q, -std::numeric_limits<Real>::infinity()));
+      });
+      Real inverse[kQueries];
+      for (std::int64_t q = 0; q < n; ++q) inverse[q] = softmax(weights_[q], keys, log_sum[(cell + q) * H + head]);
+      over_keys(n, weights_, keys, values_, [&](auto q, auto column, auto sums) {
+        store_lanes<Real>(attended + (cell + q) * width_ + column_of_head + column, sums * inverse[q], F_ - column);
+      });
+    });
+  }
+}
+
+/// With p the weights and D_i = do_i . o_i: dv_j = sum of p_ij do_i, ds_ij = p_ij (do_i . v_j - D_i), dq_i = sum of ds_ij k_j, dk_j = sum of ds_ij
+/// q_i.
+template <class Real>
+void HeadOfRows<Real>::backward(std::int64_t group, std::int64_t head, const Real* qkv, const Real* attended, const Real* log_sum,
+                                const Real* dattended, Real* dqkv, Real* shared) {
+  const auto H = at_.heads, column_of_head = head * F_, begin = group * kGroup, end = end_of(at_, group);
+  for (auto row = begin; row < end; ++row) {
+    if (row > begin) flush(row - 1, first_own(at_, row), dqkv + column_of_head, shared + column_of_head);
+    load_keys(row, qkv + column_of_head);
+    for_blocks(row, [&](std::int64_t position, std::int64_t n, std::int64_t cell) {
+      const auto keys = position + n;
+      load_queries(row, position, n, qkv + column_of_head);
+      Real log_sums[kQueries], projection[kQueries];  // projection: D
+      for (std::int64_t q = 0; q < n; ++q) {
+        const auto at = (cell + q) * width_ + column_of_head;
+        load_row(doutputs_[q], dattended + at, F_);
+        load_row(output_[0], attended + at, F_);
+        Vec<Real> products{};
+        for (std::int64_t f = 0; f < F_; f += kLanes<Real>) products += load(doutputs_[q] + f) * load(output_[0] + f);
+        projection[q] = sum_lanes(products)[0];
+        log_sums[q] = log_sum[(cell + q) * H + head];
+      }
+      with_keys(n, queries_, keys, keys_transposed_,
+                [&](auto q, auto key, auto scores) { store(weights_[q] + key, causal(exp(scores - log_sums[q]), key, position + q, Real{0})); });
+      with_keys(n, doutputs_, keys, values_transposed_,
+                [&](auto q, auto key, auto products) { store(dscores_[q] + key, load(weights_[q] + key) * (products - projection[q])); });
+      add_over_queries(n, weights_, keys, doutputs_, dvalues_);
+      add_over_queries(n, dscores_, keys, queries_, dkeys_);
+      over_keys(n, dscores_, keys, keys_, [&](auto q, auto column, auto sums) {
+        store_lanes<Real>(dqkv + (cell + q) * 3 * width_ + column_of_head + column, sums * scale_, F_ - column);
+      });
+    });
+  }
+  flush(end - 1, 0, dqkv + column_of_head, shared + column_of_head);
+}
+
+/// Hands over the gradients of keys and values of a row from a position on, to which later rows add nothing, and clears them.
+template <class Real>
+void HeadOfRows<Real>::flush(std::int64_t row, std::int64_t from, Real* dqkv, Real* shared) {
+  const auto first_of_group = at_.first_cell[row / kGroup * kGroup];
+  for (auto position = from; position < P_; ++position) {
+    const auto cell = at_.cell[row * P_ + position];
+    Real* to = (cell >= first_of_group ? dqkv + cell * 3 * width_ : shared + position * 3 * width_) + width_;
+    for (std::int64_t column = 0; column < F_; column += kLanes<Real>) {
+      for (auto [of_keys, part] : {std::pair{&dkeys_, std::int64_t{0}}, std::pair{&dvalues_, width_}}) {
+        Real* from_row = (*of_keys)[position] + column;
+        store_lanes<Real>(to + part + column, load(from_row), F_ - column);
+        store(from_row, Vec<Real>{});
+      }
+    }
+  }
+}
+
+/// body(work space, group, head) for all, by all threads.
+template <class Real, class Body>
+void for_heads(const CellRows& rows, int threads, const Body& body) {
+  const auto groups = (rows.rows + kGroup - 1) / kGroup;
+#pragma omp parallel num_threads(threads)
+  {
+    HeadOfRows<Real> work(rows);
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < groups * rows.heads; ++task) body(work, task / rows.heads, task % rows.heads);
+  }
+}
+
+}  // namespace
+
+template <class Real>
+void attend_cells(const CellRows& rows, const Real* qkv_M3C, Real* attended_NC, Real* log_sum_NH, int threads) {
+  for_heads<Real>(rows, threads, [&](auto& work, auto group, auto head) { work.forward(group, head, qkv_M3C, attended_NC, log_sum_NH); });
+}
+
+template <class Real>
+void attend_cells_backward(const CellRows& rows, const Real* qkv_M3C, const Real* attended_NC, const Real* log_sum_NH, const Real* dattended_NC,
+                           Real* dqkv_N3C, int threads) {
+  const auto C = rows.heads * rows.head_dim, P = rows.positions;
+  std::vector<Real> shared(static_cast<std::size_t>((rows.rows + kGroup - 1) / kGroup * P * 3 * C));
+  for_heads<Real>(rows, threads, [&](auto& work, auto group, auto head) {
+    work.backward(group, head, qkv_M3C, attended_NC, log_sum_NH, dattended_NC, dqkv_N3C, shared.data() + group * P * 3 * C);
+  });
+  for (std::int64_t row = 0; row < rows.rows; row += kGroup) {
+    for (std::int64_t position = 0; position < first_own(rows, row); ++position) {
+      const Real* from = shared.data() + (row / kGroup * P + position) * 3 * C;
+      Real* to = dqkv_N3C + rows.cell[row * P + position] * 3 * C;
+      for (auto c = C; c < 3 * C; ++c) to[c] += from[c];
+    }
+  }
+}
+
+template void attend_cells(const CellRows&, const float*, float*, float*, int);
+template void attend_cells(const CellRows&, const double*, double*, double*, int);
+template void attend_cells_backward(const CellRows&, const float*, const float*, const float*, const float*, float*, int);
+template void attend_cells_backward(const CellRows&, const double*, const double*, const double*, const double*, double*, int);
+
+}  // namespace mnemo
