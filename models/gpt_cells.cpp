@@ -37,13 +37,17 @@ Tensor norm_gradient(const Affine& norm, const Affine& gradient, const Tensor& x
 }
 
 /// x W^T + b, into `out`.
-Tensor linear_out(Tensor out, const Tensor& x, const Affine& layer) { return at::addmm_out(out, layer.bias, x, layer.weight.t()); }
+void linear_out(Tensor out, const Tensor& x, const Affine& layer) { at::addmm_out(out, layer.bias, x, layer.weight.t()); }
 
-/// Adds to the gradient of a linear layer; returns that of its input x.
-Tensor linear_gradient(const Affine& layer, const Affine& gradient, const Tensor& x, const Tensor& doutput) {
+/// residual + x W^T + b, into `out`.
+void add_linear_out(Tensor out, const Tensor& residual, const Tensor& x, const Affine& layer) {
+  at::add_out(out, residual, layer.bias).addmm_(x, layer.weight.t());
+}
+
+/// Adds to the gradient of a linear layer.
+void add_linear_gradient(const Affine& gradient, const Tensor& x, const Tensor& doutput) {
   gradient.weight.addmm_(doutput.t(), x);
   gradient.bias.add_(doutput.sum(0));
-  return at::mm(doutput, layer.weight);
 }
 
 /// The sums of the source's rows with the same index, [M, C], each in order of the rows, whatever the number of threads.
@@ -154,9 +158,9 @@ Tensor GptCells::after_attention(const GptTensors::Block& block, Kept& kept, con
       return keep_ ? whole.slice(0, begin, end) : torch::empty({end - begin, width}, x_NC.options());
     };
     const auto middle = of(kept.middle_NC, width_), hidden = of(kept.hidden_ND, 4 * width_), y = y_NC.slice(0, begin, end);
-    linear_out(middle, kept.attended_NC.slice(0, begin, end), block.attention_c_proj).add_(x_NC.slice(0, begin, end));
+    add_linear_out(middle, x_NC.slice(0, begin, end), kept.attended_NC.slice(0, begin, end), block.attention_c_proj);
     linear_out(hidden, normed(middle, block.ln_2).output, block.c_fc);
-    linear_out(y, at::gelu(hidden), block.mlp_c_proj).add_(middle);
+    add_linear_out(y, middle, at::gelu(hidden), block.mlp_c_proj);
   });
   return y_NC;
 }
@@ -201,12 +205,14 @@ Tensor GptCells::attended_gradient(const GptTensors::Block& block, const GptTens
   for_groups(dx_NC.size(0), [&](auto begin, auto end) {
     const auto middle = kept.middle_NC.slice(0, begin, end), hidden = kept.hidden_ND.slice(0, begin, end);
     auto dx = dx_NC.slice(0, begin, end);
-    const auto dactive = linear_gradient(block.mlp_c_proj, gradient.mlp_c_proj, at::gelu(hidden), dx);
+    add_linear_gradient(gradient.mlp_c_proj, at::gelu(hidden), dx);
+    const auto dhidden = at::gelu_backward(at::mm(dx, block.mlp_c_proj.weight), hidden);
     const auto forward = normed(middle, block.ln_2);
-    const auto dnormed = linear_gradient(block.c_fc, gradient.c_fc, forward.output, at::gelu_backward(dactive, hidden));
-    dx.add_(norm_gradient(block.ln_2, gradient.ln_2, middle, forward, dnormed));
-    const auto dattended = linear_gradient(block.attention_c_proj, gradient.attention_c_proj, kept.attended_NC.slice(0, begin, end), dx);
-    dattended_NC.slice(0, begin, end).copy_(dattended);
+    add_linear_gradient(gradient.c_fc, forward.output, dhidden);
+    dx.add_(norm_gradient(block.ln_2, gradient.ln_2, middle, forward, at::mm(dhidden, block.c_fc.weight)));
+    add_linear_gradient(gradient.attention_c_proj, kept.attended_NC.slice(0, begin, end), dx);
+    auto dattended = dattended_NC.slice(0, begin, end);
+    at::mm_out(dattended, dx, block.attention_c_proj.weight);
   });
   return dattended_NC;
 }
@@ -228,8 +234,8 @@ void GptCells::input_gradient(std::size_t layer, const GptTensors::Block& gradie
     const auto input = kept_[layer].input_MC.slice(0, begin, end), dqkv = dqkv_M3C.slice(0, begin, end);
     if (rotates()) rotate(dqkv, layer, begin, /*back=*/true);
     const auto forward = normed(input, block.ln_1);
-    const auto dnormed = linear_gradient(block.c_attn, gradient.c_attn, forward.output, dqkv);
-    dx_MC.slice(0, begin, end).add_(norm_gradient(block.ln_1, gradient.ln_1, input, forward, dnormed));
+    add_linear_gradient(gradient.c_attn, forward.output, dqkv);
+    dx_MC.slice(0, begin, end).add_(norm_gradient(block.ln_1, gradient.ln_1, input, forward, at::mm(dqkv, block.c_attn.weight)));
   });
 }
 

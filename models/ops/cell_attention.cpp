@@ -12,7 +12,7 @@ namespace mnemo {
 namespace {
 
 constexpr std::int64_t kQueries = 12;  // of a block; a multiple of kTileRows
-constexpr std::int64_t kGroup = 32;    // rows that one thread takes one after another
+constexpr std::int64_t kGroup = 16;    // rows that one thread takes one after another
 
 /// to[0..count) = from[0..count), which need not be aligned, times `scale`; whole vectors of `to` are written.
 template <class Real>
@@ -67,6 +67,13 @@ class HeadOfRows {
   template <class See>
   void for_blocks(std::int64_t row, const See& see) const;
   Real softmax(Real* scores, std::int64_t keys, Real& log_sum) const;
+  /// Writes a row of F to unaligned memory and clears it.
+  void hand_over(Real* from, Real* to) const {
+    for (std::int64_t column = 0; column < F_; column += kLanes<Real>) {
+      store_lanes<Real>(to + column, load(from + column), F_ - column);
+      store(from + column, Vec<Real>{});
+    }
+  }
   void flush(std::int64_t row, std::int64_t from, Real* dqkv, Real* shared);
 
   /// finish(query, key, sums) of the products of n rows with those of the keys.
@@ -213,13 +220,8 @@ void HeadOfRows<Real>::flush(std::int64_t row, std::int64_t from, Real* dqkv, Re
   for (auto position = from; position < P_; ++position) {
     const auto cell = at_.cell[row * P_ + position];
     Real* to = (cell >= first_of_group ? dqkv + cell * 3 * width_ : shared + position * 3 * width_) + width_;
-    for (std::int64_t column = 0; column < F_; column += kLanes<Real>) {
-      for (auto [of_keys, part] : {std::pair{&dkeys_, std::int64_t{0}}, std::pair{&dvalues_, width_}}) {
-        Real* from_row = (*of_keys)[position] + column;
-        store_lanes<Real>(to + part + column, load(from_row), F_ - column);
-        store(from_row, Vec<Real>{});
-      }
-    }
+    hand_over(dkeys_[position], to);
+    hand_over(dvalues_[position], to + width_);
   }
 }
 
