@@ -14,34 +14,20 @@ namespace {
 constexpr std::int64_t kQueries = 12;  // of a block; a multiple of kTileRows
 constexpr std::int64_t kGroup = 16;    // rows that one thread takes one after another
 
-/// to[0..count) = from[0..count), which need not be aligned, times `scale`; whole vectors of `to` are written.
+/// to[0..count) = from[0..count) times `scale`; `from` need not be aligned, whole vectors of `to` are written.
 template <class Real>
 void load_row(Real* to, const Real* from, std::int64_t count, Real scale = 1) {
-  for (; count >= kLanes<Real>; count -= kLanes<Real>, to += kLanes<Real>, from += kLanes<Real>) {
-    Vec<Real> value;
-    std::memcpy(&value, from, sizeof value);
-    store(to, value * scale);
-  }
-  for (std::int64_t i = 0; i < count; ++i) to[i] = from[i] * scale;
+  for (std::int64_t c = 0; c < count; c += kLanes<Real>) store(to + c, load_lanes(from + c, count - c) * scale);
 }
 
-/// Writes the first `count` lanes (all, if count is larger) to unaligned memory.
+/// Takes the keys after the visible ones out of a query's scores, in whole vectors.
 template <class Real>
-void store_lanes(Real* to, Vec<Real> value, std::int64_t count) {
-  if (count >= kLanes<Real>) {
-    std::memcpy(to, &value, sizeof value);
-  } else {
-    for (std::int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
-  }
-}
-
-/// The values of keys `first`, first + 1, ..., with `hidden` in place of those after `position`.
-template <class Real>
-Vec<Real> causal(Vec<Real> values, std::int64_t first, std::int64_t position, Real hidden) {
-  if (first + kLanes<Real> <= position + 1) return values;
+void hide(Real* scores, std::int64_t visible, std::int64_t keys) {
   Vec<Real> lane;
   for (int i = 0; i < kLanes<Real>; ++i) lane[i] = static_cast<Real>(i);
-  return lane > static_cast<Real>(position - first) ? broadcast(hidden) : values;
+  for (auto key = visible / kLanes<Real> * kLanes<Real>; key < keys; key += kLanes<Real>) {
+    store(scores + key, lane < static_cast<Real>(visible - key) ? load(scores + key) : broadcast(-std::numeric_limits<Real>::infinity()));
+  }
 }
 
 /// The first position whose cell the row is the first to hold.
@@ -66,7 +52,8 @@ class HeadOfRows {
   void load_queries(std::int64_t row, std::int64_t position, std::int64_t n, const Real* qkv);
   template <class See>
   void for_blocks(std::int64_t row, const See& see) const;
-  Real softmax(Real* scores, std::int64_t keys, Real& log_sum) const;
+  Real softmax(Real* scores, std::int64_t visible, std::int64_t keys, Real& log_sum) const;
+  void score_gradients(Real* scores, Real* products, std::int64_t visible, std::int64_t keys, Real log_sum, Real projection) const;
   /// Writes a row of F to unaligned memory and clears it.
   void hand_over(Real* from, Real* to) const {
     for (std::int64_t column = 0; column < F_; column += kLanes<Real>) {
@@ -76,10 +63,12 @@ class HeadOfRows {
   }
   void flush(std::int64_t row, std::int64_t from, Real* dqkv, Real* shared);
 
-  /// finish(query, key, sums) of the products of n rows with those of the keys.
-  template <class Finish>
-  void with_keys(std::int64_t n, const Matrix<Real>& rows, std::int64_t keys, const Matrix<Real>& transposed, const Finish& finish) const {
-    multiply<Stored::plain>(n, keys, all_of(F_), rows[0], rows.stride(), transposed[0], transposed.stride(), finish);
+  // Products, apart from what follows them, so that their sums stay in registers.
+  /// out[q][j] = rows[q] . the key or value j, n rows.
+  [[gnu::noinline]] void with_keys(std::int64_t n, const Matrix<Real>& rows, std::int64_t keys, const Matrix<Real>& transposed,
+                                   Matrix<Real>& out) const {
+    multiply<Stored::plain>(n, keys, all_of(F_), rows[0], rows.stride(), transposed[0], transposed.stride(),
+                            [&](auto q, auto key, auto sums) { store(out[q] + key, sums); });
   }
   /// finish(query, feature, sums) of sums over keys.
   template <class Finish>
@@ -87,7 +76,8 @@ class HeadOfRows {
     multiply<Stored::plain>(n, F_, all_of(keys), weights[0], weights.stride(), of_keys[0], of_keys.stride(), finish);
   }
   /// of_keys += weights^T rows.
-  void add_over_queries(std::int64_t n, const Matrix<Real>& weights, std::int64_t keys, const Matrix<Real>& rows, Matrix<Real>& of_keys) const {
+  [[gnu::noinline]] void add_over_queries(std::int64_t n, const Matrix<Real>& weights, std::int64_t keys, const Matrix<Real>& rows,
+                                          Matrix<Real>& of_keys) const {
     multiply<Stored::transposed>(keys, F_, all_of(n), weights[0], weights.stride(), rows[0], rows.stride(),
                                  [&](auto key, auto column, auto sum) { store(of_keys[key] + column, load(of_keys[key] + column) + sum); });
   }
@@ -140,11 +130,12 @@ void HeadOfRows<Real>::for_blocks(std::int64_t row, const See& see) const {
   }
 }
 
-/// exp(score - maximum) in place of the scores; returns 1 over their sum.
+/// Scores of a query become exp(score - maximum), 0 for keys after the visible ones; returns 1 over their sum.
 template <class Real>
-Real HeadOfRows<Real>::softmax(Real* scores, std::int64_t keys, Real& log_sum) const {
+Real HeadOfRows<Real>::softmax(Real* scores, std::int64_t visible, std::int64_t keys, Real& log_sum) const {
+  hide(scores, visible, keys);
   auto largest = load(scores);
-  for (auto key = kLanes<Real>; key < keys; key += kLanes<Real>) largest = max<Real>(largest, load(scores + key));
+  for (auto key = kLanes<Real>; key < visible; key += kLanes<Real>) largest = max<Real>(largest, load(scores + key));
   const Real maximum = max_lanes(largest)[0];
   Vec<Real> sums{};
   for (std::int64_t key = 0; key < keys; key += kLanes<Real>) {
@@ -157,6 +148,17 @@ Real HeadOfRows<Real>::softmax(Real* scores, std::int64_t keys, Real& log_sum) c
   return 1 / sum;
 }
 
+/// Scores of a query become its weights; products do . v become the gradients of the scores.
+template <class Real>
+void HeadOfRows<Real>::score_gradients(Real* scores, Real* products, std::int64_t visible, std::int64_t keys, Real log_sum, Real projection) const {
+  hide(scores, visible, keys);
+  for (std::int64_t key = 0; key < keys; key += kLanes<Real>) {
+    const auto weight = exp(load(scores + key) - log_sum);
+    store(scores + key, weight);
+    store(products + key, weight * (load(products + key) - projection));
+  }
+}
+
 template <class Real>
 void HeadOfRows<Real>::forward(std::int64_t group, std::int64_t head, const Real* qkv, Real* attended, Real* log_sum) {
   const auto H = at_.heads, column_of_head = head * F_;
@@ -165,11 +167,9 @@ void HeadOfRows<Real>::forward(std::int64_t group, std::int64_t head, const Real
     for_blocks(row, [&](std::int64_t position, std::int64_t n, std::int64_t cell) {
       const auto keys = position + n;
       load_queries(row, position, n, qkv + column_of_head);
-      with_keys(n, queries_, keys, keys_transposed_, [&](auto q, auto key, auto scores) {
-        store(weights_[q] + key, causal(scores, key, position + q, -std::numeric_limits<Real>::infinity()));
-      });
+      with_keys(n, queries_, keys, keys_transposed_, weights_);
       Real inverse[kQueries];
-      for (std::int64_t q = 0; q < n; ++q) inverse[q] = softmax(weights_[q], keys, log_sum[(cell + q) * H + head]);
+      for (std::int64_t q = 0; q < n; ++q) inverse[q] = softmax(weights_[q], position + q + 1, keys, log_sum[(cell + q) * H + head]);
       over_keys(n, weights_, keys, values_, [&](auto q, auto column, auto sums) {
         store_lanes<Real>(attended + (cell + q) * width_ + column_of_head + column, sums * inverse[q], F_ - column);
       });
@@ -177,8 +177,7 @@ void HeadOfRows<Real>::forward(std::int64_t group, std::int64_t head, const Real
   }
 }
 
-/// With p the weights and D_i = do_i . o_i: dv_j = sum of p_ij do_i, ds_ij = p_ij (do_i . v_j - D_i), dq_i = sum of ds_ij k_j, dk_j = sum of ds_ij
-/// q_i.
+/// With p the weights and D_i = do_i . o_i: ds_ij = p_ij (do_i . v_j - D_i); dv_j, dk_j and dq_i are sums of p_ij do_i, ds_ij q_i and ds_ij k_j.
 template <class Real>
 void HeadOfRows<Real>::backward(std::int64_t group, std::int64_t head, const Real* qkv, const Real* attended, const Real* log_sum,
                                 const Real* dattended, Real* dqkv, Real* shared) {
@@ -189,20 +188,15 @@ void HeadOfRows<Real>::backward(std::int64_t group, std::int64_t head, const Rea
     for_blocks(row, [&](std::int64_t position, std::int64_t n, std::int64_t cell) {
       const auto keys = position + n;
       load_queries(row, position, n, qkv + column_of_head);
-      Real log_sums[kQueries], projection[kQueries];  // projection: D
+      for (std::int64_t q = 0; q < n; ++q) load_row(doutputs_[q], dattended + (cell + q) * width_ + column_of_head, F_);
+      with_keys(n, queries_, keys, keys_transposed_, weights_);
+      with_keys(n, doutputs_, keys, values_transposed_, dscores_);
       for (std::int64_t q = 0; q < n; ++q) {
-        const auto at = (cell + q) * width_ + column_of_head;
-        load_row(doutputs_[q], dattended + at, F_);
-        load_row(output_[0], attended + at, F_);
+        load_row(output_[0], attended + (cell + q) * width_ + column_of_head, F_);
         Vec<Real> products{};
         for (std::int64_t f = 0; f < F_; f += kLanes<Real>) products += load(doutputs_[q] + f) * load(output_[0] + f);
-        projection[q] = sum_lanes(products)[0];
-        log_sums[q] = log_sum[(cell + q) * H + head];
+        score_gradients(weights_[q], dscores_[q], position + q + 1, keys, log_sum[(cell + q) * H + head], sum_lanes(products)[0]);
       }
-      with_keys(n, queries_, keys, keys_transposed_,
-                [&](auto q, auto key, auto scores) { store(weights_[q] + key, causal(exp(scores - log_sums[q]), key, position + q, Real{0})); });
-      with_keys(n, doutputs_, keys, values_transposed_,
-                [&](auto q, auto key, auto products) { store(dscores_[q] + key, load(weights_[q] + key) * (products - projection[q])); });
       add_over_queries(n, weights_, keys, doutputs_, dvalues_);
       add_over_queries(n, dscores_, keys, queries_, dkeys_);
       over_keys(n, dscores_, keys, keys_, [&](auto q, auto column, auto sums) {
@@ -213,7 +207,7 @@ void HeadOfRows<Real>::backward(std::int64_t group, std::int64_t head, const Rea
   flush(end - 1, 0, dqkv + column_of_head, shared + column_of_head);
 }
 
-/// Hands over the gradients of keys and values of a row from a position on, to which later rows add nothing, and clears them.
+/// Writes the gradients of keys and values of a row from a position on, to which later rows of the group add nothing, and clears them.
 template <class Real>
 void HeadOfRows<Real>::flush(std::int64_t row, std::int64_t from, Real* dqkv, Real* shared) {
   const auto first_of_group = at_.first_cell[row / kGroup * kGroup];

@@ -73,17 +73,29 @@ bool any(Mask<Real> mask) {
 inline Vec<float> swap_neighbours(Vec<float> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
 inline Vec<double> swap_neighbours(Vec<double> v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2); }
 
-/// Adds the first `count` lanes (all, if count is larger) to unaligned memory.
+/// The first `count` lanes (all, if count is larger) of unaligned memory, 0 in the others.
+template <class Real>
+Vec<Real> load_lanes(const Real* from, std::int64_t count) {
+  Vec<Real> value{};
+  if (count >= kLanes<Real>) {
+    std::memcpy(&value, from, sizeof value);
+  } else {
+    for (std::int64_t lane = 0; lane < count; ++lane) value[lane] = from[lane];
+  }
+  return value;
+}
+/// Writes those lanes alone.
+template <class Real>
+void store_lanes(Real* to, Vec<Real> value, std::int64_t count) {
+  if (count >= kLanes<Real>) {
+    std::memcpy(to, &value, sizeof value);
+  } else {
+    for (std::int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
+  }
+}
 template <class Real>
 void add_lanes(Real* to, Vec<Real> value, std::int64_t count) {
-  if (count >= kLanes<Real>) {
-    Vec<Real> sum;
-    std::memcpy(&sum, to, sizeof sum);
-    sum += value;
-    std::memcpy(to, &sum, sizeof sum);
-  } else {
-    for (std::int64_t lane = 0; lane < count; ++lane) to[lane] += value[lane];
-  }
+  store_lanes<Real>(to, load_lanes(to, count) + value, count);
 }
 
 /// The sum over the lanes, in every lane.
