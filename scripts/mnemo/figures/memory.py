@@ -22,7 +22,7 @@ from mnemo.runs import Run
 
 Runs = Sequence[Run]
 MIN_SCORES = 20  # of a point of the clock
-MAX_BARS = 24  # of a ranking
+MAX_BARS = 14  # of a ranking
 
 
 # The forgetting clock -------------------------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str]) -> N
             place_of_text, look = row["distance"] + 0.01 * widest, {"ha": "left", "color": style.INK}
         panel.text(place_of_text, place, name, va="center", fontsize=7, **look)
     panel.invert_yaxis()
-    rows.finish(panel, "distance (mean difference of accuracy)", "", f"nearest of {len(ranking)}")
+    rows.finish(panel, "distance (mean difference of accuracy)", "", f"the nearest {len(shown)} of {len(ranking)}")
     panel.grid(visible=False)
 
 
