@@ -299,7 +299,7 @@ def test_labels_of_changes_that_would_touch_are_left_out(run_dir):
     assert overprinted(figure) == []
 
 
-def test_a_curve_above_its_panel_is_marked_over_its_highest_points(run_dir):
+def test_a_curve_above_its_panel_is_marked_where_it_leaves(run_dir):
     loss = np.load(run_dir / "eval/phase_0/loss.npy")
     train = np.load(run_dir / "eval/train/loss.npy")
     step = np.load(run_dir / "eval/phase_0/step.npy")
@@ -312,7 +312,7 @@ def test_a_curve_above_its_panel_is_marked_over_its_highest_points(run_dir):
     figure = figure_of(run_dir)
     panel = figure.axes[0]
     marks = [line for line in panel.lines if line.get_marker() == "^"]
-    assert [line.get_xdata().tolist() for line in marks] == [[1400], [1900]] * 3
+    assert [line.get_xdata().tolist() for line in marks] == [[1300], [1900]] * 3
     assert {line.get_ydata()[0] for line in marks} == {panel.get_ylim()[1]}
     assert labels(figure)[-1] == "above the panel"
     assert not [line for line in figure_of(run_dir, log=True).axes[0].lines if line.get_marker() == "^"]

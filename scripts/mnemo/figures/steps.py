@@ -217,7 +217,7 @@ def _draw_changes(axes: dict[str, Any], changed: dict[int, list[str]], last_step
 
 
 def _mark_beyond(panel: Any) -> bool:
-    """A triangle at the top, over the highest point of each stretch of a curve that is above its panel; if any is."""
+    """A triangle at the top, over the first point of each stretch of a curve that is above its panel; if any is."""
     top, beside = panel.get_ylim()[1], 0.03 * np.diff(panel.get_xlim())[0]
     found = False
     for line in [line for line in panel.lines if line.get_zorder() == Z_CURVE]:
@@ -226,8 +226,7 @@ def _mark_beyond(panel: Any) -> bool:
         apart = (np.diff(above) > 1) & (np.diff(x[above]) > beside)
         for stretch in np.split(above, np.flatnonzero(apart) + 1):
             if len(stretch):
-                highest = stretch[np.argmax(y[stretch])]
-                panel.plot(x[highest], top, color=line.get_color(), zorder=Z_CURVE + 1, **BEYOND)
+                panel.plot(x[stretch[0]], top, color=line.get_color(), zorder=Z_CURVE + 1, **BEYOND)
                 found = True
     return found
 
