@@ -34,7 +34,7 @@ struct OneLayerAttentionConfig {
     visit("mlp_layers", self.mlp_layers, "MLP layers after attention", in_range(1, 8));
     visit("mlp_width", self.mlp_width, "width D of the MLP; 0 = C", in_range(0, 1 << 20));
     visit("mlp_ratio", self.mlp_ratio, "instead of mlp_width: D = round(mlp_ratio C); 0 = not used", in_range(0, 64));
-    visit("attention", self.attention, "how attention is computed, with equal results: binary = over the 2L distinct tokens (CPU), dense",
+    visit("attention", self.attention, "how attention is computed, with equal results: binary = over the 2L distinct tokens, dense",
           one_of({"auto", "dense", "binary"}));
     visit("attention_init", self.attention_init, "initial c_attn weights: normal, or zero", one_of({"normal", "zero"}));
     visit("init_std", self.init_std, "standard deviation of the initial weights", non_negative(), at_most(1e10));

@@ -106,13 +106,14 @@ def mutants(source: str, each: int) -> list[Mutant]:
 
 
 def tests_of_sources() -> dict[str, list[str]]:
-    """The tests of each kernel source, by tests/simt/CMakeLists.txt; a .cuh is tested where a source includes it."""
+    """The tests of each kernel source, by tests/simt/CMakeLists.txt; of a .cuh: where a source or test includes it."""
     text = (ROOT / "tests" / "simt" / "CMakeLists.txt").read_text(encoding="utf-8")
     tests: dict[str, list[str]] = {}
     for test, sources in re.findall(r"^mnemo_simt_test\((\w+) ([^)]+)\)", text, re.M):
-        queue = [source for source in sources.split() if source.endswith(".cu")]
+        queue = [source if source.endswith(".cu") else f"tests/simt/{source}" for source in sources.split()]
         for source in queue:
-            tests.setdefault(source, []).append(test)
+            if source.endswith((".cu", ".cuh")):
+                tests.setdefault(source, []).append(test)
             included = re.findall(r'#include "([^"]+\.cuh)"', (ROOT / source).read_text(encoding="utf-8"))
             queue += [path for path in included if path not in queue]
     return tests
@@ -151,19 +152,20 @@ def build_tests(tree: Path, tests: list[str]) -> bool:
 
 
 def try_out(tree: Path, mutant: Mutant, tests: list[str]) -> dict[str, str] | None:
-    """What each build says of a mutant; None where it does not compile."""
+    """What each build of the first test that notices says of a mutant; None where it does not compile."""
     path = tree / mutant.source
     original = path.read_text(encoding="utf-8")
     lines = original.splitlines()
     lines[mutant.line - 1] = mutant.after
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
-        if not build_tests(tree, tests):
-            return None
         said = {}
-        for build in BUILDS:
-            all_said = [verdict(build, tree / "build" / f"{test}_{build}") for test in tests]
-            said[build] = next((text for text in all_said if text != "-"), "-")
+        for test in tests:
+            if not build_tests(tree, [test]):
+                return None
+            said = {build: verdict(build, tree / "build" / f"{test}_{build}") for build in BUILDS}
+            if set(said.values()) != {"-"}:
+                break
         return said
     finally:
         path.write_text(original, encoding="utf-8")
@@ -187,7 +189,7 @@ def main() -> int:
     counts = dict.fromkeys(("noticed", "unnoticed", "equivalent", "not compiled"), 0)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
-        for part in ("core", "models", "cmake", "tests/simt"):
+        for part in ("core", "models", "cmake", "tests"):
             shutil.copytree(ROOT / part, tree / part)
         configure = ["cmake", "-S", tree / "tests/simt", "-B", tree / "build", "-G", "Ninja", "-DCMAKE_CXX_FLAGS=-w"]
         subprocess.run(configure, check=True, capture_output=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine import BINARY, CONFIG, DATA, DONE, STOPPED, USAGE, call, mnemo_io, results, start, wait_for
+from engine import BINARY, CONFIG, DATA, DONE, REPOSITORY, STOPPED, USAGE, call, mnemo_io, results, start, wait_for
 
 K, L, STEPS, SWITCH, EPOCH, BATCH = 40, 9, 200, 100, 20, 8
 CONFIG_TEXT = """\
@@ -250,6 +250,68 @@ def test_a_deeper_network_has_more_layers_to_probe(tmp_path: Path) -> None:
     metrics = record["logs"][0]["test_metrics"]
     assert metrics["mlp_probe_metrics"]["layer"].tolist() == list(range(6))
     assert metrics["probe_novel_sequences_5"] == []
+
+
+FEATURES = """\
+  - {{kind: features, at: 40, sequences: 12, stride: 2}}
+  - {{kind: features, at: 50, sequences: 12, stride: 2, name: between}}
+  - {{kind: features, at: end, sequences: 12, stride: 2, name: last}}
+"""
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_linear_probes_are_filled_in_and_nothing_else(tmp_path: Path, form: str) -> None:
+    run = train(tmp_path, text=CONFIG_TEXT + FEATURES)
+    path = run / "noted.pkl"
+    if form == "numpy":
+        mnemo("export", run, "--format", "numpy", "--tree", tmp_path / "tree", "--no-sequences")
+        (path,) = (tmp_path / "tree").rglob("*.pkl")
+    before = load(path)
+    script = [sys.executable, str(REPOSITORY / "scripts/linear_probe.py"), str(run), "--sequences", "10"]
+    done = call([*script, "--record", *([] if form == "torch" else [str(path)])])
+    assert done.returncode == DONE, done.stderr
+    assert done.stderr == f"note: {path}: has no log of step 50: its linear probes are left out\n"
+    after = load(path)
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    for step, metrics in ((40, after["logs"][2]["test_metrics"]), (STEPS, after["final_test_metrics"])):
+        told = [row for row in rows if row[:2] == [str(step), "sequence"]]
+        probe = metrics["mlp_probe_metrics"]
+        assert [f"{value:.3f}" for value in probe["accuracy"]] == [row[3] for row in told]
+        assert probe["num_train"].tolist() == [int(row[6]) for row in told] and probe["num_train"].dtype == np.int64
+        assert [f"{metrics[f'probe_novel_sequences_{layer}']:.3f}" for layer in range(4)] == [row[3] for row in told]
+    for filled, empty in zip(
+        [*(log["test_metrics"] for log in after["logs"]), after["final_test_metrics"]],
+        [*(log["test_metrics"] for log in before["logs"]), before["final_test_metrics"]],
+    ):
+        filled.update({key: empty[key] for key in LINEAR_PROBES})
+    assert pickle.dumps(described(after)) == pickle.dumps(described(before))
+    assert "2 of 2 files hold" in mnemo("export", "--check", run)
+
+
+def described(value: Any) -> Any:
+    """Types, shapes and bytes of all that is in a record."""
+    if isinstance(value, dict):
+        return [(key, described(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    array = np.asarray(value)
+    return [type(value).__name__, str(array.dtype), array.shape, array.tobytes()]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--target", "next_bit"], "--record takes what target sequence gives"), (["all_ranks"], "no room for linear")],
+)
+def test_a_record_that_takes_no_linear_probes_says_so(tmp_path: Path, options: list[str], said: str) -> None:
+    rows = "all_ranks" if options == ["all_ranks"] else "current"
+    run = train(tmp_path, f"output.pickle_rows={rows}", text=CONFIG_TEXT + FEATURES)
+    before = (run / "noted.pkl").read_bytes()
+    words = [] if rows == "all_ranks" else options
+    script = [sys.executable, str(REPOSITORY / "scripts/linear_probe.py"), str(run), "--sequences", "10"]
+    done = call([*script, "--record", *words])
+    assert done.returncode == (DATA if rows == "all_ranks" else USAGE)
+    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert (run / "noted.pkl").read_bytes() == before
 
 
 def test_logs_without_an_evaluation_have_none(run: Path, native: dict[str, Any], tmp_path: Path) -> None:

@@ -59,3 +59,6 @@ def test_a_corrupt_run_is_named_and_the_rest_is_written(make_run, tmp_path):
     with pytest.raises(ValueError, match="loss.npy: not a .npy file"):
         export_tensorboard.main([str(tmp_path / "logs"), str(tmp_path / "g")])
     assert [path.parent.name for path in (tmp_path / "logs").rglob("*tfevents*")] == ["a"]
+    (broken / "eval/train/loss.npy").unlink()
+    with pytest.raises(ValueError, match=rf"^{broken}/eval/train/loss.npy: No such file or directory$"):
+        export_tensorboard.main([str(tmp_path / "logs"), str(tmp_path / "g")])

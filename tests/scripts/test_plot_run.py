@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def test_a_run_without_theory_or_metrics_draws(make_run, tmp_path):
     run_dir = make_run()
     (run_dir / "theory").rename(tmp_path / "theory")
     (run_dir / "metrics.jsonl").unlink()
-    assert labels(figure_of(run_dir))[-3:] == ["current sequences", "first sequences", "chance"]
+    assert labels(figure_of(run_dir))[-4:] == ["current sequences", "first sequences", "chance", "above the panel"]
 
 
 def test_non_finite_losses_are_left_out(run_dir):
@@ -268,6 +269,86 @@ def test_swap_tests_are_marked_where_their_sequences_are_drawn(run_dir, tmp_path
         assert sum(label.startswith("swap_mlp") for label in labels(figure)) == 1
     assert not any(label.startswith("swap") for label in labels(figure_of(run_dir, "phase_1")))
     assert plot.main([str(run_dir), "-o", str(tmp_path / "x.png"), "--set", "swap_mlp.phase_0"]) == 0
+
+
+EVENTS = [
+    {"kind": "freeze", "at": 1000, "every": None, "step": 1000, "params": ["c_attn", "mlp"], "name": "freeze"},
+    {"kind": "load", "at": None, "every": 800, "first": 800, "last": 1600, "count": 2, "params": ["*"], "from": "x"},
+    {"kind": "snapshot", "at": 500, "every": None, "step": 500, "name": "x"},
+    {"kind": "unfreeze", "at": "end", "every": None, "step": 3000, "params": ["mlp"], "name": "unfreeze"},
+]
+
+
+def test_switches_freezes_and_loads_are_marked_and_named(run_dir):
+    config = example_config(200, 16, 2000, [1000])
+    write_settings(run_dir, {**config, "events": [*config["events"], *EVENTS]})
+    figure = figure_of(run_dir)
+    for panel in figure.axes:
+        marks = [line for line in panel.lines if line.get_zorder() == style.MARK["zorder"]]
+        assert [line.get_xdata()[0] for line in marks] == [1000, 800, 1600]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["switch, freeze c_attn, mlp", "load"]
+    assert overprinted(figure) == []
+
+
+def test_labels_of_changes_that_would_touch_are_left_out(run_dir):
+    config = example_config(200, 16, 2000, [1000])
+    events = [{**EVENTS[0], "step": step} for step in range(1100, 2000, 100)]
+    write_settings(run_dir, {**config, "events": [*config["events"], *events]})
+    figure = figure_of(run_dir)
+    assert 1 < len(figure.axes[0].texts) < 6
+    assert overprinted(figure) == []
+
+
+def test_a_curve_above_its_panel_is_marked_where_it_leaves(run_dir):
+    loss = np.load(run_dir / "eval/phase_0/loss.npy")
+    train = np.load(run_dir / "eval/train/loss.npy")
+    step = np.load(run_dir / "eval/phase_0/step.npy")
+    loss[step < 1000] = train[0, 0]
+    loss[step >= 1000] = 0.1
+    loss[step == 1300] = 40.0
+    loss[step == 1400], loss[step == 1500] = 50.0, 0.2
+    loss[step == 1900] = 60.0
+    np.save(run_dir / "eval/phase_0/loss.npy", loss)
+    figure = figure_of(run_dir)
+    panel = figure.axes[0]
+    marks = [line for line in panel.lines if line.get_marker() == "^"]
+    assert [line.get_xdata().tolist() for line in marks] == [[1300], [1900]] * 3
+    assert {line.get_ydata()[0] for line in marks} == {panel.get_ylim()[1]}
+    assert labels(figure)[-1] == "above the panel"
+    assert not [line for line in figure_of(run_dir, log=True).axes[0].lines if line.get_marker() == "^"]
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_plotted_lies_beside_the_figure(run_dir, tmp_path):
+    write_set(run_dir / "eval/swap_mlp.phase_0", [(2000, 1, 0)], np.arange(200), Curves(200, 16, [1000]))
+    assert plot.main([str(run_dir), "-o", str(tmp_path / "x.png")]) == 0
+    rows = read_csv(tmp_path / "x.csv")
+    run = curves.only_drawn(mnemo_io.read_run(run_dir))
+    run = run.replace(sets={**run.sets, "current": curves.current_sequences(run.sets)})
+    figure = steps.draw(run, "current", curves.rank_bins(200))
+    for name, look in (("current", {"alpha": None, "marker": "None"}), ("first sequences", style.DASHED)):
+        lines = [line for line in figure.axes[1].lines if line.get_zorder() == steps.Z_CURVE
+                 and line.get_alpha() == look.get("alpha") and line.get_linestyle() != "None"]  # fmt: skip
+        drawn = sorted((x, y) for line in lines for x, y in zip(line.get_xdata(), line.get_ydata()))
+        told = sorted((float(row["step"]), float(row["accuracy"])) for row in rows if row["curve"] == name)
+        assert told == drawn and told
+    assert {row["step"] for row in rows if row["curve"] == "swap_mlp"} == {"2000"}
+    floors = {float(row["floor"]) for row in rows if row["curve"] == "current" and row["first_rank"] == "0"}
+    dotted = [line for line in figure.axes[0].lines if line.get_zorder() == 2]
+    assert floors == {line.get_ydata()[0] for line in dotted if line.get_color() == dotted[0].get_color()}
+    assert {row["floor"] for row in rows if row["curve"] != "current"} == {""}
+
+
+def test_what_is_plotted_by_position_lies_beside_the_figure(run_dir, tmp_path):
+    write_further(run_dir)
+    assert plot.main([str(run_dir), "--by-position", "--set", "phase_0", "-o", str(tmp_path / "x.png")]) == 0
+    figure = positions.draw(mnemo_io.read_run(run_dir), "phase_0")
+    drawn = sorted(y for line in figure.axes[1].lines if line.get_zorder() == 3 for y in line.get_ydata())
+    assert sorted(float(row["accuracy"]) for row in read_csv(tmp_path / "x.csv")) == pytest.approx(drawn)
 
 
 # By position ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import subprocess
@@ -94,7 +95,7 @@ def figure_of(folder, *options):
     """The figure that a command line asks for, drawn."""
     arguments = plot._parser().parse_args([str(folder), *options])
     with style.matplotlib_style():
-        figure = sweep.choose(folder, arguments)()
+        figure, _ = sweep.choose(folder, arguments)()
         FigureCanvasAgg(figure).draw()
     return figure
 
@@ -127,6 +128,15 @@ def test_command_writes_the_figure_into_the_folder_of_the_sweep(make_sweep, tmp_
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert call(folder, "-o", tmp_path / "again.png").returncode == 0
     assert (tmp_path / "again.png").read_bytes() == (folder / "figure.png").read_bytes()
+    with (folder / "figure.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * len(LR)
+    finished = [row for row in rows if row["state"] == "done"]
+    assert [row["accuracy"] for row in rows if row not in finished] == [""] * (len(rows) - len(finished))
+    for row in finished:
+        run = mnemo_io.read_run(folder / row["run"])
+        assert float(row["accuracy"]) == pytest.approx(run["sets"]["train"]["accuracy"][-1].mean())
+        assert (float(row["train.lr"]), int(row["seed"])) == (float(run.config["train"]["lr"]), run.config["seed"])
 
 
 def test_one_setting_dots_means_limits_and_best(make_sweep):

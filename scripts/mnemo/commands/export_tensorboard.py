@@ -39,7 +39,7 @@ def act(arguments: argparse.Namespace) -> None:
         try:
             run = open_run(path).load()
         except (ValueError, OSError) as error:
-            problems.append(" ".join(str(error).split()))
+            problems.append(command.one_line(error))
             continue
         print(event_files.write(run, arguments.folder / name, arguments.bins))
     command.fail_with(problems)

@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "Draw several runs: loss and accuracy against presentations, as scripts/analysis.py --runs, which has options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png
+  mnemo plot cache/zipf/zipf                            writes cache/zipf/zipf/figure.png, .csv
   mnemo plot cache/zipf/zipf -o zipf.pdf --log          another place and format, logarithmic loss
   mnemo plot cache/zipf/zipf --bins 0,1,10,100,1000     ranks 0, 1-9, 10-99, 100-999
   mnemo plot cache/zipf/zipf --set phase_0              all first sequences, before and after a switch
@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
   mnemo plot cache/zipf/zipf --watch                    drawn anew whenever the run has been evaluated, until it ends
   mnemo plot cache/a/a cache/b/b -o figures             several runs side by side
 
-The run or sweep may be in flight. Ranks are true ranks: 0 is the most frequent sequence.
+Beside each figure lies a .csv of what is plotted. The run or sweep may be in flight.
+Ranks are true ranks: 0 is the most frequent sequence.
 exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be read or written""",
     )
     parser.add_argument(
@@ -78,8 +79,8 @@ exit codes: 0 done, 64 usage, 65 corrupt data, 74 a file is missing or cannot be
     return parser
 
 
-def _by_position(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
-    """What draws it."""
+def _by_position(run: Run, arguments: argparse.Namespace) -> Callable[[], tuple[Any, dict]]:
+    """What gives the figure, and the table of what is plotted."""
     from mnemo.figures import positions
 
     name = arguments.set or positions.default_set(run)
@@ -87,11 +88,11 @@ def _by_position(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
         raise UsageError("--bins does not go with --by-position, whose bins are those of the run's files")
     if name not in run.by_position:
         raise UsageError(f"{arguments.run} has no set {name!r} by position; it has: {', '.join(run.by_position)}")
-    return lambda: positions.draw(run, name, arguments.log)
+    return lambda: (positions.draw(run, name, arguments.log), positions.table(run, name))
 
 
-def _by_step(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
-    """What draws it."""
+def _by_step(run: Run, arguments: argparse.Namespace) -> Callable[[], tuple[Any, dict]]:
+    """What gives the figure, and the table of what is plotted."""
     from mnemo.figures import steps
 
     current = curves.current_sequences(run.sets)
@@ -104,19 +105,19 @@ def _by_step(run: Run, arguments: argparse.Namespace) -> Callable[[], Any]:
     bins = curves.rank_bins(size, arguments.bins)
     if not bins:
         raise UsageError(f"no bin of --bins holds a rank below {size}")
-    return lambda: steps.draw(run, name, bins, arguments.log)
+    return lambda: (steps.draw(run, name, bins, arguments.log), steps.table(run, name, bins))
 
 
-def _of_run(arguments: argparse.Namespace) -> Callable[[], Any]:
-    """What draws it."""
+def _of_run(arguments: argparse.Namespace) -> Callable[[], tuple[Any, dict]]:
+    """What gives the figure, and the table of what is plotted."""
     if arguments.over or arguments.x or arguments.y:
         raise UsageError(f"--over, --x and --y are for the folder of a sweep, which {arguments.run} is not")
     run = curves.only_drawn(open_run(arguments.run))
     return (_by_position if arguments.by_position else _by_step)(run, arguments)
 
 
-def _of_sweep(arguments: argparse.Namespace) -> Callable[[], Any]:
-    """What draws it."""
+def _of_sweep(arguments: argparse.Namespace) -> Callable[[], tuple[Any, dict]]:
+    """What gives the figure, and the table of what is plotted."""
     from mnemo.figures import sweep
 
     if arguments.bins or arguments.by_position:
@@ -188,7 +189,8 @@ def _draw(arguments: argparse.Namespace) -> int:
     style.check_format(output)
     draw = (_of_sweep if sweeps.manifest(arguments.run).is_file() else _of_run)(arguments)
     with style.matplotlib_style():
-        style.save(draw(), output, list(map(Run, find_runs(arguments.run))))
+        figure, table = draw()
+        style.save(figure, output, list(map(Run, find_runs(arguments.run))), table)
     print(output)
     return 0
 

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from mnemo import comparison, curves, members, probes
-from mnemo.errors import DataError
+from mnemo.errors import DataError, require
 from mnemo.figures import rows, style
 from mnemo.figures.rows import Drawn, columns_of, parameters
 from mnemo.runs import Run
 
 Runs = Sequence[Run]
 MIN_SCORES = 20  # of a point of the clock
-MAX_BARS = 24  # of a ranking
+MAX_BARS = 14  # of a ranking
 
 
 # The forgetting clock -------------------------------------------------------------------------------------------------
@@ -400,7 +400,9 @@ def _learning(run: Run) -> dict[str, float]:
     """Of the ten most frequent: mean accuracy over phase 0, what phase 1 gains on it, the end over its ceiling."""
     means, over = [], []
     for phase in range(len(run.switches) + 1):
-        columns = curves.while_current(curves.phase_columns(run.sets, phase), phase)
+        columns = curves.phase_columns(run.sets, phase)
+        require(columns is not None, f"{run.path}: nothing of phase {phase} has been evaluated")
+        columns = curves.while_current(columns, phase)
         means.append(curves.bin_mean(columns["accuracy"], columns["rank"], [(0, 10)])[:, 0])
         limit = curves.limits(run.theory, columns["rank"], phase)[1]
         over.append(means[-1][-1] - curves.bin_mean(limit, columns["rank"], [(0, 10)])[0])
@@ -454,7 +456,7 @@ def _draw_ranking(panel: Any, ranking: Sequence[dict], keys: Sequence[str]) -> N
             place_of_text, look = row["distance"] + 0.01 * widest, {"ha": "left", "color": style.INK}
         panel.text(place_of_text, place, name, va="center", fontsize=7, **look)
     panel.invert_yaxis()
-    rows.finish(panel, "distance (mean difference of accuracy)", "", f"nearest of {len(ranking)}")
+    rows.finish(panel, "distance (mean difference of accuracy)", "", f"the nearest {len(shown)} of {len(ranking)}")
     panel.grid(visible=False)
 
 

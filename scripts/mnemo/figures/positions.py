@@ -34,6 +34,23 @@ def rows_of(run: Run, name: str) -> dict[int, dict[str, Any]]:
     return {row: look for row, look in ((end, style.DASHED), (before, style.SOLID)) if row is not None}
 
 
+def table(run: Run, name: str) -> dict[str, list[Any]]:
+    """What draw() plots: a row for each evaluation drawn, rank bin and position."""
+    columns = run.by_position[name]
+    theory = run.theory.get(set_phase(name, len(run.switches)), {})
+    shape = columns["loss"].shape[1:]
+    limits = [theory.get(LIMITS[key], np.empty(0)) for key in style.POSITION]
+    limits = [limit if limit.shape == shape else np.full(shape, np.nan) for limit in limits]
+    rows = []
+    for row in reversed(rows_of(run, name)):
+        values = [*(columns[key][row] for key in style.POSITION), *limits]
+        for index, (first, end) in enumerate(columns["bins"].tolist()):
+            for place, position in enumerate(columns["position"]):
+                rows.append((columns["step"][row], first, end - 1, position, *(of[index, place] for of in values)))
+    names = ("step", "first_rank", "last_rank", "position", "loss", "accuracy", "floor", "ceiling")
+    return dict(zip(names, map(list, zip(*rows))))
+
+
 def draw(run: Run, name: str, log: bool = False) -> Any:
     """The figure of one set of `run.by_position`."""
     columns, rows = run.by_position[name], rows_of(run, name)

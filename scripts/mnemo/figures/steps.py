@@ -1,6 +1,7 @@
 """The figure of a run: loss and accuracy against step, by rank bin, beside the Bayes floor and ceiling of each bin.
 
-After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten.
+After a switch the sequences of the first phase are drawn too, dashed, over the same ranks: what is forgotten. Lines
+mark switches, and where parts of the model were frozen, unfrozen or loaded; triangles, where a curve leaves its panel.
 Works on what is in flight. Needs Matplotlib; the same run gives the same bytes.
 """
 
@@ -19,7 +20,12 @@ from mnemo.figures import style
 from mnemo.runs import Run, set_phase
 
 SWAPPED = {"linestyle": "none", "markersize": 6.0, "markeredgecolor": "white"}  # swap tests
-MARKERS = "Ds^vPX"  # of each in turn
+MARKERS = "DsXvPp"  # of each in turn
+CHANGES = ("freeze", "unfreeze", "load")  # events that decide which weights there are, and which are trained
+CHANGED = {**style.MARK, "linestyle": (0, (1, 2.2))}
+BEYOND = {"linestyle": "none", "marker": "^", "markersize": 5.0, "markeredgecolor": "none", "clip_on": False}
+Z_CURVE = 3
+CHARACTER = 0.0087  # width of one of a label, of that of a panel
 
 
 def default_set(run: Run) -> str:
@@ -68,6 +74,48 @@ def swap_tests(run: Run, name: str) -> dict[str, dict[str, np.ndarray]]:
     return {event: columns for event, columns in tests.items() if len(columns["step"]) and len(columns["rank"])}
 
 
+def changes(run: Run, last_step: int) -> dict[int, list[str]]:
+    """{step: words} of the switches, and of the events of CHANGES up to a step: `freeze c_attn`, in order."""
+    found = [(entry["step"], "switch") for entry in run.switches]
+    for event in run.config.get("events", []):
+        if event.get("kind") in CHANGES:
+            words = f"{event['kind']} {', '.join(event['params'])}".removesuffix(" *")
+            steps = range(event["first"], event["last"] + 1, event["every"]) if event["every"] else [event["step"]]
+            found += [(step, words) for step in steps if step <= last_step]
+    result: dict[int, list[str]] = {}
+    for step, words in sorted(found, key=lambda change: change[0]):
+        result.setdefault(step, []).append(words)
+    return result
+
+
+def table(run: Run, name: str, bins: Sequence[curves.Bin]) -> dict[str, list[Any]]:
+    """What draw() plots: a row for each evaluation and rank bin of the set, its first sequences and swap tests.
+
+    The Bayes floor and ceiling are those of the set's own rows.
+    """
+    drawn = {**swap_tests(run, name), "first sequences": first_sequences(run, name), name: run.sets[name]}
+    names = ["curve", "phase", "step", "first_rank", "last_rank", "loss", "accuracy", "floor", "ceiling"]
+    rows: list[tuple[Any, ...]] = []
+    for curve, columns in drawn.items():
+        if columns is None:
+            continue
+        rank, here = columns["rank"], curves.scored_bins(bins, columns["rank"])
+        loss, accuracy = (curves.bin_mean(columns[key], rank, here) for key in style.POSITION)
+        limits = _limits_by_phase(run, name, here) if curve == name else {}
+        for row, (phase, step) in enumerate(zip(columns["phase"].tolist(), columns["step"].tolist())):
+            for index, (first, end) in enumerate(here):
+                bounds = limits[phase][:, index] if phase in limits else (math.nan, math.nan)
+                rows.append((curve, phase, step, first, end - 1, loss[row, index], accuracy[row, index], *bounds))
+    return dict(zip(names, zip(*rows))) if rows else {column: [] for column in names}
+
+
+def _limits_by_phase(run: Run, name: str, bins: Sequence[curves.Bin]) -> dict[int, np.ndarray]:
+    """{phase: (floor and ceiling, bin)}, over the ranks evaluated, of phases that theory knows."""
+    rank = run.sets[name]["rank"]
+    bounds = {phase: run.limits(name, phase) for phase in np.unique(run.sets[name]["phase"]).tolist()}
+    return {phase: curves.bin_mean(np.stack(both), rank, bins) for phase, both in bounds.items() if both is not None}
+
+
 def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> Any:
     """The figure of a run.
 
@@ -99,9 +147,12 @@ def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> 
         for marker, swapped in zip(itertools.cycle(MARKERS), swap_tests(run, name).values()):
             _draw_curves(panel, swapped, slice(None), key, bins, colors, marker=marker, **SWAPPED)
     style.finish_axes(axes, (0, last_step), "step", log, _highest(columns, bins, chance[0]))
-    _draw_switches(axes, run, last_step)
+    known = style.drawn(axes, dict(zip(bins, colors)))
+    leaves = _mark_beyond(axes["loss"])
+    changed = changes(run, last_step)
+    _draw_changes(axes, changed, last_step)
     style.draw_title(figure, run)
-    _draw_legend(figure, run, name, style.drawn(axes, dict(zip(bins, colors))), old is not None)
+    _draw_legend(figure, run, name, known, old is not None, leaves)
     return figure
 
 
@@ -127,7 +178,7 @@ def _draw_curves(
     means = curves.bin_mean(columns[key][rows], columns["rank"], bins)
     marker = {"marker": "o", "markersize": 3.2} if len(step) <= style.FEW_ROWS else {}
     for index in reversed(range(len(bins))):  # the first bin on top
-        panel.plot(step, style.finite(means[:, index]), color=colors[index], zorder=3, **{**marker, **look})
+        panel.plot(step, style.finite(means[:, index]), color=colors[index], zorder=Z_CURVE, **{**marker, **look})
 
 
 def _draw_limits(
@@ -150,20 +201,39 @@ def _draw_train_loss(panel: Any, run: Run) -> None:
         panel.plot(metrics["step"][rows], loss, color=style.GREY, linewidth=0.8, zorder=1)
 
 
-def _draw_switches(axes: dict[str, Any], run: Run, last_step: int) -> None:
-    """Dashed lines; a label above the top panel wherever it does not touch the one before."""
-    labelled = -math.inf
-    for entry in run.switches:
+def _draw_changes(axes: dict[str, Any], changed: dict[int, list[str]], last_step: int) -> None:
+    """Lines; labels above the top panel wherever they do not touch another, those of switches first."""
+    taken: list[tuple[float, float]] = []
+    for step, words in sorted(changed.items(), key=lambda change: "switch" not in change[1]):
         for panel in axes.values():
-            panel.axvline(entry["step"], **style.MARK)
-        if entry["step"] - labelled > 0.09 * last_step:
-            place = {"xy": (entry["step"], 1.0), "xycoords": axes["loss"].get_xaxis_transform()}
+            panel.axvline(step, **(style.MARK if "switch" in words else CHANGED))
+        text = style.cut(", ".join(words), 40)
+        half = (len(text) + 0.5) * CHARACTER * last_step / 2
+        if all(step + half < begin or step - half > end for begin, end in taken):
+            place = {"xy": (step, 1.0), "xycoords": axes["loss"].get_xaxis_transform()}
             shift = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-            axes["loss"].annotate("switch", **place, **shift, fontsize=8, color="#555555")
-            labelled = entry["step"]
+            axes["loss"].annotate(text, **place, **shift, fontsize=8, color="#555555")
+            taken.append((step - half, step + half))
 
 
-def _draw_legend(figure: Any, run: Run, name: str, colors: dict[curves.Bin, Any], has_old: bool) -> None:
+def _mark_beyond(panel: Any) -> bool:
+    """A triangle at the top, over the first point of each stretch of a curve that is above its panel; if any is."""
+    top, beside = panel.get_ylim()[1], 0.03 * np.diff(panel.get_xlim())[0]
+    found = False
+    for line in [line for line in panel.lines if line.get_zorder() == Z_CURVE]:
+        x, y = line.get_xdata(), np.nan_to_num(line.get_ydata(), nan=-math.inf)
+        above = np.flatnonzero(y > top)
+        apart = (np.diff(above) > 1) & (np.diff(x[above]) > beside)
+        for stretch in np.split(above, np.flatnonzero(apart) + 1):
+            if len(stretch):
+                panel.plot(x[stretch[0]], top, color=line.get_color(), zorder=Z_CURVE + 1, **BEYOND)
+                found = True
+    return found
+
+
+def _draw_legend(
+    figure: Any, run: Run, name: str, colors: dict[curves.Bin, Any], has_old: bool, leaves: bool
+) -> None:
     handles = style.bin_handles(colors)
     if has_old:
         handles.append(style.handle("current sequences", color=style.INK, **style.SOLID))
@@ -176,4 +246,6 @@ def _draw_legend(figure: Any, run: Run, name: str, colors: dict[curves.Bin, Any]
     if len(run.metrics["step"]):
         handles.append(style.handle("training loss", color=style.GREY, linewidth=0.8))
     handles.append(style.handle("chance", **style.CHANCE))
+    if leaves:
+        handles.append(style.handle("above the panel", color=style.INK, **BEYOND))
     style.legend(figure, run, name, handles)

@@ -55,8 +55,11 @@ class View(NamedTuple):
         return self.x.numbers() is not None and "seed" not in self.x.keys
 
 
-def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any]:
-    """What draws a sweep as the options `set`, `over`, `x`, `y` and `log` ask; UsageError where that cannot be."""
+def choose(folder: Path, options: argparse.Namespace) -> Callable[[], tuple[Any, dict]]:
+    """What gives the figure of a sweep as the options `set`, `over`, `x`, `y` and `log` ask, and the table of its runs.
+
+    UsageError where that cannot be.
+    """
     runs = sweeps.read_states(folder)
     known = sweeps.known_sets(folder, runs)
     set_name = options.set or known[0]
@@ -82,7 +85,21 @@ def choose(folder: Path, options: argparse.Namespace) -> Callable[[], Any]:
     runs, first = sweeps.read_results(folder, runs, set_name)
     means = [key for key in over if key in varying]
     view = View(folder.resolve().name, set_name, first, runs, x, y, others, means)
-    return lambda: (draw_maps if y else draw_lines)(view, options.log)
+    return lambda: ((draw_maps if y else draw_lines)(view, options.log), table(view))
+
+
+def table(view: View) -> dict[str, list[Any]]:
+    """A row a run: what it varies, its state, and where it is finished its measures beside the Bayes limits."""
+    keys = [key for axis in (view.x, view.y, *view.others) if axis for key in axis.keys]
+    keys += [key for key in view.over if key not in keys]
+    result: dict[str, list[Any]] = {"run": [run.name for run in view.runs]}
+    result.update({key: [run.values.get(key, "") for run in view.runs] for key in keys})
+    result["state"] = [run.state for run in view.runs]
+    for key, limit in (("loss", "floor"), ("accuracy", "ceiling")):
+        measures = [run.measures.get(key) for run in view.runs]
+        result[key] = [measure.value if measure else math.nan for measure in measures]
+        result[limit] = [measure.limit if measure else math.nan for measure in measures]
+    return result
 
 
 def _arrange(axes: Sequence[Axis], x_key: str | None, y_key: str | None) -> tuple[Axis | None, Axis | None, list[Axis]]:
