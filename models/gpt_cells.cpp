@@ -36,6 +36,8 @@ Tensor norm_gradient(const Affine& norm, const Affine& gradient, const Tensor& x
   return dx;
 }
 
+Tensor affine(const Tensor& x, const Affine& layer) { return at::addmm(layer.bias, x, layer.weight.t()); }
+
 /// x W^T + b, into `out`.
 void linear_out(Tensor out, const Tensor& x, const Affine& layer) { at::addmm_out(out, layer.bias, x, layer.weight.t()); }
 
@@ -147,20 +149,12 @@ void GptCells::attend(std::size_t layer, Kept& kept) const {
 }
 
 Tensor GptCells::after_attention(const GptTensors::Block& block, Kept& kept, const Tensor& x_NC) const {
-  const auto N = x_NC.size(0);
   const auto y_NC = torch::empty_like(x_NC);
-  if (keep_) {
-    kept.middle_NC = torch::empty_like(x_NC);
-    kept.hidden_ND = torch::empty({N, 4 * width_}, x_NC.options());
-  }
-  for_groups(N, [&](auto begin, auto end) {
-    const auto of = [&](const Tensor& whole, std::int64_t width) {
-      return keep_ ? whole.slice(0, begin, end) : torch::empty({end - begin, width}, x_NC.options());
-    };
-    const auto middle = of(kept.middle_NC, width_), hidden = of(kept.hidden_ND, 4 * width_), y = y_NC.slice(0, begin, end);
-    add_linear_out(middle, x_NC.slice(0, begin, end), kept.attended_NC.slice(0, begin, end), block.attention_c_proj);
-    linear_out(hidden, normed(middle, block.ln_2).output, block.c_fc);
-    add_linear_out(y, middle, at::gelu(hidden), block.mlp_c_proj);
+  if (keep_) kept.middle_NC = torch::empty_like(x_NC);
+  for_groups(x_NC.size(0), [&](auto begin, auto end) {
+    const auto x = x_NC.slice(0, begin, end), middle = keep_ ? kept.middle_NC.slice(0, begin, end) : torch::empty_like(x);
+    add_linear_out(middle, x, kept.attended_NC.slice(0, begin, end), block.attention_c_proj);
+    add_linear_out(y_NC.slice(0, begin, end), middle, at::gelu(affine(normed(middle, block.ln_2).output, block.c_fc)), block.mlp_c_proj);
   });
   return y_NC;
 }
@@ -203,11 +197,12 @@ Tensor GptCells::start(const Tensor& dlogits_N, const GptTensors& gradient) cons
 Tensor GptCells::attended_gradient(const GptTensors::Block& block, const GptTensors::Block& gradient, const Kept& kept, Tensor& dx_NC) const {
   const auto dattended_NC = torch::empty_like(dx_NC);
   for_groups(dx_NC.size(0), [&](auto begin, auto end) {
-    const auto middle = kept.middle_NC.slice(0, begin, end), hidden = kept.hidden_ND.slice(0, begin, end);
+    const auto middle = kept.middle_NC.slice(0, begin, end);
+    const auto forward = normed(middle, block.ln_2);
+    const auto hidden = affine(forward.output, block.c_fc);
     auto dx = dx_NC.slice(0, begin, end);
     add_linear_gradient(gradient.mlp_c_proj, at::gelu(hidden), dx);
     const auto dhidden = at::gelu_backward(at::mm(dx, block.mlp_c_proj.weight), hidden);
-    const auto forward = normed(middle, block.ln_2);
     add_linear_gradient(gradient.c_fc, forward.output, dhidden);
     dx.add_(norm_gradient(block.ln_2, gradient.ln_2, middle, forward, at::mm(dhidden, block.c_fc.weight)));
     add_linear_gradient(gradient.attention_c_proj, kept.attended_NC.slice(0, begin, end), dx);

@@ -38,7 +38,7 @@ class GptCells {
  private:
   /// What the backward pass of a block reads.
   struct Kept {
-    torch::Tensor input_MC, qkv_M3C, attended_NC, log_sum_NH, middle_NC, hidden_ND;
+    torch::Tensor input_MC, qkv_M3C, attended_NC, log_sum_NH, middle_NC;
   };
 
   bool rotates() const { return !weights_.wpe.defined(); }
