@@ -37,6 +37,7 @@ EQUIVALENT = {
         "__syncthreads();  // nobody reads the sums of an earlier call any more",
     ): "one call a kernel",
     ("index + 1", "[[maybe_unused]] float addend[Own::kColumns];"): "an array with room to spare",
+    ("one round more", "for (int w = 0; w < words; ++w) {"): "different rows differ before",
     ("dropped guard", "if (tile.rows <= 0) return;"): "it only saves work",
     ("dropped guard", "if (!s.active_R[replica] || !s.finite_R[replica]) return;"): "it only saves work",
 }
