@@ -34,13 +34,16 @@ def rows_of(run: Run, name: str) -> dict[int, dict[str, Any]]:
     return {row: look for row, look in ((end, style.DASHED), (before, style.SOLID)) if row is not None}
 
 
+def _limits(run: Run, name: str) -> dict[str, np.ndarray]:
+    """What the Bayes predictor has in place of a measure, by rank bin and position, where that is known."""
+    theory, shape = run.theory.get(set_phase(name, len(run.switches)), {}), run.by_position[name]["loss"].shape[1:]
+    return {key: theory[limit] for key, limit in LIMITS.items() if limit in theory and theory[limit].shape == shape}
+
+
 def table(run: Run, name: str) -> dict[str, list[Any]]:
     """What draw() plots: a row for each evaluation drawn, rank bin and position."""
-    columns = run.by_position[name]
-    theory = run.theory.get(set_phase(name, len(run.switches)), {})
-    shape = columns["loss"].shape[1:]
-    limits = [theory.get(LIMITS[key], np.empty(0)) for key in style.POSITION]
-    limits = [limit if limit.shape == shape else np.full(shape, np.nan) for limit in limits]
+    columns, known = run.by_position[name], _limits(run, name)
+    limits = [known.get(key, np.full(columns[key].shape[1:], np.nan)) for key in style.POSITION]
     rows = []
     for row in reversed(rows_of(run, name)):
         values = [*(columns[key][row] for key in style.POSITION), *limits]
@@ -55,17 +58,16 @@ def draw(run: Run, name: str, log: bool = False) -> Any:
     """The figure of one set of `run.by_position`."""
     columns, rows = run.by_position[name], rows_of(run, name)
     position, chance = columns["position"], curves.chance(run)
-    theory = run.theory.get(set_phase(name, len(run.switches)), {})
+    limits = _limits(run, name)
     bins = [tuple(ranks) for ranks in columns["bins"].tolist()]
     colors = dict(zip(bins, style.bin_colors(len(bins))))
     marker = {"marker": "o", "markersize": 3.2} if len(position) <= style.FEW_ROWS else {}
     figure, axes = style.panels()
     for key, panel in axes.items():
-        limit = theory.get(LIMITS[key], np.empty(0))
         style.chance_line(panel, chance[style.POSITION[key]])
         for index, color in reversed(list(enumerate(colors.values()))):  # the first bin on top
-            if limit.shape == columns[key].shape[1:]:
-                panel.plot(position, style.finite(limit[index]), color=color, zorder=2, **style.DOTTED)
+            if key in limits:
+                panel.plot(position, style.finite(limits[key][index]), color=color, zorder=2, **style.DOTTED)
             for row, look in rows.items():
                 values = style.finite(columns[key][row, index])
                 panel.plot(position, values, color=color, zorder=3, **{**marker, **look})
@@ -77,7 +79,7 @@ def draw(run: Run, name: str, log: bool = False) -> Any:
     handles = style.bin_handles(style.drawn(axes, colors))
     steps = {f"step {columns['step'][row]:,}": look for row, look in reversed(rows.items())}
     handles += [style.handle(label, color=style.INK, **look) for label, look in steps.items()]
-    if any(limit in theory for limit in LIMITS.values()):
+    if limits:
         handles.append(style.handle("Bayes limit, all ranks", color=style.INK, **style.DOTTED))
     handles.append(style.handle("chance", **style.CHANCE))
     style.legend(figure, run, name, handles)

@@ -101,19 +101,19 @@ def table(run: Run, name: str, bins: Sequence[curves.Bin]) -> dict[str, list[Any
             continue
         rank, here = columns["rank"], curves.scored_bins(bins, columns["rank"])
         loss, accuracy = (curves.bin_mean(columns[key], rank, here) for key in style.POSITION)
-        limits = _limits_by_phase(run, name, here) if curve == name else {}
+        phases = np.unique(columns["phase"]).tolist() if curve == name else []
+        limits = {phase: _bin_limits(run, name, phase, here) for phase in phases}
         for row, (phase, step) in enumerate(zip(columns["phase"].tolist(), columns["step"].tolist())):
             for index, (first, end) in enumerate(here):
-                bounds = limits[phase][:, index] if phase in limits else (math.nan, math.nan)
+                bounds = (math.nan, math.nan) if limits.get(phase) is None else limits[phase][:, index]
                 rows.append((curve, phase, step, first, end - 1, loss[row, index], accuracy[row, index], *bounds))
     return dict(zip(names, zip(*rows))) if rows else {column: [] for column in names}
 
 
-def _limits_by_phase(run: Run, name: str, bins: Sequence[curves.Bin]) -> dict[int, np.ndarray]:
-    """{phase: (floor and ceiling, bin)}, over the ranks evaluated, of phases that theory knows."""
-    rank = run.sets[name]["rank"]
-    bounds = {phase: run.limits(name, phase) for phase in np.unique(run.sets[name]["phase"]).tolist()}
-    return {phase: curves.bin_mean(np.stack(both), rank, bins) for phase, both in bounds.items() if both is not None}
+def _bin_limits(run: Run, name: str, phase: int, bins: Sequence[curves.Bin]) -> np.ndarray | None:
+    """Bayes floor and ceiling of each bin over the ranks evaluated, (2, E); None where theory knows none."""
+    bounds = run.limits(name, phase)
+    return None if bounds is None else curves.bin_mean(np.stack(bounds), run.sets[name]["rank"], bins)
 
 
 def draw(run: Run, name: str, bins: Sequence[curves.Bin], log: bool = False) -> Any:
@@ -186,11 +186,10 @@ def _draw_limits(
 ) -> None:
     """Bayes floor or ceiling of each bin over the ranks evaluated, from the start of each phase to its end."""
     for phase, start, end in phase_spans(run, name, last_step):
-        bounds = run.limits(name, phase)
-        if bounds is None:
+        limits = _bin_limits(run, name, phase, bins)
+        if limits is None:
             continue
-        means = curves.bin_mean(bounds[style.POSITION[key]], run.sets[name]["rank"], bins)
-        for value, color in zip(means, colors):
+        for value, color in zip(limits[style.POSITION[key]], colors):
             panel.plot([start, end], [value, value], color=color, zorder=2, **style.DOTTED)
 
 

@@ -49,9 +49,9 @@ def fill(record: Any, found: Sequence[LinearProbe], path: str) -> list[int]:
     of_step[len(record["logs"]) * epoch] = record["final_test_metrics"]
     left_out = set()
     for probe in found:
-        metrics = of_step.get(probe.step)
         if probe.target != "sequence":
             continue
+        metrics = of_step.get(probe.step)
         if not metrics:
             left_out.add(probe.step)
             continue
