@@ -103,7 +103,6 @@ class Dam final : public Model {
 
   template <class Real, class Body>
   void with_op(const CellBatch& batch, std::int64_t replica, const Body& body);
-  bool fast() const;
 
   std::vector<DamConfig> configs_;     // of the replicas
   std::optional<QueueMemory> memory_;  // none for retrieval, whose memory is the table that the rows are of
@@ -303,10 +302,9 @@ Losses Dam::gradient_by_blocks(const CellBatch& batch) {
 
 // ---- gradient and evaluation: the op on the CPU, else blocks
 
-bool Dam::fast() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
-
 std::string Dam::form() const {
-  return fast() || can_be_recorded() ? "one pass over distinct stored sequences" : "blocks of the plain composition over distinct stored sequences";
+  return kernels_on_cpu() || can_be_recorded() ? "one pass over distinct stored sequences"
+                                               : "blocks of the plain composition over distinct stored sequences";
 }
 
 /// Calls body(op, weights, stored) unless the memory of the replica is empty.
@@ -385,7 +383,7 @@ Losses Dam::gradient_on_gpu(const DeviceBatch& batch) {
 
 Losses Dam::gradient(const CellBatch& batch) {
   if (batch.on_gpu() != nullptr) return gradient_on_gpu(*batch.on_gpu());
-  if (!fast()) return gradient_by_blocks(batch);
+  if (!kernels_on_cpu()) return gradient_by_blocks(batch);
   parameters.zero_gradient();
   const auto& flat = parameters.flat_RP();
   const auto R = flat.size(0);
@@ -408,7 +406,7 @@ Losses Dam::gradient(const CellBatch& batch) {
 Tensor Dam::predict(const CellBatch& batch) {
   torch::NoGradGuard no_grad;
   auto logits_RN = torch::zeros({batch.num_replicas(), batch.num_cells()}, parameters.flat_RP().options());
-  if (!fast()) {
+  if (!kernels_on_cpu()) {
     for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
       const auto stored = distinct(batch, r);
       const auto phi_hat_NH = features_of_cues(batch, r), phi_mH = stored.chi_mL.matmul(B(r).t()), bit_N = predicted_bit(batch, r);
@@ -438,7 +436,7 @@ PositionScores Dam::score(const CellBatch& batch) {
   for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
     const auto& [cells, table] = batch.replicas()[static_cast<std::size_t>(r)];
     const auto loss_q = loss_RUP[r].view(-1), accuracy_q = accuracy_RUP[r].view(-1);
-    if (fast()) {
+    if (kernels_on_cpu()) {
       with_type(parameters, [&]<class Real>() {
         with_op<Real>(batch, r, [&](auto& op, const auto& weights, const auto& stored) {
           op.identify(weights, stored, *cells, *table, loss_q.template data_ptr<Real>(), accuracy_q.template data_ptr<Real>());

@@ -94,7 +94,6 @@ class Gpt final : public Model {
   template <class Take>
   GptTensors tensors(const Take& take) const;
   GptTensors leaves() const;
-  bool fast() const;
   /// The residual stream [R, U P, C] after all blocks, of bits [R, U, P]; adds that after each, and each one's attention, where asked for.
   Tensor residual_stream(const GptTensors& weights, const Tensor& bits_RUP, std::vector<Tensor>* streams, std::vector<Tensor>* maps) const;
 
@@ -184,14 +183,12 @@ std::vector<Tensor> Gpt::attention_maps(const Tensor& bits_RUL) const {
 
 // ---- over distinct cells
 
-bool Gpt::fast() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
+std::string Gpt::form() const { return kernels_on_cpu() ? "blocks over distinct prefixes" : Model::form(); }
 
-std::string Gpt::form() const { return fast() ? "blocks over distinct prefixes" : Model::form(); }
-
-std::int64_t Gpt::activation_width(std::int64_t length) const { return std::max(4 * config_.width(), fast() ? 0 : config_.heads * length); }
+std::int64_t Gpt::activation_width(std::int64_t length) const { return std::max(4 * config_.width(), kernels_on_cpu() ? 0 : config_.heads * length); }
 
 Tensor Gpt::predict(const CellBatch& batch) {
-  if (!fast()) return Model::predict(batch);
+  if (!kernels_on_cpu()) return Model::predict(batch);
   torch::NoGradGuard no_grad;
   const auto logits_RN = torch::zeros({batch.num_replicas(), batch.num_cells()}, parameters.flat_RP().options());
   for (std::int64_t r = 0; r < batch.num_replicas(); ++r) {
@@ -204,7 +201,7 @@ Tensor Gpt::predict(const CellBatch& batch) {
 }
 
 Losses Gpt::gradient(const CellBatch& batch) {
-  if (!fast()) return plain_gradient(batch);
+  if (!kernels_on_cpu()) return plain_gradient(batch);
   torch::NoGradGuard no_grad;
   parameters.zero_gradient();
   const auto R = batch.num_replicas();

@@ -9,6 +9,8 @@
 
 namespace mnemo {
 
+bool Model::kernels_on_cpu() const { return forms.kernels && parameters.flat_RP().is_cpu() && __builtin_cpu_supports("x86-64-v3"); }
+
 namespace {
 
 /// Loss and accuracy of every prediction, from each cell's logit z and tail = log1p(exp(-|z|)).

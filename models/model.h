@@ -120,6 +120,10 @@ class Model {
   const ModelFacts facts;
   Parameters parameters;
   Forms forms;
+
+ protected:
+  /// Whether the model's own kernels for the CPU are asked for, and the parameters and this processor take them.
+  bool kernels_on_cpu() const;
 };
 
 }  // namespace mnemo

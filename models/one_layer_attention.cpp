@@ -96,7 +96,7 @@ class OneLayerAttention final : public Model {
  private:
   /// Output of causal attention for every row and position but the last, [R, U, L-1, C].
   Tensor attention(const Tensor& bits_RUL) const;
-  bool fast() const { return binary_ && forms.kernels && parameters.flat_RP().is_cpu(); }
+  bool fast() const { return binary_ && kernels_on_cpu(); }
   bool has_kernels() const { return binary_ && forms.kernels && !parameters.flat_RP().is_cpu(); }
   Losses gradient_on_gpu(const DeviceBatch& batch);
   template <class Real>
